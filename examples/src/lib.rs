@@ -1,0 +1,1 @@
+//! Embeddable hosts, one task each.

@@ -1,0 +1,132 @@
+//! The binary contract between a host and a plugin, version 1: every type that crosses the border.
+//!
+//! `include/plugin_api.h` says the same in C; static assertions on both sides pin each layout.
+//! Fields are only ever appended, and `abi_version` and `size` come first so that both sides can
+//! tell what the other knows.
+
+use core::ffi::c_void;
+
+/// The version of this contract.
+pub const ABI_VERSION: u32 = 1;
+
+/// Name of the exported [`Descriptor`] every plugin has.
+pub const DESCRIPTOR_SYMBOL: &str = "plug_descriptor_v1";
+
+/// Every exported data symbol whose name starts with this holds `key=value\0` strings.
+pub const METADATA_PREFIX: &str = "plug_meta_v1";
+
+/// Success.
+pub const STATUS_OK: i32 = 0;
+
+/// A panic or an exception was caught inside the plugin; its text went to [`HostContext::raise`].
+pub const STATUS_CAUGHT: i32 = 1;
+
+/// [`InterfaceEntry::kind`] of an interface that the host calls.
+pub const KIND_INTERFACE: u32 = 0;
+
+/// [`InterfaceEntry::kind`] of a service that other plugins and the host look up.
+pub const KIND_SERVICE: u32 = 1;
+
+/// Borrowed UTF-8 text, valid for the duration of the call that passes it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Str {
+    /// First byte; may dangle when `len` is 0.
+    pub ptr: *const u8,
+    /// Length in bytes, no terminating zero counted or needed.
+    pub len: usize,
+}
+
+/// What the host hands to [`Descriptor::init`]; valid until [`Descriptor::exit`] has returned.
+///
+/// Every function takes [`HostContext::host`] as its first argument and may be called from any
+/// thread, but not from a signal handler.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct HostContext {
+    /// [`ABI_VERSION`] of the host.
+    pub abi_version: u32,
+    /// Size of this struct as the host knows it.
+    pub size: u32,
+    /// The host's own, opaque to the plugin.
+    pub host: *mut c_void,
+    /// Looks a parameter up: 1 and `*value` when it was given, 0 otherwise.
+    pub param: unsafe extern "C" fn(host: *mut c_void, key: Str, value: *mut Str) -> i32,
+    /// The parameter at `index` in the order given: 1 while there is one, 0 past the end.
+    pub param_at:
+        unsafe extern "C" fn(host: *mut c_void, index: usize, key: *mut Str, value: *mut Str) -> i32,
+    /// Writes one log event; `level` is 1 error, 2 warn, 3 info, 4 debug, 5 trace.
+    pub log: unsafe extern "C" fn(host: *mut c_void, level: i32, message: Str),
+    /// The table of the host's service `name` with this `major` and at least this `minor`, or null.
+    pub service:
+        unsafe extern "C" fn(host: *mut c_void, name: Str, major: u32, minor: u32) -> *const c_void,
+    /// Says why the call in progress on this thread fails; the last message of a call counts.
+    ///
+    /// A raised message turns the call into an error at the host, whatever the function returns.
+    pub raise: unsafe extern "C" fn(host: *mut c_void, message: Str),
+}
+
+/// One interface or service that a plugin exports.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct InterfaceEntry {
+    /// Name of the interface, for example `plug.filter`.
+    pub name: Str,
+    /// Major version: another one is another interface.
+    pub major: u32,
+    /// Minor version: higher ones only append.
+    pub minor: u32,
+    /// The `repr(C)` table, valid while the plugin is mapped.
+    pub table: *const c_void,
+    /// Size of the table in bytes.
+    pub table_size: u32,
+    /// [`KIND_INTERFACE`] or [`KIND_SERVICE`].
+    pub kind: u32,
+}
+
+/// The one exported table of entry points, under the name [`DESCRIPTOR_SYMBOL`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Descriptor {
+    /// [`ABI_VERSION`] the plugin was built against.
+    pub abi_version: u32,
+    /// Size of this struct as the plugin knows it.
+    pub size: u32,
+    /// Called once before the plugin is Live; not [`STATUS_OK`] refuses the load.
+    pub init: Option<unsafe extern "C-unwind" fn(context: *const HostContext) -> i32>,
+    /// Called once after the last call into the plugin has returned.
+    pub exit: Option<unsafe extern "C-unwind" fn()>,
+    /// The plugin's interfaces and services; may be null when `n_interfaces` is 0.
+    pub interfaces: *const InterfaceEntry,
+    /// How many there are.
+    pub n_interfaces: usize,
+}
+
+// SAFETY: a descriptor is immutable for as long as its plugin is mapped; nobody writes through
+// its pointers.
+unsafe impl Sync for Descriptor {}
+
+// SAFETY: as for Descriptor: immutable while mapped.
+unsafe impl Sync for InterfaceEntry {}
+
+/// A versioned `repr(C)` table that plugins export and hosts call, or the reverse for a service.
+///
+/// # Safety
+/// - `Self` is `repr(C)`, and every version with the same name and major begins with the fields
+///   of the lower minors.
+pub unsafe trait Interface: Sized + 'static {
+    /// The interface's name.
+    const NAME: &'static str;
+    /// The major version this type describes.
+    const MAJOR: u32;
+    /// The minor version this type describes.
+    const MINOR: u32;
+}
+
+#[cfg(target_pointer_width = "64")]
+const _: () = {
+    assert!(size_of::<Str>() == 16);
+    assert!(size_of::<HostContext>() == 56);
+    assert!(size_of::<InterfaceEntry>() == 40);
+    assert!(size_of::<Descriptor>() == 40);
+};

@@ -1,0 +1,2 @@
+//! What plugin authors build against.
+pub mod abi;
