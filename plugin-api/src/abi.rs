@@ -53,8 +53,12 @@ pub struct HostContext {
     /// Looks a parameter up: 1 and `*value` when it was given, 0 otherwise.
     pub param: unsafe extern "C" fn(host: *mut c_void, key: Str, value: *mut Str) -> i32,
     /// The parameter at `index` in the order given: 1 while there is one, 0 past the end.
-    pub param_at:
-        unsafe extern "C" fn(host: *mut c_void, index: usize, key: *mut Str, value: *mut Str) -> i32,
+    pub param_at: unsafe extern "C" fn(
+        host: *mut c_void,
+        index: usize,
+        key: *mut Str,
+        value: *mut Str,
+    ) -> i32,
     /// Writes one log event; `level` is 1 error, 2 warn, 3 info, 4 debug, 5 trace.
     pub log: unsafe extern "C" fn(host: *mut c_void, level: i32, message: Str),
     /// The table of the host's service `name` with this `major` and at least this `minor`, or null.

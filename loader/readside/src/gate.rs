@@ -1,0 +1,269 @@
+//! Call gates: who is inside a plugin's code.
+//!
+//! A registered worker counts itself in a row of its own, one counter a plugin, with plain
+//! stores. Anybody else counts itself in shared counters of the plugin. Entering is refused
+//! unless the plugin's whole state word, generation included, is the expected one, and the count
+//! is raised *before* the state is looked at: the loader changes the state first and looks at
+//! the counts afterwards, so that either the caller sees the change or the loader sees the
+//! caller. See `docs/ORDERING.md`, section "Call gates".
+
+use crate::state::StateCell;
+#[cfg(not(plug_loom))]
+use crate::state::{self, MAX_PLUGINS};
+#[cfg(not(plug_loom))]
+use crate::sync::{AtomicPtr, AtomicUsize};
+use crate::sync::{AtomicU32, Ordering, compiler_fence, fence};
+
+/// Raises a counter that only the running thread writes, then looks at the state.
+///
+/// True: the thread is inside and must [`leave`]. False: the counter is as before.
+/// `fences` is [`crate::section::Sections::fences`].
+#[inline]
+pub fn enter(count: &AtomicU32, state: &StateCell, word: u64, fences: bool) -> bool {
+    raise(count, fences);
+    // Acquire: what the loader wrote before it made the plugin Live is seen; and it is this
+    // load that the fence or the loader's membarrier orders after the count.
+    if state.load(Ordering::Acquire) == word {
+        return true;
+    }
+    leave(count);
+    false
+}
+
+/// Raises a counter that only the running thread writes, whatever the state: for a caller whom
+/// a pin protects.
+#[inline]
+pub fn raise(count: &AtomicU32, fences: bool) {
+    // Relaxed: written by this thread and by handlers that interrupt it and put it back.
+    let inside = count.load(Ordering::Relaxed);
+    count.store(inside.wrapping_add(1), Ordering::Relaxed);
+    if fences {
+        // SeqCst: the caller's half when membarrier is missing; pairs with the fence that the
+        // loader puts between its state store and its scan.
+        fence(Ordering::SeqCst);
+    } else {
+        compiler_fence(Ordering::SeqCst);
+    }
+}
+
+/// Lowers a counter raised by [`enter`] or [`raise`].
+#[inline]
+pub fn leave(count: &AtomicU32) {
+    // Relaxed load: own counter. Release: the call comes before it; pairs with the loader's
+    // Acquire load of the counter, after which it unmaps.
+    let inside = count.load(Ordering::Relaxed);
+    count.store(inside.wrapping_sub(1), Ordering::Release);
+}
+
+/// Raises a counter that many threads share, then looks at the state.
+#[inline]
+pub fn enter_shared(count: &AtomicU32, state: &StateCell, word: u64) -> bool {
+    // SeqCst, both: increment and look stand in one total order with the loader's state store
+    // and its look at the counter.
+    count.fetch_add(1, Ordering::SeqCst);
+    if state.load(Ordering::SeqCst) == word {
+        return true;
+    }
+    leave_shared(count);
+    false
+}
+
+/// Lowers a counter raised by [`enter_shared`].
+#[inline]
+pub fn leave_shared(count: &AtomicU32) {
+    // Release: as in leave().
+    count.fetch_sub(1, Ordering::Release);
+}
+
+/// The present value of a counter, for the loader's scan.
+#[inline]
+#[must_use]
+pub fn inside(count: &AtomicU32) -> u32 {
+    // SeqCst: in the total order with enter_shared(); has the Acquire that leave() pairs with.
+    count.load(Ordering::SeqCst)
+}
+
+/// Counters in a chunk of a [`GateRow`].
+#[cfg(not(plug_loom))]
+pub const CHUNK: usize = 64;
+
+/// Counters of 64 consecutive plugin slots.
+#[cfg(not(plug_loom))]
+#[derive(Debug)]
+pub struct Chunk(pub [AtomicU32; CHUNK]);
+
+#[cfg(not(plug_loom))]
+impl Chunk {
+    /// All counters at zero.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self([const { AtomicU32::new(0) }; CHUNK])
+    }
+}
+
+#[cfg(not(plug_loom))]
+impl Default for Chunk {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// One worker's counters, grown by the loader as plugin slots come into use.
+#[cfg(not(plug_loom))]
+#[derive(Debug)]
+pub struct GateRow {
+    /// Chunks by `slot / 64`. Null until the loader stores one (Release, in [`GateRow::grow`]);
+    /// read by the owner and by scans (Acquire). Never replaced, freed only with the row.
+    chunks: [AtomicPtr<Chunk>; MAX_PLUGINS / CHUNK],
+    /// Address of the plugin function the worker is in, 0 outside. Plain stores by the owner
+    /// (Relaxed), read for reports only (Relaxed).
+    current: AtomicUsize,
+}
+
+#[cfg(not(plug_loom))]
+impl GateRow {
+    /// A row without chunks.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self {
+            chunks: [const { AtomicPtr::new(core::ptr::null_mut()) }; MAX_PLUGINS / CHUNK],
+            current: AtomicUsize::new(0),
+        }
+    }
+
+    /// The counter of slot `id`; `None` where no chunk has been grown.
+    #[inline]
+    #[must_use]
+    pub fn count(&self, id: u32) -> Option<&AtomicU32> {
+        let id = id as usize;
+        // Acquire: the chunk's zeroes are seen; pairs with the Release in grow().
+        let chunk = self.chunks.get(id / CHUNK)?.load(Ordering::Acquire);
+        // SAFETY: a non-null chunk was stored by grow(), whose caller keeps it alive and in
+        // place for as long as the row, which `self` borrows.
+        let chunk = unsafe { chunk.as_ref() }?;
+        chunk.0.get(id % CHUNK)
+    }
+
+    /// Installs `chunk` for slot `id` if there is none, and gives back what was not needed.
+    ///
+    /// # Safety
+    /// - `chunk` points at a live [`Chunk`] that stays in place until the row is gone.
+    /// - One caller at a time: the loader's lock over its workers.
+    pub unsafe fn grow(&self, id: u32, chunk: *mut Chunk) -> Option<*mut Chunk> {
+        let Some(cell) = self.chunks.get(id as usize / CHUNK) else {
+            return Some(chunk);
+        };
+        // Acquire: single writer, read back own stores.
+        if cell.load(Ordering::Acquire).is_null() {
+            // Release: publishes the zeroed chunk; pairs with the Acquire in count().
+            cell.store(chunk, Ordering::Release);
+            return None;
+        }
+        Some(chunk)
+    }
+
+    /// Every chunk, for whoever frees the row.
+    pub fn chunks(&self) -> impl Iterator<Item = *mut Chunk> {
+        // Acquire: pairs with grow().
+        self.chunks
+            .iter()
+            .map(|cell| cell.load(Ordering::Acquire))
+            .filter(|chunk| !chunk.is_null())
+    }
+
+    /// Sum over all counters: how deep the worker is inside plugins at all.
+    #[must_use]
+    pub fn depth(&self) -> u64 {
+        self.chunks()
+            // SAFETY: chunks live as long as the row, by the contract of grow().
+            .filter_map(|chunk| unsafe { chunk.as_ref() })
+            .flat_map(|chunk| &chunk.0)
+            // Relaxed: asked by the owner about itself, or for a report.
+            .map(|count| u64::from(count.load(Ordering::Relaxed)))
+            .fold(0, u64::saturating_add)
+    }
+
+    /// Notes the function being entered and returns the one it was in before.
+    #[inline]
+    pub fn set_current(&self, address: usize) -> usize {
+        // Relaxed: shown in reports only.
+        let before = self.current.load(Ordering::Relaxed);
+        self.current.store(address, Ordering::Relaxed);
+        before
+    }
+
+    /// Address of the plugin function the worker is in, 0 outside.
+    #[must_use]
+    pub fn current(&self) -> usize {
+        // Relaxed: shown in reports only.
+        self.current.load(Ordering::Relaxed)
+    }
+}
+
+#[cfg(not(plug_loom))]
+impl Default for GateRow {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Shards of a plugin's shared counter.
+#[cfg(not(plug_loom))]
+const SHARDS: usize = 4;
+
+/// Counters of callers without a row, and of pins, for one slot.
+#[cfg(not(plug_loom))]
+#[derive(Debug)]
+#[repr(align(64))]
+struct SharedLine(AtomicU32);
+
+/// The shared counters of all slots: zero pages until a slot is used.
+#[cfg(not(plug_loom))]
+static SHARED: [[SharedLine; SHARDS]; MAX_PLUGINS] =
+    [const { [const { SharedLine(AtomicU32::new(0)) }; SHARDS] }; MAX_PLUGINS];
+
+/// Pins of all slots; see [`pins`].
+#[cfg(not(plug_loom))]
+static PINS: [AtomicU32; MAX_PLUGINS] = [const { AtomicU32::new(0) }; MAX_PLUGINS];
+
+/// A counter nobody uses, for ids past the end.
+#[cfg(not(plug_loom))]
+static NOBODY: AtomicU32 = AtomicU32::new(0);
+
+/// The shared counter of slot `id` for the thread `thread_pointer`.
+#[cfg(not(plug_loom))]
+#[inline]
+#[must_use]
+pub fn shared(id: u32, thread_pointer: usize) -> &'static AtomicU32 {
+    let shard = (thread_pointer.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) % SHARDS;
+    SHARED
+        .get(id as usize)
+        .and_then(|line| line.get(shard))
+        .map_or(&NOBODY, |line| &line.0)
+}
+
+/// Callers without a row that are inside slot `id`.
+#[cfg(not(plug_loom))]
+#[must_use]
+pub fn shared_inside(id: u32) -> u32 {
+    SHARED.get(id as usize).map_or(0, |shards| {
+        shards
+            .iter()
+            .fold(0, |sum: u32, s| sum.saturating_add(inside(&s.0)))
+    })
+}
+
+/// The pin counter of slot `id`: raised by [`enter_shared`], lowered by [`leave_shared`].
+#[cfg(not(plug_loom))]
+#[must_use]
+pub fn pins(id: u32) -> &'static AtomicU32 {
+    PINS.get(id as usize).unwrap_or(&NOBODY)
+}
+
+/// The state word of slot `id`, re-exported here so that callers need one import.
+#[cfg(not(plug_loom))]
+#[inline]
+#[must_use]
+pub fn state(id: u32) -> &'static StateCell {
+    state::cell(id)
+}

@@ -1,0 +1,541 @@
+//! Read sections: while one is open, no snapshot that it could see is freed.
+//!
+//! A section is an epoch written into a slot of a static table. The table is keyed by the thread
+//! pointer, so it needs no thread-local storage and no registration. A registered thread owns a
+//! whole line and enters with a plain store; everybody else, signal handlers included, claims
+//! one of the spare slots of the lines near its home with one compare-and-swap. When all of
+//! those are taken, a shared counter serves: entering is wait-free.
+//!
+//! The argument for each ordering stands in `docs/ORDERING.md`, section "Read sections".
+
+use core::marker::PhantomData;
+
+use crate::sync::{AtomicBool, AtomicU32, AtomicUsize, Ordering, compiler_fence, fence};
+
+/// Lines in the table: 16 KiB, scanned in under a microsecond by a grace period.
+#[cfg(not(plug_loom))]
+const LINES: usize = 256;
+#[cfg(plug_loom)]
+const LINES: usize = 1;
+
+/// How many lines from its home a thread looks at; bounds the time of an enter.
+#[cfg(not(plug_loom))]
+const WINDOW: usize = 4;
+#[cfg(plug_loom)]
+const WINDOW: usize = 1;
+
+/// Spare slots in a line, which fill it up to one cache line of 64 bytes.
+#[cfg(not(plug_loom))]
+const SPARE: usize = 5;
+#[cfg(plug_loom)]
+const SPARE: usize = 2;
+
+/// Shards of the counter for the case that every slot is taken.
+#[cfg(not(plug_loom))]
+const SHARDS: usize = 8;
+#[cfg(plug_loom)]
+const SHARDS: usize = 1;
+
+/// The nesting depth has the low 16 bits of a word, the epoch the rest.
+const EPOCH_ONE: usize = 1 << 16;
+const NEST_MASK: usize = EPOCH_ONE - 1;
+
+/// One cache line of the table.
+#[repr(C, align(64))]
+#[derive(Debug)]
+struct Line {
+    /// Thread pointer of the registered thread, 0 when free. Claimed by that thread's CAS and
+    /// cleared by its own store; read by anybody (Relaxed: only the owner ever stores the value
+    /// that the owner compares with).
+    owner: AtomicUsize,
+    /// Thread id of the owner, for reports. Written by the owner, read by grace periods
+    /// (Relaxed: it is only shown).
+    tid: AtomicU32,
+    /// `epoch << 16 | nest` of the owner. Plain stores by the owner and its signal handlers;
+    /// read by grace periods (SeqCst; pairs with the Release in `Section::drop`).
+    word: AtomicUsize,
+    /// `epoch << 16 | 1` of whoever claimed the slot, 0 when free. Claimed by a SeqCst CAS,
+    /// released by a Release store; read by grace periods (SeqCst).
+    spare: [AtomicUsize; SPARE],
+}
+
+/// The shared counters for more readers than slots.
+#[repr(C, align(64))]
+#[derive(Debug)]
+struct Shard {
+    /// Readers inside. SeqCst increments, Release decrements; read by grace periods (SeqCst).
+    inside: AtomicUsize,
+}
+
+/// A table of sections and the epoch they are measured by.
+#[derive(Debug)]
+pub struct Sections {
+    /// Grows by one (shifted) with every grace period. Written by grace periods (SeqCst), read
+    /// on entering (Acquire: an epoch seen implies the unpublication before it is seen).
+    epoch: AtomicUsize,
+    /// Whether readers must fence because membarrier is missing. Set once before the first
+    /// worker registers (SeqCst), read on entering (Relaxed: it is set before any thread that
+    /// could rely on it exists, and never cleared).
+    fences: AtomicBool,
+    lines: [Line; LINES],
+    shards: [Shard; SHARDS],
+}
+
+/// Proof that the thread is inside a section; leaves it when dropped.
+///
+/// Not `Send`: the word it holds belongs to the thread that entered.
+#[derive(Debug)]
+#[must_use = "a section ends when it is dropped"]
+pub struct Section<'a> {
+    word: &'a AtomicUsize,
+    kind: Kind,
+    _not_send: PhantomData<*mut ()>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Line,
+    Spare,
+    Shard,
+}
+
+/// Who holds a grace period up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stall {
+    /// Thread pointer of a registered thread, 0 for an unregistered one or a handler.
+    pub thread_pointer: usize,
+    /// Thread id of a registered thread, 0 otherwise.
+    pub tid: u32,
+}
+
+/// Why a grace period was not completed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Incomplete<B> {
+    /// The barrier failed; nothing may be freed.
+    Barrier(B),
+    /// `pause` gave up while this reader was inside.
+    Stalled(Stall),
+}
+
+impl Sections {
+    /// An empty table.
+    #[cfg(not(plug_loom))]
+    #[must_use]
+    pub const fn new() -> Self {
+        Self {
+            epoch: AtomicUsize::new(EPOCH_ONE),
+            fences: AtomicBool::new(false),
+            lines: [const {
+                Line {
+                    owner: AtomicUsize::new(0),
+                    tid: AtomicU32::new(0),
+                    word: AtomicUsize::new(0),
+                    spare: [const { AtomicUsize::new(0) }; SPARE],
+                }
+            }; LINES],
+            shards: [const {
+                Shard {
+                    inside: AtomicUsize::new(0),
+                }
+            }; SHARDS],
+        }
+    }
+
+    /// An empty table in a loom model, which always runs in fence mode.
+    #[cfg(plug_loom)]
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            epoch: AtomicUsize::new(EPOCH_ONE),
+            fences: AtomicBool::new(true),
+            lines: core::array::from_fn(|_| Line {
+                owner: AtomicUsize::new(0),
+                tid: AtomicU32::new(0),
+                word: AtomicUsize::new(0),
+                spare: core::array::from_fn(|_| AtomicUsize::new(0)),
+            }),
+            shards: core::array::from_fn(|_| Shard {
+                inside: AtomicUsize::new(0),
+            }),
+        }
+    }
+
+    /// Makes every enter fence, for a process where membarrier is not to be had.
+    ///
+    /// Thread context, before the first registration. There is no way back.
+    pub fn use_fences(&self) {
+        // SeqCst: cold, and the strongest order is the easiest to audit.
+        self.fences.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether readers fence. Async-signal-safe.
+    #[inline]
+    #[must_use]
+    pub fn fences(&self) -> bool {
+        // Relaxed: set once, before any thread that relies on it exists.
+        self.fences.load(Ordering::Relaxed)
+    }
+
+    /// The lines that the thread may use, home first.
+    #[inline]
+    fn window(&self, thread_pointer: usize) -> impl Iterator<Item = &Line> {
+        let home = hash(thread_pointer);
+        (0..WINDOW).filter_map(move |step| self.lines.get(home.wrapping_add(step) % LINES))
+    }
+
+    /// Enters a section for the thread `thread_pointer`, which must be the running one.
+    ///
+    /// Async-signal-safe, wait-free: at most `WINDOW` loads, then at most `WINDOW * SPARE`
+    /// compare-and-swaps, then one addition.
+    #[inline]
+    pub fn enter(&self, thread_pointer: usize) -> Section<'_> {
+        for line in self.window(thread_pointer) {
+            // Relaxed: only this thread ever stores its own thread pointer.
+            if line.owner.load(Ordering::Relaxed) == thread_pointer {
+                self.enter_line(line);
+                return Section {
+                    word: &line.word,
+                    kind: Kind::Line,
+                    _not_send: PhantomData,
+                };
+            }
+        }
+        self.enter_unregistered(thread_pointer)
+    }
+
+    /// Enters by a plain store into the owned line.
+    #[inline]
+    fn enter_line(&self, line: &Line) {
+        // Relaxed: the word is written by this thread and by handlers that interrupt it and put
+        // it back; one word holds epoch and depth, so an interrupted update stays consistent.
+        let word = line.word.load(Ordering::Relaxed);
+        let entered = if word & NEST_MASK == 0 {
+            // Acquire: an epoch at or past a grace period's target was stored after that grace
+            // period's unpublication, which this reader must then see. Pairs with the SeqCst
+            // addition in synchronize().
+            self.epoch.load(Ordering::Acquire) | 1
+        } else {
+            word.wrapping_add(1)
+        };
+        // Relaxed: ordered before the later load of the snapshot pointer by the fence below, or
+        // by the membarrier in synchronize().
+        line.word.store(entered, Ordering::Relaxed);
+        if self.fences() {
+            // SeqCst: the asymmetric half of synchronize() when membarrier is missing: either
+            // the scan sees the store above, or the reader sees the unpublication.
+            fence(Ordering::SeqCst);
+        } else {
+            compiler_fence(Ordering::SeqCst);
+        }
+    }
+
+    /// Enters by claiming a spare slot near home, or through the shared counter.
+    #[inline]
+    fn enter_unregistered(&self, thread_pointer: usize) -> Section<'_> {
+        for line in self.window(thread_pointer) {
+            for spare in &line.spare {
+                // Acquire: as in enter_line().
+                let entered = self.epoch.load(Ordering::Acquire) | 1;
+                // SeqCst: this RMW, the later load of the snapshot pointer and the scan in
+                // synchronize() stand in one total order. Relaxed on failure: nothing was entered.
+                let claim = spare.compare_exchange(0, entered, Ordering::SeqCst, Ordering::Relaxed);
+                if claim.is_ok() {
+                    return Section {
+                        word: spare,
+                        kind: Kind::Spare,
+                        _not_send: PhantomData,
+                    };
+                }
+            }
+        }
+        // The modulo is in range, so the first shard is never taken for another reason.
+        let shard = self
+            .shards
+            .get(hash(thread_pointer) % SHARDS)
+            .unwrap_or(&self.shards[0]);
+        // SeqCst: as for the claim.
+        shard.inside.fetch_add(1, Ordering::SeqCst);
+        Section {
+            word: &shard.inside,
+            kind: Kind::Shard,
+            _not_send: PhantomData,
+        }
+    }
+
+    /// Claims a line for the running thread; false when the lines near its home are all owned,
+    /// in which case the thread goes on as an unregistered one.
+    ///
+    /// Thread context, outside any section.
+    pub fn register(&self, thread_pointer: usize, tid: u32) -> bool {
+        for line in self.window(thread_pointer) {
+            // Acquire: the idle word that the previous owner left is seen; pairs with the Release
+            // in unregister(). Relaxed on failure: nothing was taken.
+            let claim = line.owner.compare_exchange(
+                0,
+                thread_pointer,
+                Ordering::Acquire,
+                Ordering::Relaxed,
+            );
+            if claim.is_ok() {
+                // Relaxed: shown in reports only.
+                line.tid.store(tid, Ordering::Relaxed);
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Gives the running thread's line back; does nothing if it has none or is inside a section.
+    ///
+    /// Thread context.
+    pub fn unregister(&self, thread_pointer: usize) {
+        for line in self.window(thread_pointer) {
+            // Relaxed: own line, own stores.
+            let owned = line.owner.load(Ordering::Relaxed) == thread_pointer;
+            if owned && line.word.load(Ordering::Relaxed) & NEST_MASK == 0 {
+                // Relaxed: shown in reports only.
+                line.tid.store(0, Ordering::Relaxed);
+                // Release: the next owner finds the idle word; pairs with the Acquire of the claim
+                // in register().
+                line.owner.store(0, Ordering::Release);
+            }
+        }
+    }
+
+    /// Whether the running thread is inside a section entered through its own line.
+    ///
+    /// Thread context; used to refuse an unload that would wait for itself.
+    #[must_use]
+    pub fn is_inside(&self, thread_pointer: usize) -> bool {
+        self.window(thread_pointer).any(|line| {
+            // Relaxed: own line, own stores.
+            line.owner.load(Ordering::Relaxed) == thread_pointer
+                && line.word.load(Ordering::Relaxed) & NEST_MASK != 0
+        })
+    }
+
+    /// Waits until every section entered before the call has been left: a grace period.
+    ///
+    /// What the caller unpublished (with a SeqCst store) before the call is then seen by nobody.
+    /// `barrier` must put a full barrier into every running thread of the process, or do nothing
+    /// when [`Sections::fences`] holds. `pause` is called between looks and may give up.
+    ///
+    /// Thread context. Several may run at a time.
+    ///
+    /// # Errors
+    /// [`Incomplete::Barrier`] when `barrier` failed, [`Incomplete::Stalled`] when `pause` gave
+    /// up. In both cases nothing may be freed.
+    pub fn synchronize<B>(
+        &self,
+        barrier: impl FnOnce() -> Result<(), B>,
+        mut pause: impl FnMut(Stall) -> bool,
+    ) -> Result<(), Incomplete<B>> {
+        // SeqCst: follows the caller's unpublication in the total order, so that a reader that
+        // loads this epoch (Acquire) also sees the unpublication.
+        let target = self
+            .epoch
+            .fetch_add(EPOCH_ONE, Ordering::SeqCst)
+            .wrapping_add(EPOCH_ONE);
+        if self.fences() {
+            // SeqCst: the writer's half of the fence pair in enter_line().
+            fence(Ordering::SeqCst);
+        } else {
+            barrier().map_err(Incomplete::Barrier)?;
+        }
+        let mut wait = |word: &AtomicUsize, line: Option<&Line>| {
+            // SeqCst: the scan takes part in the total order with the claims; it also has the
+            // Acquire that pairs with the Release on leaving, so that the freeing that follows
+            // comes after the reader's last access.
+            while !is_past(word.load(Ordering::SeqCst), target) {
+                let stall = Stall {
+                    // Relaxed: shown in reports only.
+                    thread_pointer: line.map_or(0, |line| line.owner.load(Ordering::Relaxed)),
+                    tid: line.map_or(0, |line| line.tid.load(Ordering::Relaxed)),
+                };
+                if !pause(stall) {
+                    return Err(Incomplete::Stalled(stall));
+                }
+            }
+            Ok(())
+        };
+        for line in &self.lines {
+            wait(&line.word, Some(line))?;
+            for spare in &line.spare {
+                wait(spare, None)?;
+            }
+        }
+        for shard in &self.shards {
+            // A shard has no epoch: it is passed at a moment when nobody at all is in it. Its
+            // count stays below the first epoch, so is_past() takes it for an old section.
+            wait(&shard.inside, None)?;
+        }
+        Ok(())
+    }
+
+    /// Makes every slot idle again in a forked child, where no other thread exists, apart from
+    /// the line of `thread_pointer`, the one thread that was copied.
+    ///
+    /// Async-signal-safe; only in the child of a fork, before it makes threads.
+    pub fn reset_after_fork(&self, thread_pointer: usize) {
+        for line in &self.lines {
+            // Relaxed, here and below: the child has one thread.
+            if line.owner.load(Ordering::Relaxed) != thread_pointer {
+                line.word.store(0, Ordering::Relaxed);
+                line.owner.store(0, Ordering::Relaxed);
+            }
+            for spare in &line.spare {
+                spare.store(0, Ordering::Relaxed);
+            }
+        }
+        for shard in &self.shards {
+            shard.inside.store(0, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Default for Sections {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for Section<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        match self.kind {
+            Kind::Line => {
+                // Relaxed load: own word. Release: the reads of the section come before it;
+                // pairs with the scan in synchronize().
+                let word = self.word.load(Ordering::Relaxed);
+                self.word.store(word.wrapping_sub(1), Ordering::Release);
+            }
+            // Release: as above.
+            Kind::Spare => self.word.store(0, Ordering::Release),
+            // Release: as above; the decrements of others continue the release sequence.
+            Kind::Shard => {
+                self.word.fetch_sub(1, Ordering::Release);
+            }
+        }
+    }
+}
+
+/// Whether a section word allows a grace period of `target` to end.
+#[inline]
+fn is_past(word: usize, target: usize) -> bool {
+    // A wrap of the epoch would need 2^47 grace periods.
+    word & NEST_MASK == 0 || word & !NEST_MASK >= target
+}
+
+/// The home line of a thread: thread pointers are multiples of 64 and mostly of the stack size.
+#[inline]
+fn hash(thread_pointer: usize) -> usize {
+    (thread_pointer.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) % LINES
+}
+
+#[cfg(not(plug_loom))]
+const _: () = assert!(size_of::<Line>() == 64);
+
+#[cfg(all(test, not(plug_loom)))]
+mod tests {
+    use super::*;
+
+    extern crate std;
+    use std::boxed::Box;
+
+    fn table() -> Box<Sections> {
+        Box::new(Sections::new())
+    }
+
+    fn grace(sections: &Sections) -> Result<(), Incomplete<()>> {
+        sections.synchronize(|| Ok(()), |_| false)
+    }
+
+    #[test]
+    fn synchronize_without_readers_completes() {
+        assert_eq!(grace(&table()), Ok(()));
+    }
+
+    #[test]
+    fn synchronize_with_unregistered_reader_stalls_until_it_left() {
+        let sections = table();
+        let section = sections.enter(64);
+        assert_eq!(
+            grace(&sections),
+            Err(Incomplete::Stalled(Stall {
+                thread_pointer: 0,
+                tid: 0
+            }))
+        );
+        drop(section);
+        assert_eq!(grace(&sections), Ok(()));
+    }
+
+    #[test]
+    fn synchronize_with_registered_nested_reader_names_it() {
+        let sections = table();
+        assert!(sections.register(128, 7));
+        let outer = sections.enter(128);
+        let inner = sections.enter(128);
+        assert!(sections.is_inside(128));
+        drop(inner);
+        assert_eq!(
+            grace(&sections),
+            Err(Incomplete::Stalled(Stall {
+                thread_pointer: 128,
+                tid: 7
+            }))
+        );
+        drop(outer);
+        assert!(!sections.is_inside(128));
+        assert_eq!(grace(&sections), Ok(()));
+    }
+
+    #[test]
+    fn synchronize_ignores_sections_entered_after_it_began() {
+        let sections = table();
+        let mut late = None;
+        let early = sections.enter(64);
+        let mut early = Some(early);
+        let done = sections.synchronize(
+            || Ok::<(), ()>(()),
+            |_| {
+                late.get_or_insert_with(|| sections.enter(64));
+                early = None;
+                true
+            },
+        );
+        assert_eq!(done, Ok(()));
+        assert!(late.is_some());
+    }
+
+    #[test]
+    fn enter_with_all_slots_taken_uses_the_shared_counter() {
+        let sections = table();
+        let all: std::vec::Vec<_> = (0..WINDOW * SPARE + 3)
+            .map(|_| sections.enter(64))
+            .collect();
+        assert_eq!(all.iter().filter(|s| s.kind == Kind::Shard).count(), 3);
+        assert!(grace(&sections).is_err());
+        drop(all);
+        assert_eq!(grace(&sections), Ok(()));
+    }
+
+    #[test]
+    fn unregister_returns_the_line_to_others() {
+        let sections = table();
+        for round in 0..1000_usize {
+            let pointer = (round + 1) * 64;
+            assert!(sections.register(pointer, 1));
+            sections.unregister(pointer);
+        }
+    }
+
+    #[test]
+    fn synchronize_with_failing_barrier_frees_nothing() {
+        let sections = table();
+        assert_eq!(
+            sections.synchronize(|| Err("no"), |_| true),
+            Err(Incomplete::Barrier("no"))
+        );
+    }
+}
