@@ -68,7 +68,15 @@ pub fn enter_shared(count: &AtomicU32, state: &StateCell, word: u64) -> bool {
     false
 }
 
-/// Lowers a counter raised by [`enter_shared`].
+/// Raises a counter that many threads share, whatever the state: for a caller whom a pin
+/// protects.
+#[inline]
+pub fn raise_shared(count: &AtomicU32) {
+    // SeqCst: as in enter_shared(), so that a scan that follows the pin's release sees it.
+    count.fetch_add(1, Ordering::SeqCst);
+}
+
+/// Lowers a counter raised by [`enter_shared`] or [`raise_shared`].
 #[inline]
 pub fn leave_shared(count: &AtomicU32) {
     // Release: as in leave().

@@ -71,8 +71,7 @@ impl SymbolReader {
         };
         for row in rows {
             // SAFETY: the row belongs to the view that `section` protects.
-            let index = unsafe { row.index() };
-            if !visit(PluginView { row, index }) {
+            if !visit(unsafe { PluginView::of(row) }) {
                 break;
             }
         }
@@ -88,6 +87,16 @@ pub struct PluginView<'s> {
 }
 
 impl<'s> PluginView<'s> {
+    /// The view of one row.
+    ///
+    /// # Safety
+    /// - `row` was reached through a section or a snapshot that stays open or held for `'s`.
+    #[must_use]
+    pub unsafe fn of(row: &'s Row) -> Self {
+        // SAFETY: passed on to our caller.
+        Self { row, index: unsafe { row.index() } }
+    }
+
     /// The name, as the plugin declares it.
     #[must_use]
     pub fn name(&self) -> &'s [u8] {

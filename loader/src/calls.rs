@@ -1,0 +1,173 @@
+//! Entering and leaving a plugin's code, and what the running thread knows about its own calls.
+//!
+//! The thread-local here has neither a destructor nor lazy initialisation, so that touching it
+//! registers nothing anywhere.
+
+use std::cell::Cell;
+use std::sync::atomic::AtomicU32;
+
+use plug_readside::{gate, snapshot, thread_pointer};
+
+use crate::error::CallError;
+use crate::worker::WorkerRow;
+
+struct ThreadCalls {
+    /// The row of the worker this thread is, or null.
+    row: Cell<*const WorkerRow>,
+    /// How many calls into plugins this thread is in, executor jobs included.
+    depth: Cell<u32>,
+    /// Message of the call in progress that failed: an owned `Box<Box<str>>`, or null.
+    raised: Cell<*mut Box<str>>,
+}
+
+thread_local! {
+    static THREAD: ThreadCalls = const {
+        ThreadCalls {
+            row: Cell::new(std::ptr::null()),
+            depth: Cell::new(0),
+            raised: Cell::new(std::ptr::null_mut()),
+        }
+    };
+}
+
+/// Makes `row` the running thread's, or takes it away with null; returns the one before.
+pub(crate) fn set_row(row: *const WorkerRow) -> *const WorkerRow {
+    THREAD.with(|thread| thread.row.replace(row))
+}
+
+/// How many calls into plugins the running thread is in.
+pub(crate) fn depth() -> u32 {
+    THREAD.with(|thread| thread.depth.get())
+}
+
+/// Marks the running thread as inside a plugin while the loader itself calls into one.
+pub(crate) fn inside<R>(job: impl FnOnce() -> R) -> R {
+    struct Leave;
+    impl Drop for Leave {
+        fn drop(&mut self) {
+            THREAD.with(|thread| thread.depth.set(thread.depth.get().saturating_sub(1)));
+        }
+    }
+    THREAD.with(|thread| thread.depth.set(thread.depth.get().saturating_add(1)));
+    let _leave = Leave;
+    job()
+}
+
+/// Keeps `message` for the call in progress on this thread; dropped where there is none.
+pub(crate) fn raise(message: Box<str>) {
+    THREAD.with(|thread| {
+        if thread.depth.get() > 0 {
+            let old = thread.raised.replace(Box::into_raw(Box::new(message)));
+            drop_raised(old);
+        }
+    });
+}
+
+/// Takes the message that the call in progress left, if any.
+pub(crate) fn take_raised() -> Option<Box<str>> {
+    THREAD.with(|thread| {
+        let raised = thread.raised.replace(std::ptr::null_mut());
+        if raised.is_null() {
+            return None;
+        }
+        // SAFETY: made by Box::into_raw in raise() on this thread and taken out just now.
+        Some(*unsafe { Box::from_raw(raised) })
+    })
+}
+
+fn drop_raised(raised: *mut Box<str>) {
+    if !raised.is_null() {
+        // SAFETY: made by Box::into_raw in raise() and taken out of the cell by the caller.
+        drop(unsafe { Box::from_raw(raised) });
+    }
+}
+
+/// Proof that the running thread counts as inside one plugin; leaves it when dropped.
+#[must_use = "the gate closes when it is dropped"]
+pub(crate) struct Entered<'a> {
+    count: &'a AtomicU32,
+    /// The row whose counter it is; none for a shared counter.
+    row: Option<&'a WorkerRow>,
+    /// The function the worker was in before.
+    before: usize,
+}
+
+/// How a gate is entered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum By {
+    /// Only while the slot's state word is exactly this one.
+    Word(u64),
+    /// Under a pin of the caller's, whatever the state.
+    Pin,
+}
+
+/// Enters slot `id` on behalf of `row`, or of the running thread's row, or of nobody known.
+///
+/// `address` is the function about to be called, 0 if it is not one.
+#[inline]
+pub(crate) fn enter<'a>(
+    row: Option<&'a WorkerRow>,
+    id: u32,
+    by: By,
+    address: usize,
+) -> Result<Entered<'a>, CallError> {
+    THREAD.with(|thread| {
+        let row = row.or_else(|| {
+            // SAFETY: the row is set by Worker and cleared before the worker gives it up; both on
+            // this thread. Its Arc stays in the list of workers while a call is in progress.
+            unsafe { thread.row.get().as_ref() }
+        });
+        let entered = match row.and_then(|row| Some((row, row.gate.count(id)?))) {
+            Some((row, count)) => {
+                let fences = snapshot::sections().fences();
+                match by {
+                    By::Word(word) if !gate::enter(count, gate::state(id), word, fences) => {
+                        return Err(CallError::Gone);
+                    }
+                    By::Word(_) => {}
+                    By::Pin => gate::raise(count, fences),
+                }
+                Entered { count, row: Some(row), before: row.gate.set_current(address) }
+            }
+            None => {
+                let count = gate::shared(id, thread_pointer());
+                match by {
+                    By::Word(word) if !gate::enter_shared(count, gate::state(id), word) => {
+                        return Err(CallError::Gone);
+                    }
+                    By::Word(_) => {}
+                    By::Pin => gate::raise_shared(count),
+                }
+                Entered { count, row: None, before: 0 }
+            }
+        };
+        thread.depth.set(thread.depth.get().wrapping_add(1));
+        Ok(entered)
+    })
+}
+
+impl Entered<'_> {
+    /// Leaves, and turns a message that the plugin raised into an error.
+    #[inline]
+    pub(crate) fn finish(self) -> Result<(), CallError> {
+        drop(self);
+        match THREAD.with(|thread| thread.raised.get().is_null()) {
+            true => Ok(()),
+            false => Err(CallError::Raised(take_raised().unwrap_or_default())),
+        }
+    }
+}
+
+impl Drop for Entered<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        THREAD.with(|thread| thread.depth.set(thread.depth.get().wrapping_sub(1)));
+        match self.row {
+            Some(row) => {
+                row.gate.set_current(self.before);
+                gate::leave(self.count);
+            }
+            None => gate::leave_shared(self.count),
+        }
+    }
+}

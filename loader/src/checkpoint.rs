@@ -1,0 +1,109 @@
+//! Named points inside load, publish, unload and reclaim where a test may stop or fail the loader.
+//!
+//! Without the feature `testing` every point is an empty inline function. With it, a hook of the
+//! test is called at each point: it may block for ever, or ask for a failure.
+
+use crate::error::{Error, ErrorKind};
+
+/// The points, in the order of a load, an unload and a reclaim.
+///
+/// Only those that start with `load.` (before Live) can be failed; all can be stopped at.
+pub const POINTS: &[&str] = &[
+    "load.open",
+    "load.stage",
+    "load.facts",
+    "load.metadata",
+    "load.symbols",
+    "load.claim",
+    "load.rewrite",
+    "load.link",
+    "load.map",
+    "load.describe",
+    "publish.built",
+    "publish.head",
+    "publish.swapped",
+    "publish.retired",
+    "load.publish",
+    "load.constructor",
+    "load.constructors",
+    "load.init",
+    "load.activate",
+    "load.live",
+    "unload.going",
+    "unload.drain",
+    "unload.drained",
+    "unload.exit",
+    "unload.destructors",
+    "unload.unpublish",
+    "unload.grace",
+    "unload.close",
+    "unload.observe",
+    "unload.release",
+    "reclaim.taken",
+    "reclaim.grace",
+    "reclaim.free",
+];
+
+#[cfg(feature = "testing")]
+mod hook {
+    use std::sync::RwLock;
+
+    /// What a test wants at a point.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum Verdict {
+        /// Go on.
+        Pass,
+        /// Fail here.
+        Fail,
+    }
+
+    type Hook = Box<dyn Fn(&'static str) -> Verdict + Send + Sync>;
+
+    static HOOK: RwLock<Option<&'static Hook>> = RwLock::new(None);
+
+    /// Installs the process's hook; it stays until replaced.
+    pub fn set_hook(hook: impl Fn(&'static str) -> Verdict + Send + Sync + 'static) {
+        // Immortal: a thread may be stopped inside the old hook for good.
+        let hook: &'static Hook = Box::leak(Box::new(Box::new(hook)));
+        *HOOK.write().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(hook);
+    }
+
+    pub(super) fn ask(point: &'static str) -> Verdict {
+        let hook = *HOOK.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+        hook.map_or(Verdict::Pass, |hook| hook(point))
+    }
+}
+
+#[cfg(feature = "testing")]
+pub use hook::{Verdict, set_hook};
+
+/// Passes a point that can fail.
+#[cfg(feature = "testing")]
+pub(crate) fn pass(point: &'static str) -> Result<(), Error> {
+    debug_assert!(POINTS.contains(&point), "{point} is not listed");
+    match hook::ask(point) {
+        Verdict::Pass => Ok(()),
+        Verdict::Fail => Err(Error::new(ErrorKind::Injected, format!("failed at {point} by a test"))),
+    }
+}
+
+/// Passes a point that cannot fail.
+#[cfg(feature = "testing")]
+pub(crate) fn note(point: &'static str) {
+    debug_assert!(POINTS.contains(&point), "{point} is not listed");
+    hook::ask(point);
+}
+
+/// Passes a point that can fail.
+#[cfg(not(feature = "testing"))]
+#[inline(always)]
+#[expect(clippy::unnecessary_wraps, reason = "the testing form can fail")]
+pub(crate) fn pass(_point: &'static str) -> Result<(), Error> {
+    let _ = ErrorKind::Injected;
+    Ok(())
+}
+
+/// Passes a point that cannot fail.
+#[cfg(not(feature = "testing"))]
+#[inline(always)]
+pub(crate) fn note(_point: &'static str) {}

@@ -1,0 +1,167 @@
+//! The host as a plugin sees it: parameters, log, services, and the way to say why a call fails.
+
+use std::ffi::c_void;
+use std::sync::{Mutex, PoisonError};
+
+use plug_api::abi::{ABI_VERSION, HostContext, Interface, Str};
+
+use crate::calls;
+use crate::params::Params;
+use crate::sys::code;
+
+/// One service that the host offers to plugins.
+#[derive(Clone, Copy, Debug)]
+struct Service {
+    name: &'static str,
+    major: u32,
+    minor: u32,
+    table: *const c_void,
+}
+
+// SAFETY: `table` comes from a `&'static S` with `S: Sync`.
+unsafe impl Send for Service {}
+
+/// The services that the host offers.
+#[derive(Debug, Default)]
+pub(crate) struct Services(Mutex<Vec<Service>>);
+
+impl Services {
+    pub(crate) fn offer<S: Interface + Sync>(&self, table: &'static S) {
+        let table: *const S = table;
+        let service =
+            Service { name: S::NAME, major: S::MAJOR, minor: S::MINOR, table: table.cast() };
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(service);
+    }
+
+    fn find(&self, name: &str, major: u32, minor: u32) -> *const c_void {
+        let services = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        services
+            .iter()
+            .filter(|s| s.name == name && s.major == major && s.minor >= minor)
+            .map(|service| service.table)
+            .next_back()
+            .unwrap_or(std::ptr::null())
+    }
+}
+
+/// What stands behind one plugin's [`HostContext`].
+#[derive(Debug)]
+struct HostState {
+    plugin: Box<str>,
+    params: Params,
+    services: &'static Services,
+}
+
+/// One plugin's context and what it points at; stays in place until the plugin is gone.
+#[derive(Debug)]
+pub(crate) struct Context {
+    table: Box<HostContext>,
+    _state: Box<HostState>,
+}
+
+// SAFETY: `table.host` points at `_state`, which is only read after it was made, apart from the
+// services, which have their own lock.
+unsafe impl Send for Context {}
+// SAFETY: as above.
+unsafe impl Sync for Context {}
+
+impl Context {
+    pub(crate) fn new(plugin: &str, params: &Params, services: &'static Services) -> Self {
+        let mut state =
+            Box::new(HostState { plugin: plugin.into(), params: params.clone(), services });
+        let host: *mut HostState = &raw mut *state;
+        let table = Box::new(HostContext {
+            abi_version: ABI_VERSION,
+            // The struct has 56 bytes.
+            size: u32::try_from(size_of::<HostContext>()).unwrap_or(0),
+            host: host.cast(),
+            param,
+            param_at,
+            log,
+            service,
+            raise,
+        });
+        Self { table, _state: state }
+    }
+
+    pub(crate) fn as_ptr(&self) -> *const HostContext {
+        &raw const *self.table
+    }
+}
+
+/// The state behind `host`.
+///
+/// # Safety
+/// - `host` is the pointer a [`Context`] that still lives gave to its plugin.
+unsafe fn state<'a>(host: *mut c_void) -> &'a HostState {
+    // SAFETY: the caller vouches for the pointer; the state is never changed.
+    unsafe { &*host.cast::<HostState>() }
+}
+
+fn borrowed(text: &str) -> Str {
+    Str { ptr: text.as_ptr(), len: text.len() }
+}
+
+unsafe extern "C" fn param(host: *mut c_void, key: Str, value: *mut Str) -> i32 {
+    // SAFETY: plugins pass back the pointer they were given.
+    let state = unsafe { state(host) };
+    // SAFETY: the plugin lends the key for the call.
+    let key = unsafe { code::text(key) };
+    match state.params.get(&key) {
+        Some(found) => {
+            if !value.is_null() {
+                // SAFETY: not null, and the plugin gives room for one Str.
+                unsafe { value.write(borrowed(found)) };
+            }
+            1
+        }
+        None => 0,
+    }
+}
+
+unsafe extern "C" fn param_at(
+    host: *mut c_void,
+    index: usize,
+    key: *mut Str,
+    value: *mut Str,
+) -> i32 {
+    // SAFETY: plugins pass back the pointer they were given.
+    let state = unsafe { state(host) };
+    let Some((k, v)) = state.params.iter().nth(index) else { return 0 };
+    if !key.is_null() {
+        // SAFETY: not null, and the plugin gives room for one Str.
+        unsafe { key.write(borrowed(k)) };
+    }
+    if !value.is_null() {
+        // SAFETY: as above.
+        unsafe { value.write(borrowed(v)) };
+    }
+    1
+}
+
+unsafe extern "C" fn log(host: *mut c_void, level: i32, message: Str) {
+    // SAFETY: plugins pass back the pointer they were given.
+    let plugin = &*unsafe { state(host) }.plugin;
+    // SAFETY: the plugin lends the message for the call.
+    let message = unsafe { code::text(message) };
+    match level {
+        1 => tracing::error!(target: "plug::plugin", plugin, "{message}"),
+        2 => tracing::warn!(target: "plug::plugin", plugin, "{message}"),
+        3 => tracing::info!(target: "plug::plugin", plugin, "{message}"),
+        4 => tracing::debug!(target: "plug::plugin", plugin, "{message}"),
+        _ => tracing::trace!(target: "plug::plugin", plugin, "{message}"),
+    }
+}
+
+unsafe extern "C" fn service(host: *mut c_void, name: Str, major: u32, minor: u32) -> *const c_void {
+    // SAFETY: plugins pass back the pointer they were given.
+    let state = unsafe { state(host) };
+    // SAFETY: the plugin lends the name for the call.
+    let name = unsafe { code::text(name) };
+    state.services.find(&name, major, minor)
+}
+
+unsafe extern "C" fn raise(_host: *mut c_void, message: Str) {
+    // SAFETY: the plugin lends the message for the call.
+    calls::raise(unsafe { code::text(message) }.into());
+}

@@ -1,0 +1,65 @@
+//! The latest moment a wait may end.
+
+use std::time::{Duration, Instant};
+
+/// The latest moment a wait may end. Every wait of the loader takes one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Deadline(Instant);
+
+impl Deadline {
+    /// `duration` from now; at most a hundred years.
+    #[must_use]
+    pub fn after(duration: Duration) -> Self {
+        const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+        Self(Instant::now() + duration.min(CENTURY))
+    }
+
+    /// This very moment: look once, do not wait.
+    #[must_use]
+    pub fn now() -> Self {
+        Self(Instant::now())
+    }
+
+    /// Whether it has passed.
+    #[must_use]
+    pub fn has_passed(self) -> bool {
+        Instant::now() >= self.0
+    }
+
+    /// Time left, zero when it has passed.
+    #[must_use]
+    pub fn remaining(self) -> Duration {
+        self.0.saturating_duration_since(Instant::now())
+    }
+}
+
+/// Waits between looks at something that another thread changes without telling: spins, then
+/// yields, then sleeps up to half a millisecond.
+#[derive(Debug)]
+pub(crate) struct Patience {
+    deadline: Deadline,
+    looks: u32,
+}
+
+impl Patience {
+    pub(crate) fn until(deadline: Deadline) -> Self {
+        Self { deadline, looks: 0 }
+    }
+
+    /// Waits a little; false when the deadline has passed.
+    pub(crate) fn pause(&mut self) -> bool {
+        self.looks = self.looks.saturating_add(1);
+        match self.looks {
+            0..=64 => std::hint::spin_loop(),
+            65..=80 => std::thread::yield_now(),
+            _ => {
+                if self.deadline.has_passed() {
+                    return false;
+                }
+                let nap = Duration::from_micros(u64::from(self.looks.min(500)).max(50));
+                std::thread::sleep(nap.min(self.deadline.remaining()));
+            }
+        }
+        true
+    }
+}

@@ -1,0 +1,96 @@
+//! Loads in flight: a second load of the same file waits for the first and shares its result.
+//!
+//! # Source
+//! `idempotent_init_module` in kernel/module/main.c: everybody waits and gets the same answer.
+
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+
+use dashmap::DashMap;
+use dashmap::mapref::entry::Entry;
+
+use crate::deadline::Deadline;
+use crate::error::{Error, ErrorKind};
+use crate::image::FileKey;
+use crate::plugin::Plugin;
+
+/// The file, and the name it is loaded under where the caller chose one.
+pub(crate) type FlightKey = (FileKey, Option<String>);
+
+/// Loads in flight, by file.
+#[derive(Debug, Default)]
+pub(crate) struct Flights(DashMap<FlightKey, Arc<Flight>>);
+
+#[derive(Debug, Default)]
+struct Flight {
+    result: Mutex<Option<Result<Plugin, Error>>>,
+    landed: Condvar,
+}
+
+/// Ends a flight, whatever happens to its pilot.
+struct Landing<'a> {
+    flights: &'a Flights,
+    key: FlightKey,
+    flight: Arc<Flight>,
+    result: Option<Result<Plugin, Error>>,
+}
+
+impl Drop for Landing<'_> {
+    fn drop(&mut self) {
+        self.flights.0.remove(&self.key);
+        let result = self.result.take().unwrap_or_else(|| {
+            Err(Error::new(ErrorKind::Busy, "the load that was shared came to no end; try again"))
+        });
+        *self.flight.result.lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
+        self.flight.landed.notify_all();
+    }
+}
+
+impl Flights {
+    /// Runs `load`, or waits for whoever runs it for the same file already.
+    ///
+    /// # Errors
+    /// Those of `load`, shared; [`ErrorKind::Deadline`] when the other one takes too long.
+    pub(crate) fn join(
+        &self,
+        key: FlightKey,
+        deadline: Deadline,
+        load: impl FnOnce() -> Result<Plugin, Error>,
+    ) -> Result<Plugin, Error> {
+        let flight = Arc::new(Flight::default());
+        let other = match self.0.entry(key.clone()) {
+            Entry::Occupied(entry) => Some(Arc::clone(entry.get())),
+            Entry::Vacant(entry) => {
+                entry.insert(Arc::clone(&flight));
+                None
+            }
+        };
+        if let Some(other) = other {
+            return other.wait(deadline);
+        }
+        let mut landing = Landing { flights: self, key, flight, result: None };
+        let result = load();
+        landing.result = Some(result.clone());
+        result
+    }
+}
+
+impl Flight {
+    fn wait(&self, deadline: Deadline) -> Result<Plugin, Error> {
+        let mut result = self.result.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            if let Some(result) = &*result {
+                return result.clone();
+            }
+            if deadline.has_passed() {
+                return Err(Error::new(
+                    ErrorKind::Deadline,
+                    "another load of the same file did not end in time",
+                ));
+            }
+            result = self
+                .landed
+                .wait_timeout(result, deadline.remaining())
+                .map_or_else(|poison| poison.into_inner().0, |(result, _)| result);
+        }
+    }
+}

@@ -1,0 +1,522 @@
+//! Handles to plugins: what hosts hold, none of which keeps a plugin in the process but a pin.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use plug_api::abi::{Descriptor, HostContext, Interface, KIND_INTERFACE, KIND_SERVICE};
+use plug_readside::gate;
+use plug_readside::snapshot::{Row, SymbolKind};
+use plug_readside::state::{self, State, StateWord};
+
+use crate::calls::{self, By};
+use crate::context::Context;
+use crate::error::{CallError, Error, ErrorKind, Stage};
+use crate::image::StageLink;
+use crate::signature::Signature;
+use crate::snapshot::OwnedIndex;
+use crate::sys::{code, dl};
+use crate::worker::Worker;
+
+/// What is known about one load, in plain memory that outlives the plugin.
+#[derive(Debug)]
+pub(crate) struct Record {
+    pub(crate) name: Box<str>,
+    pub(crate) canonical: Box<str>,
+    pub(crate) version: Box<str>,
+    /// The file as the host gave it.
+    pub(crate) origin: Box<str>,
+    pub(crate) id: u32,
+    pub(crate) generation: u64,
+    pub(crate) bias: usize,
+    pub(crate) start: usize,
+    pub(crate) end: usize,
+    pub(crate) index: Arc<OwnedIndex>,
+    pub(crate) interfaces: Vec<Export>,
+    pub(crate) context: Context,
+    pub(crate) times: OnceLock<Vec<(Stage, Duration)>>,
+}
+
+/// One interface or service that a plugin exports.
+#[derive(Debug)]
+pub(crate) struct Export {
+    pub(crate) name: String,
+    pub(crate) major: u32,
+    pub(crate) minor: u32,
+    pub(crate) kind: u32,
+    pub(crate) table: usize,
+    pub(crate) size: u32,
+}
+
+/// What an unload needs besides the record; owned by exactly one place at a time.
+#[derive(Debug)]
+pub(crate) struct Loaded {
+    pub(crate) record: Arc<Record>,
+    /// None once it was given back to ld.so.
+    pub(crate) mapped: Option<dl::Mapped>,
+    pub(crate) link_name: std::ffi::CString,
+    /// The staged file and its name; stays while anything of it is mapped.
+    pub(crate) link: StageLink,
+    pub(crate) descriptor: Option<Descriptor>,
+    pub(crate) destructors: Destructors,
+    /// Reasons known from the file why it may stay mapped for ever.
+    pub(crate) pinned_because: Vec<String>,
+}
+
+// SAFETY: the descriptor's pointers are addresses inside the plugin, which is mapped for as long
+// as this value says so.
+unsafe impl Send for Loaded {}
+
+/// Run-time addresses of what undoes the constructors.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Destructors {
+    /// The entries of fini_array, in the order to be run.
+    pub(crate) fini: Vec<usize>,
+    /// Handles under which a half-built plugin may have registered `atexit` functions.
+    pub(crate) dso_handles: Vec<usize>,
+}
+
+impl Record {
+    pub(crate) fn live_word(&self) -> u64 {
+        StateWord::new(self.generation, State::Live).0
+    }
+
+    pub(crate) fn row(&self) -> Row {
+        Row {
+            start: self.start,
+            end: self.end,
+            bias: self.bias,
+            id: self.id,
+            generation: self.generation,
+            index: &raw const **self.index,
+        }
+    }
+
+    /// The exported symbol that covers a run-time address, as text.
+    pub(crate) fn symbol_at(&self, address: usize) -> Box<str> {
+        let svma = address.wrapping_sub(self.bias) as u64;
+        self.index.find(svma).map_or_else(Box::default, |symbol| {
+            String::from_utf8_lossy(self.index.text((symbol.name, symbol.name_len))).into()
+        })
+    }
+}
+
+/// A plugin that was loaded. Keeps nothing alive: after an unload it answers "gone".
+#[derive(Clone)]
+pub struct Plugin {
+    record: Arc<Record>,
+}
+
+impl fmt::Debug for Plugin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Plugin")
+            .field("name", &self.record.name)
+            .field("generation", &self.record.generation)
+            .field("state", &self.state())
+            .finish()
+    }
+}
+
+impl Plugin {
+    pub(crate) fn new(record: Arc<Record>) -> Self {
+        Self { record }
+    }
+
+    /// The name it is loaded under.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.record.name
+    }
+
+    /// The version it declares; empty for a foreign library.
+    #[must_use]
+    pub fn version(&self) -> &str {
+        &self.record.version
+    }
+
+    /// The file as it was given to the load.
+    #[must_use]
+    pub fn origin(&self) -> &str {
+        &self.record.origin
+    }
+
+    /// The process-wide number of this load, never reused.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.record.generation
+    }
+
+    /// First address of its mapping and one past the last.
+    #[must_use]
+    pub fn range(&self) -> (usize, usize) {
+        (self.record.start, self.record.end)
+    }
+
+    /// Build-id bytes; empty when the file has none.
+    #[must_use]
+    pub fn build_id(&self) -> &[u8] {
+        let index = &*self.record.index;
+        index.build_id.get(..usize::from(index.build_id_len)).unwrap_or(&[])
+    }
+
+    /// How long each stage of the load took; empty while it is Coming.
+    #[must_use]
+    pub fn load_times(&self) -> &[(Stage, Duration)] {
+        self.record.times.get().map_or(&[], Vec::as_slice)
+    }
+
+    /// Pins held right now.
+    #[must_use]
+    pub fn pins(&self) -> u32 {
+        gate::inside(gate::pins(self.record.id))
+    }
+
+    /// The state of this load; [`State::Empty`] once it is gone.
+    #[must_use]
+    pub fn state(&self) -> State {
+        let word = state::word(self.record.id);
+        if word.generation() == self.record.generation { word.state() } else { State::Empty }
+    }
+
+    /// Names and run-time addresses of its exported symbols, by address. Works after an unload
+    /// too, and then tells what was where.
+    pub fn symbols(&self) -> impl Iterator<Item = (&[u8], usize)> {
+        let record = &*self.record;
+        record.index.symbols().iter().map(|symbol| {
+            let name = record.index.text((symbol.name, symbol.name_len));
+            (name, run_time(record.bias, symbol.svma))
+        })
+    }
+
+    /// The exported function `name`.
+    ///
+    /// Cost: a walk over the names. Does not pin: a call after an unload answers
+    /// [`CallError::Gone`].
+    ///
+    /// # Errors
+    /// [`ErrorKind::NoSymbol`], [`ErrorKind::NotAFunction`]; [`ErrorKind::Gone`] when the plugin
+    /// is not Live.
+    pub fn function<F: Signature>(&self, name: &str) -> Result<PluginFn<F>, Error> {
+        let record = &*self.record;
+        let fail = |kind, message: String| Err(Error::new(kind, message).plugin(&record.name));
+        let Some(symbol) = record.index.by_name(name.as_bytes()) else {
+            return fail(ErrorKind::NoSymbol, format!("no exported symbol {name:?}"));
+        };
+        let mut address = run_time(record.bias, symbol.svma);
+        match symbol.kind {
+            SymbolKind::Func => {}
+            SymbolKind::Ifunc => {
+                let gate = calls::enter(None, record.id, By::Word(record.live_word()), address)
+                    .map_err(|_| gone(record))?;
+                // SAFETY: the symbol is an IFUNC of a Live plugin, which the gate keeps mapped.
+                address = unsafe { code::resolve_ifunc(address) };
+                drop(gate);
+            }
+            SymbolKind::Object | SymbolKind::Notype => {
+                return fail(
+                    ErrorKind::NotAFunction,
+                    format!("symbol {name:?}: expected a function, found data"),
+                );
+            }
+        }
+        if self.state() != State::Live {
+            return Err(gone(record));
+        }
+        Ok(PluginFn {
+            address,
+            word: record.live_word(),
+            id: record.id,
+            _signature: PhantomData,
+        })
+    }
+
+    /// The interface `T` of the plugin, checked by name, version and size.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NoInterface`], [`ErrorKind::InterfaceVersion`]; [`ErrorKind::Gone`] when the
+    /// plugin is not Live.
+    pub fn interface<T: Interface>(&self) -> Result<PluginInterface<T>, Error> {
+        self.table(KIND_INTERFACE, "interface")
+    }
+
+    /// The service `T` of the plugin; as [`Plugin::interface`].
+    ///
+    /// # Errors
+    /// As [`Plugin::interface`].
+    pub fn service<T: Interface>(&self) -> Result<PluginInterface<T>, Error> {
+        self.table(KIND_SERVICE, "service")
+    }
+
+    fn table<T: Interface>(&self, kind: u32, word: &str) -> Result<PluginInterface<T>, Error> {
+        let record = &*self.record;
+        if self.state() != State::Live {
+            return Err(gone(record));
+        }
+        let mut named =
+            record.interfaces.iter().filter(|e| e.kind == kind && e.name == T::NAME).peekable();
+        let Some(first) = named.peek() else {
+            return Err(Error::new(
+                ErrorKind::NoInterface,
+                format!("the plugin exports no {word} {}", T::NAME),
+            )
+            .plugin(&record.name));
+        };
+        let found = format!("{}.{} of {} bytes", first.major, first.minor, first.size);
+        let fits = |e: &&Export| {
+            e.major == T::MAJOR && e.minor >= T::MINOR && e.size as usize >= size_of::<T>()
+        };
+        match named.find(fits) {
+            Some(export) => Ok(PluginInterface {
+                table: export.table as *const T,
+                context: record.context.as_ptr(),
+                word: record.live_word(),
+                id: record.id,
+            }),
+            None => Err(Error::new(
+                ErrorKind::InterfaceVersion,
+                format!(
+                    "{word} {}: expected {}.{} of {} bytes, found {found}; rebuild the plugin",
+                    T::NAME,
+                    T::MAJOR,
+                    T::MINOR,
+                    size_of::<T>()
+                ),
+            )
+            .plugin(&record.name)),
+        }
+    }
+
+    /// A promise that the plugin stays until the pin is dropped; an unload waits for it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Gone`] unless the plugin is Live.
+    pub fn pin(&self) -> Result<PluginPin, Error> {
+        let record = &self.record;
+        if gate::enter_shared(gate::pins(record.id), gate::state(record.id), record.live_word()) {
+            return Ok(PluginPin { record: Arc::clone(record) });
+        }
+        Err(gone(record))
+    }
+}
+
+fn gone(record: &Record) -> Error {
+    Error::new(ErrorKind::Gone, "the plugin is not Live").plugin(&record.name)
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "usize has 64 bits, asserted in readside")]
+fn run_time(bias: usize, svma: u64) -> usize {
+    bias.wrapping_add(svma as usize)
+}
+
+/// An exported function. `Copy`; keeps nothing alive; every call passes a gate that compares the
+/// generation, so that a stale handle never reaches a successor's code.
+pub struct PluginFn<F> {
+    address: usize,
+    word: u64,
+    id: u32,
+    _signature: PhantomData<F>,
+}
+
+impl<F> Clone for PluginFn<F> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<F> Copy for PluginFn<F> {}
+
+impl<F> fmt::Debug for PluginFn<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PluginFn({:#x}, generation {})", self.address, StateWord(self.word).generation())
+    }
+}
+
+impl<F: Signature> PluginFn<F> {
+    /// Calls it on a worker's thread, counted in the worker's own row.
+    ///
+    /// # Contexts
+    /// Thread context. One plain store and one load over a bare call.
+    ///
+    /// # Errors
+    /// [`CallError::Gone`] after an unload; [`CallError::Raised`] when the plugin caught a panic
+    /// or an exception, or raised an error.
+    ///
+    /// # Safety
+    /// - The function has the signature `F` and the arguments are what it asks for.
+    #[inline]
+    pub unsafe fn call_on(&self, worker: &Worker, args: F::Args) -> Result<F::Output, CallError> {
+        let gate = calls::enter(Some(worker.row()), self.id, By::Word(self.word), self.address)?;
+        // SAFETY: the gate keeps the plugin mapped; the caller vouches for the signature.
+        let output = unsafe { F::invoke(self.address, args) };
+        gate.finish()?;
+        Ok(output)
+    }
+
+    /// Calls it on any thread.
+    ///
+    /// # Contexts
+    /// Thread context. One locked addition and subtraction where the thread is no worker.
+    ///
+    /// # Errors
+    /// As [`PluginFn::call_on`].
+    ///
+    /// # Safety
+    /// As [`PluginFn::call_on`].
+    #[inline]
+    pub unsafe fn call(&self, args: F::Args) -> Result<F::Output, CallError> {
+        let gate = calls::enter(None, self.id, By::Word(self.word), self.address)?;
+        // SAFETY: as in call_on().
+        let output = unsafe { F::invoke(self.address, args) };
+        gate.finish()?;
+        Ok(output)
+    }
+}
+
+/// A plugin's table of functions. `Copy`; keeps nothing alive.
+pub struct PluginInterface<T> {
+    table: *const T,
+    context: *const HostContext,
+    word: u64,
+    id: u32,
+}
+
+// SAFETY: the pointers are only followed inside a gate or under a pin, on any thread; the table
+// is immutable by the interface's contract.
+unsafe impl<T: Sync> Send for PluginInterface<T> {}
+// SAFETY: as above.
+unsafe impl<T: Sync> Sync for PluginInterface<T> {}
+
+impl<T> Clone for PluginInterface<T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for PluginInterface<T> {}
+
+impl<T> fmt::Debug for PluginInterface<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PluginInterface({:p})", self.table)
+    }
+}
+
+impl<T: Interface> PluginInterface<T> {
+    /// Runs `call` with the table, inside the gate, on a worker's thread. The second argument is
+    /// the context that the plugin got at `init`.
+    ///
+    /// # Errors
+    /// As [`PluginFn::call_on`].
+    ///
+    /// # Safety
+    /// - What `call` does with the functions is what the interface allows.
+    /// - No function pointer and nothing the plugin made leaves `call`, unless a [`PluginPin`]
+    ///   is held for as long as it is used.
+    #[inline]
+    pub unsafe fn call_raw_on<R>(
+        &self,
+        worker: &Worker,
+        call: impl FnOnce(&T, *const HostContext) -> R,
+    ) -> Result<R, CallError> {
+        // SAFETY: passed on to our caller.
+        unsafe { self.enter_raw(Some(worker), By::Word(self.word), call) }
+    }
+
+    /// As [`PluginInterface::call_raw_on`], from any thread.
+    ///
+    /// # Errors
+    /// As [`PluginFn::call_on`].
+    ///
+    /// # Safety
+    /// As [`PluginInterface::call_raw_on`].
+    #[inline]
+    pub unsafe fn call_raw<R>(
+        &self,
+        call: impl FnOnce(&T, *const HostContext) -> R,
+    ) -> Result<R, CallError> {
+        // SAFETY: passed on to our caller.
+        unsafe { self.enter_raw(None, By::Word(self.word), call) }
+    }
+
+    #[inline]
+    unsafe fn enter_raw<R>(
+        &self,
+        worker: Option<&Worker>,
+        by: By,
+        call: impl FnOnce(&T, *const HostContext) -> R,
+    ) -> Result<R, CallError> {
+        let gate = calls::enter(worker.map(Worker::row), self.id, by, self.table as usize)?;
+        // SAFETY: the gate, or the pin behind `by`, keeps the plugin and with it the table mapped.
+        let table = unsafe { &*self.table };
+        let output = call(table, self.context);
+        gate.finish()?;
+        Ok(output)
+    }
+}
+
+/// A counted promise that a plugin stays; an unload waits until it is dropped.
+///
+/// Take one for whatever outlives a call: objects the plugin made, callbacks, bare pointers.
+#[must_use = "the promise ends when the pin is dropped"]
+pub struct PluginPin {
+    record: Arc<Record>,
+}
+
+impl fmt::Debug for PluginPin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PluginPin({}, generation {})", self.record.name, self.record.generation)
+    }
+}
+
+impl PluginPin {
+    /// The pinned plugin's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.record.name
+    }
+
+    /// Whether an unload waits: give back what the plugin made, then drop the pin.
+    ///
+    /// # Contexts
+    /// Async-signal-safe; one load.
+    #[must_use]
+    pub fn is_leaving(&self) -> bool {
+        state::word(self.record.id).0 != self.record.live_word()
+    }
+
+    /// As [`PluginInterface::call_raw_on`], also while the plugin is Going: for giving back what
+    /// the pin was taken for.
+    ///
+    /// # Errors
+    /// [`CallError::Gone`] when `interface` belongs to another load; [`CallError::Raised`].
+    ///
+    /// # Safety
+    /// As [`PluginInterface::call_raw_on`].
+    #[inline]
+    pub unsafe fn call_raw_on<T: Interface, R>(
+        &self,
+        worker: &Worker,
+        interface: &PluginInterface<T>,
+        call: impl FnOnce(&T, *const HostContext) -> R,
+    ) -> Result<R, CallError> {
+        if interface.word != self.record.live_word() || interface.id != self.record.id {
+            return Err(CallError::Gone);
+        }
+        // SAFETY: passed on to our caller; the pin keeps the plugin mapped.
+        unsafe { interface.enter_raw(Some(worker), By::Pin, call) }
+    }
+}
+
+impl Clone for PluginPin {
+    fn clone(&self) -> Self {
+        gate::raise_shared(gate::pins(self.record.id));
+        Self { record: Arc::clone(&self.record) }
+    }
+}
+
+impl Drop for PluginPin {
+    fn drop(&mut self) {
+        gate::leave_shared(gate::pins(self.record.id));
+    }
+}
+

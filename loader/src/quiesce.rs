@@ -1,0 +1,183 @@
+//! Proof that nobody is inside a plugin: pins drained, gates drained, readers drained.
+
+use std::sync::Arc;
+use std::sync::atomic::{Ordering, fence};
+use std::time::{Duration, Instant};
+
+use plug_readside::section::Incomplete;
+use plug_readside::{gate, snapshot};
+use rustix::io;
+
+use crate::deadline::{Deadline, Patience};
+use crate::error::{Error, ErrorKind, Holder, HolderKind};
+use crate::plugin::Record;
+use crate::sys::membarrier;
+use crate::worker::{WorkerRow, Workers};
+
+/// How a worker was proved outside a plugin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Proof {
+    /// It was not inside when the gates had closed.
+    Idle,
+    /// It was inside and left.
+    Drained,
+}
+
+/// One worker's proof.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct WorkerProof {
+    /// The worker's name.
+    pub name: Box<str>,
+    /// Its thread id.
+    pub tid: u32,
+    /// How it was proved outside.
+    pub proof: Proof,
+    /// How long after the gates had closed.
+    pub after: Duration,
+}
+
+/// A full barrier in every running thread, or the writer's fence where readers fence.
+fn barrier() -> Result<(), Error> {
+    if snapshot::sections().fences() {
+        // SeqCst: pairs with the readers' and callers' fences in plug_readside.
+        fence(Ordering::SeqCst);
+        return Ok(());
+    }
+    membarrier::expedited().map_err(barrier_error)
+}
+
+fn barrier_error(error: io::Errno) -> Error {
+    Error::new(
+        ErrorKind::Barrier,
+        "the membarrier system call failed, though it worked at start: nobody can be proved outside",
+    )
+    .because(error)
+}
+
+/// Waits until no pin and no call of `record`'s plugin is left, given that its state word has
+/// changed away from Live.
+///
+/// # Errors
+/// [`ErrorKind::Deadline`] with the holders, [`ErrorKind::Barrier`].
+pub(crate) fn drain(
+    workers: &Workers,
+    record: &Record,
+    deadline: Deadline,
+) -> Result<Vec<WorkerProof>, Error> {
+    barrier()?;
+    let closed = Instant::now();
+    let rows = workers.rows();
+    let mut proofs: Vec<Option<WorkerProof>> = vec![None; rows.len()];
+    let mut patience = Patience::until(deadline);
+    let mut first_look = true;
+    loop {
+        for (row, proof) in rows.iter().zip(&mut proofs) {
+            if proof.is_none() && inside(row, record) == 0 {
+                *proof = Some(WorkerProof {
+                    name: row.name.clone(),
+                    tid: row.tid,
+                    proof: if first_look { Proof::Idle } else { Proof::Drained },
+                    after: closed.elapsed(),
+                });
+            }
+        }
+        first_look = false;
+        // Pins first: a pin's holder may still enter, and only then come the gates.
+        let pins = gate::inside(gate::pins(record.id));
+        let all_out = proofs.iter().all(Option::is_some);
+        if pins == 0 && all_out && gate::shared_inside(record.id) == 0 {
+            // While a pin was held, its holder could enter behind a gate already seen empty.
+            if rows.iter().all(|row| inside(row, record) == 0) {
+                return Ok(proofs.into_iter().flatten().collect());
+            }
+            proofs.fill(None);
+        }
+        if !patience.pause() {
+            let holders = holders(&rows, record, closed.elapsed());
+            if holders.is_empty() {
+                continue;
+            }
+            return Err(Error::new(
+                ErrorKind::Deadline,
+                "still in use when the deadline passed; it is Live again",
+            )
+            .holders(holders));
+        }
+    }
+}
+
+fn inside(row: &WorkerRow, record: &Record) -> u32 {
+    row.gate.count(record.id).map_or(0, gate::inside)
+}
+
+fn holders(rows: &[Arc<WorkerRow>], record: &Record, since: Duration) -> Vec<Holder> {
+    let mut holders = Vec::new();
+    for row in rows {
+        let count = inside(row, record);
+        if count > 0 {
+            holders.push(Holder {
+                kind: HolderKind::Call,
+                thread: row.name.clone(),
+                tid: row.tid,
+                function: record.symbol_at(row.gate.current()),
+                count: u64::from(count),
+                since,
+            });
+        }
+    }
+    let nobody = |kind, count| Holder {
+        kind,
+        thread: Box::default(),
+        tid: 0,
+        function: Box::default(),
+        count: u64::from(count),
+        since,
+    };
+    let unregistered = gate::shared_inside(record.id);
+    if unregistered > 0 {
+        holders.push(nobody(HolderKind::UnregisteredCalls, unregistered));
+    }
+    let pins = gate::inside(gate::pins(record.id));
+    if pins > 0 {
+        holders.push(nobody(HolderKind::Pins, pins));
+    }
+    holders
+}
+
+/// Waits until every reader's section that could see what was unpublished has ended.
+///
+/// # Errors
+/// [`ErrorKind::Deadline`] with the reader, [`ErrorKind::Barrier`].
+pub(crate) fn grace(deadline: Deadline) -> Result<(), Error> {
+    grace_by(membarrier::expedited, deadline)
+}
+
+/// As [`grace`], without interrupting anybody.
+///
+/// # Errors
+/// As [`grace`].
+pub(crate) fn patient_grace(deadline: Deadline) -> Result<(), Error> {
+    grace_by(membarrier::patient, deadline)
+}
+
+fn grace_by(barrier: fn() -> io::Result<()>, deadline: Deadline) -> Result<(), Error> {
+    let mut patience = Patience::until(deadline);
+    let began = Instant::now();
+    snapshot::sections().synchronize(barrier, |_| patience.pause()).map_err(|error| match error {
+        Incomplete::Barrier(error) => barrier_error(error),
+        Incomplete::Stalled(stall) => {
+            Error::new(ErrorKind::Deadline, "a reader stayed inside its section").holders(vec![
+                Holder {
+                    kind: HolderKind::Section,
+                    thread: Box::default(),
+                    tid: stall.tid,
+                    function: Box::default(),
+                    count: 1,
+                    since: began.elapsed(),
+                },
+            ])
+        }
+    })
+}

@@ -1,0 +1,500 @@
+//! The writer's truth: which plugins there are, and the one place that publishes them.
+//!
+//! One mutex orders all writers. It is never held while a plugin's code, ld.so or a grace period
+//! is waited for. Lock order: flights, then the writer, then the workers.
+
+use std::collections::VecDeque;
+use std::mem;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use plug_readside::snapshot::Row;
+use plug_readside::state::{self, MAX_PLUGINS, State, StateWord};
+
+use crate::checkpoint;
+use crate::deadline::Deadline;
+use crate::error::{Error, ErrorKind, Lingering, Stage};
+use crate::plugin::{Loaded, Record};
+use crate::retired::Retired;
+use crate::snapshot::{OwnedIndex, Snapshot};
+use crate::sys::dl;
+
+/// Names to plugins, and the snapshot made of them.
+#[derive(Debug)]
+pub(crate) struct Registry {
+    writer: Mutex<Writer>,
+    /// An entry changed its state or left.
+    changed: Condvar,
+    /// Something was retired.
+    retired: Condvar,
+    /// The current snapshot for thread context; handlers reach the same object by raw pointer.
+    current: ArcSwap<Snapshot>,
+}
+
+/// What the lock protects.
+#[derive(Debug)]
+pub(crate) struct Writer {
+    /// Claimed names, in order of load. A zombie has given its name up.
+    entries: Vec<Entry>,
+    rows: Rows,
+    /// Owners of the indexes that `rows` point at, by generation.
+    indexes: Vec<(u64, Arc<OwnedIndex>)>,
+    free: VecDeque<u32>,
+    next_id: u32,
+    next_generation: u64,
+    sequence: u64,
+    retired: Retired,
+    zombies: Vec<Zombie>,
+    shut_down: bool,
+}
+
+/// The rows of the next snapshot, sorted by address.
+#[derive(Debug, Default)]
+struct Rows(Vec<Row>);
+
+// SAFETY: the pointers in the rows point at indexes that `Writer::indexes` owns beside them.
+unsafe impl Send for Rows {}
+
+/// One claimed name.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    canonical: Box<str>,
+    id: u32,
+    generation: u64,
+    /// Set when the plugin is described; handles share it.
+    record: Option<Arc<Record>>,
+    /// What an unload takes; present from Live on.
+    loaded: Option<Loaded>,
+}
+
+/// A closed plugin that is still mapped.
+#[derive(Debug)]
+pub(crate) struct Zombie {
+    pub(crate) lingering: Lingering,
+    /// Its slot, given back when it is gone.
+    pub(crate) id: u32,
+    /// What it still owns, its staged file included.
+    pub(crate) loaded: Loaded,
+}
+
+/// A reserved name with its slot and generation, given back when dropped unless kept.
+#[derive(Debug)]
+#[must_use = "the name is free again when the claim is dropped"]
+pub(crate) struct Claim {
+    registry: &'static Registry,
+    pub(crate) id: u32,
+    pub(crate) generation: u64,
+    kept: bool,
+}
+
+/// A plugin on its way out: nobody else can take it.
+#[derive(Debug)]
+pub(crate) struct Leaving {
+    pub(crate) loaded: Loaded,
+}
+
+impl Registry {
+    pub(crate) fn new() -> Self {
+        let registry = Self {
+            writer: Mutex::new(Writer {
+                entries: Vec::new(),
+                rows: Rows::default(),
+                indexes: Vec::new(),
+                free: VecDeque::new(),
+                next_id: 0,
+                next_generation: 1,
+                sequence: 0,
+                retired: Retired::default(),
+                zombies: Vec::new(),
+                shut_down: false,
+            }),
+            changed: Condvar::new(),
+            retired: Condvar::new(),
+            current: ArcSwap::new(Snapshot::new(&[], 0)),
+        };
+        let mut writer = registry.lock();
+        registry.publish(&mut writer);
+        drop(writer);
+        registry
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Writer> {
+        self.writer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The current snapshot, to keep.
+    pub(crate) fn snapshot(&self) -> Arc<Snapshot> {
+        self.current.load_full()
+    }
+
+    /// Reserves `name`, waiting for a load of the same name to finish.
+    ///
+    /// As the kernel does: a plugin that is Live refuses at once, one that is Going refuses as
+    /// busy at once, and one that is Coming is waited for and then refuses either way, so that a
+    /// storm of loads does not become a queue of loads.
+    ///
+    /// # Source
+    /// `module_patient_check_exists` in kernel/module/main.c.
+    pub(crate) fn claim(&'static self, name: &str, deadline: Deadline) -> Result<Claim, Error> {
+        let canonical = canonical(name);
+        let mut writer = self.lock();
+        let mut waited_for = None;
+        loop {
+            if writer.shut_down {
+                return Err(Error::new(ErrorKind::ShutDown, "the loader was shut down"));
+            }
+            let Some(entry) = writer.find(&canonical) else { break };
+            let word = state::word(entry.id);
+            match word.state() {
+                State::Live => {
+                    return Err(Error::new(
+                        ErrorKind::AlreadyLoaded,
+                        "a plugin of this name is Live; unload it first or load under another name",
+                    ));
+                }
+                State::Unformed | State::Coming if !deadline.has_passed() => {
+                    waited_for = Some(entry.generation);
+                    writer = self
+                        .changed
+                        .wait_timeout(writer, deadline.remaining().min(Duration::from_secs(1)))
+                        .map_or_else(|poison| poison.into_inner().0, |(writer, _)| writer);
+                }
+                busy => {
+                    let busy = busy.name();
+                    return Err(Error::new(
+                        ErrorKind::Busy,
+                        format!("a plugin of this name is {busy}; try again when it is done"),
+                    ));
+                }
+            }
+        }
+        if waited_for.is_some() {
+            return Err(Error::new(
+                ErrorKind::Busy,
+                "another load of this name was waited for and failed; try again",
+            ));
+        }
+        let id = match writer.free.pop_front() {
+            Some(id) => id,
+            None if (writer.next_id as usize) < MAX_PLUGINS => {
+                writer.next_id += 1;
+                writer.next_id - 1
+            }
+            None => {
+                return Err(Error::new(
+                    ErrorKind::TooManyPlugins,
+                    format!("expected at most {MAX_PLUGINS} plugins, found as many; unload some"),
+                ));
+            }
+        };
+        let generation = writer.next_generation;
+        writer.next_generation += 1;
+        writer.entries.push(Entry { canonical, id, generation, record: None, loaded: None });
+        set(id, generation, State::Unformed);
+        Ok(Claim { registry: self, id, generation, kept: false })
+    }
+
+    /// Moves a plugin from one state to the next, for everybody to see.
+    pub(crate) fn advance(&self, id: u32, generation: u64, to: State) {
+        let writer = self.lock();
+        set(id, generation, to);
+        drop(writer);
+        self.changed.notify_all();
+    }
+
+    /// Makes a plugin visible to readers. Never waits.
+    pub(crate) fn show(&self, record: &Arc<Record>) {
+        let mut writer = self.lock();
+        if let Some(entry) =
+            writer.entries.iter_mut().find(|entry| entry.generation == record.generation)
+        {
+            entry.record = Some(Arc::clone(record));
+        }
+        let row = record.row();
+        let place = writer.rows.0.partition_point(|other| other.start < row.start);
+        writer.rows.0.insert(place, row);
+        writer.indexes.push((record.generation, Arc::clone(&record.index)));
+        self.publish(&mut writer);
+    }
+
+    /// Makes a plugin invisible to readers that come from now on. Never waits.
+    pub(crate) fn hide(&self, generation: u64) {
+        let mut writer = self.lock();
+        writer.rows.0.retain(|row| row.generation != generation);
+        self.publish(&mut writer);
+        let sequence = writer.sequence;
+        if let Some(at) = writer.indexes.iter().position(|(of, _)| *of == generation) {
+            let (_, index) = writer.indexes.swap_remove(at);
+            writer.retired.index(sequence, index);
+        }
+        drop(writer);
+        self.retired.notify_all();
+    }
+
+    /// Puts the present rows in force: handlers first, then thread context.
+    ///
+    /// No wait, no membarrier, and nothing that readers could see is freed.
+    fn publish(&self, writer: &mut Writer) {
+        writer.sequence += 1;
+        let snapshot = Snapshot::new(&writer.rows.0, writer.sequence);
+        checkpoint::note("publish.built");
+        // SAFETY: the snapshot is kept by `current` and then by `writer.retired`, which frees it
+        // only after a grace period; its rows are sorted and their indexes are owned by
+        // `writer.indexes` and then by `writer.retired`.
+        unsafe { plug_readside::snapshot::publish(snapshot.view()) };
+        checkpoint::note("publish.head");
+        let old = self.current.swap(snapshot);
+        checkpoint::note("publish.swapped");
+        writer.retired.snapshot(old);
+        checkpoint::note("publish.retired");
+    }
+
+    /// Hands a load that became Live to whoever unloads it one day.
+    pub(crate) fn settle(&self, loaded: Loaded) {
+        let mut writer = self.lock();
+        let generation = loaded.record.generation;
+        if let Some(entry) = writer.entries.iter_mut().find(|e| e.generation == generation) {
+            entry.loaded = Some(loaded);
+        }
+        drop(writer);
+        self.changed.notify_all();
+    }
+
+    /// Takes a Live plugin: it is Going from here on, and calls and pins refuse.
+    pub(crate) fn take(&self, name: &str, generation: Option<u64>) -> Result<Leaving, Error> {
+        let canonical = canonical(name);
+        let mut writer = self.lock();
+        let of_generation = |entry: &Entry| generation.is_none_or(|g| g == entry.generation);
+        let Some(entry) = writer.entries.iter_mut().find(|entry| entry.canonical == canonical)
+        else {
+            let zombie = writer
+                .zombies
+                .iter()
+                .find(|z| z.loaded.record.canonical == canonical)
+                .map(|z| z.lingering.clone());
+            return Err(match zombie {
+                Some(lingering) => Error::new(ErrorKind::Busy, lingering.to_string())
+                    .lingering_as(Some(lingering)),
+                None => Error::new(ErrorKind::NotFound, "no plugin of this name"),
+            });
+        };
+        if !of_generation(entry) {
+            return Err(Error::new(
+                ErrorKind::NotFound,
+                "the plugin this handle belongs to is gone; another one has its name",
+            ));
+        }
+        let now = state::word(entry.id).state();
+        if now != State::Live {
+            let now = now.name();
+            return Err(Error::new(ErrorKind::Busy, format!("the plugin is {now}, not Live")));
+        }
+        let Some(loaded) = entry.loaded.take() else {
+            return Err(Error::new(ErrorKind::Busy, "the plugin is not settled yet"));
+        };
+        set(entry.id, entry.generation, State::Going);
+        drop(writer);
+        self.changed.notify_all();
+        Ok(Leaving { loaded })
+    }
+
+    /// Puts a plugin back that could not leave: it is Live again.
+    pub(crate) fn put_back(&self, leaving: Leaving) {
+        let (id, generation) = (leaving.loaded.record.id, leaving.loaded.record.generation);
+        let mut writer = self.lock();
+        if let Some(entry) = writer.entries.iter_mut().find(|e| e.generation == generation) {
+            entry.loaded = Some(leaving.loaded);
+        }
+        set(id, generation, State::Live);
+        drop(writer);
+        self.changed.notify_all();
+    }
+
+    /// Forgets a plugin that is gone; its name and slot are free.
+    pub(crate) fn release(&self, id: u32, generation: u64) {
+        let mut writer = self.lock();
+        writer.entries.retain(|entry| entry.generation != generation);
+        set(id, generation, State::Empty);
+        writer.free.push_back(id);
+        drop(writer);
+        self.changed.notify_all();
+    }
+
+    /// Keeps a closed plugin that is still mapped; its name is free, its slot is not.
+    pub(crate) fn bury(&self, zombie: Zombie) {
+        let record = Arc::clone(&zombie.loaded.record);
+        self.advance(record.id, record.generation, State::Zombie);
+        let mut writer = self.lock();
+        writer.entries.retain(|entry| entry.generation != record.generation);
+        writer.zombies.push(zombie);
+        drop(writer);
+        self.changed.notify_all();
+        self.retired.notify_all();
+    }
+
+    /// Zombies that have left the process meanwhile.
+    fn collect_zombies(&self) {
+        let waiting: Vec<u64> =
+            self.lock().zombies.iter().map(|z| z.loaded.record.generation).collect();
+        for generation in waiting {
+            let mut writer = self.lock();
+            let Some(at) =
+                writer.zombies.iter().position(|z| z.loaded.record.generation == generation)
+            else {
+                continue;
+            };
+            let name = writer.zombies.get(at).map(|z| z.loaded.link_name.clone());
+            drop(writer);
+            // Asked without the lock: it takes ld.so's.
+            if name.is_none_or(|name| dl::is_mapped(&name)) {
+                continue;
+            }
+            self.hide(generation);
+            writer = self.lock();
+            let at = writer.zombies.iter().position(|z| z.loaded.record.generation == generation);
+            let zombie = at.map(|at| writer.zombies.swap_remove(at));
+            drop(writer);
+            if let Some(zombie) = zombie {
+                tracing::info!(target: "plug::unload", plugin = &*zombie.loaded.record.name, generation, "zombie left");
+                self.release(zombie.id, generation);
+            }
+        }
+    }
+
+    /// Plugins that readers may see, in order of load, then zombies.
+    pub(crate) fn records(&self) -> Vec<Arc<Record>> {
+        let writer = self.lock();
+        let zombies = writer.zombies.iter().map(|zombie| &zombie.loaded.record);
+        writer.entries.iter().filter_map(|e| e.record.as_ref()).chain(zombies).cloned().collect()
+    }
+
+    /// The plugin of this name, if readers may see it.
+    pub(crate) fn record(&self, name: &str) -> Option<Arc<Record>> {
+        self.lock().find(&canonical(name)).and_then(|entry| entry.record.clone())
+    }
+
+    /// Zombies and why they are still here.
+    pub(crate) fn zombies(&self) -> Vec<Lingering> {
+        self.lock().zombies.iter().map(|zombie| zombie.lingering.clone()).collect()
+    }
+
+    /// Refuses loads from now on, and names the plugins to unload, last loaded first.
+    pub(crate) fn shut_down(&self) -> Vec<Box<str>> {
+        let mut writer = self.lock();
+        writer.shut_down = true;
+        writer.entries.iter().rev().map(|entry| entry.canonical.clone()).collect()
+    }
+
+    /// Takes every Live plugin at process exit, last loaded first; none if the lock is not to be
+    /// had, since whoever holds it may never let go.
+    pub(crate) fn take_all_at_exit(&self) -> Vec<Leaving> {
+        let deadline = Deadline::after(Duration::from_millis(200));
+        let mut writer = loop {
+            match self.writer.try_lock() {
+                Ok(writer) => break writer,
+                Err(std::sync::TryLockError::Poisoned(poison)) => break poison.into_inner(),
+                Err(std::sync::TryLockError::WouldBlock) if deadline.has_passed() => {
+                    return Vec::new();
+                }
+                Err(std::sync::TryLockError::WouldBlock) => std::thread::yield_now(),
+            }
+        };
+        writer.shut_down = true;
+        let mut taken = Vec::new();
+        for entry in writer.entries.iter_mut().rev() {
+            if state::word(entry.id).state() == State::Live {
+                if let Some(loaded) = entry.loaded.take() {
+                    set(entry.id, entry.generation, State::Going);
+                    taken.push(Leaving { loaded });
+                }
+            }
+        }
+        taken
+    }
+
+    /// Waits until something is retired or a zombie lingers, then up to a second more unless much
+    /// is retired; for the drainer.
+    pub(crate) fn wait_for_retired(&self) {
+        /// As much as the 256 snapshots of 1,600 plugins; more often would cost workers barriers.
+        const MUCH: usize = 16 << 20;
+        let mut writer = self.lock();
+        while writer.retired.is_empty() && writer.zombies.is_empty() {
+            writer = self.retired.wait(writer).unwrap_or_else(PoisonError::into_inner);
+        }
+        let second = Deadline::after(Duration::from_secs(1));
+        while writer.retired.bytes() < MUCH && !second.has_passed() {
+            writer = self
+                .retired
+                .wait_timeout(writer, second.remaining())
+                .map_or_else(|poison| poison.into_inner().0, |(writer, _)| writer);
+        }
+    }
+
+    /// Frees what was retired and is seen by nobody any more.
+    ///
+    /// `grace` must complete one grace period; what was retired before it began may go.
+    pub(crate) fn reclaim(&self, grace: impl FnOnce() -> bool) {
+        let upto = self.lock().sequence;
+        checkpoint::note("reclaim.taken");
+        if grace() {
+            checkpoint::note("reclaim.grace");
+            let garbage = self.lock().retired.take(upto);
+            checkpoint::note("reclaim.free");
+            drop(garbage);
+        }
+        self.collect_zombies();
+    }
+
+    /// Bytes retired and not yet freed.
+    pub(crate) fn retired_bytes(&self) -> usize {
+        self.lock().retired.bytes()
+    }
+}
+
+impl Writer {
+    fn find(&self, canonical: &str) -> Option<&Entry> {
+        self.entries.iter().find(|entry| &*entry.canonical == canonical)
+    }
+}
+
+impl Claim {
+    /// The name stays taken.
+    pub(crate) fn keep(mut self) {
+        self.kept = true;
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        if !self.kept {
+            self.registry.release(self.id, self.generation);
+        }
+    }
+}
+
+impl Leaving {
+    /// The record of the plugin that leaves.
+    pub(crate) fn record(&self) -> &Arc<Record> {
+        &self.loaded.record
+    }
+}
+
+/// Stores a state word; only ever called with the writer's lock held.
+fn set(id: u32, generation: u64, to: State) {
+    // SeqCst: precedes, in the one total order, the barrier and the scan of the gates that
+    // follow a change to Going; pairs with the loads in plug_readside::gate.
+    state::cell(id).store(StateWord::new(generation, to).0, std::sync::atomic::Ordering::SeqCst);
+}
+
+/// Names are compared with `-` and `_` taken for the same.
+pub(crate) fn canonical(name: &str) -> Box<str> {
+    name.replace('-', "_").into()
+}
+
+/// An error of stage Claim for `name`.
+pub(crate) fn claim_error(error: Error, name: &str) -> Error {
+    error.at(Stage::Claim).plugin(name)
+}
+
+const _: () = assert!(mem::size_of::<Row>() == 48);

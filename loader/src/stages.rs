@@ -1,0 +1,38 @@
+//! How long each stage of a load or unload took.
+
+use std::time::{Duration, Instant};
+
+use crate::error::Stage;
+
+/// A stop-watch with named laps.
+#[derive(Debug)]
+pub(crate) struct Stages {
+    began: Instant,
+    laps: Vec<(Stage, Duration)>,
+}
+
+impl Stages {
+    pub(crate) fn start() -> Self {
+        Self { began: Instant::now(), laps: Vec::with_capacity(16) }
+    }
+
+    /// The stage that was running has ended.
+    pub(crate) fn end(&mut self, stage: Stage) {
+        let now = Instant::now();
+        self.laps.push((stage, now.saturating_duration_since(self.began)));
+        self.began = now;
+    }
+
+    /// As `end` for two stages that ran elsewhere, of which the first took `first`.
+    pub(crate) fn split(&mut self, one: Stage, first: Duration, two: Stage) {
+        let now = Instant::now();
+        let both = now.saturating_duration_since(self.began);
+        self.laps.push((one, first));
+        self.laps.push((two, both.saturating_sub(first)));
+        self.began = now;
+    }
+
+    pub(crate) fn into_inner(self) -> Vec<(Stage, Duration)> {
+        self.laps
+    }
+}

@@ -1,0 +1,117 @@
+//! The one door to ld.so: open a staged copy, close it, and see what was mapped.
+
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::path::Path;
+
+use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
+
+/// An object that ld.so mapped and relocated. Closing is explicit: dropping keeps it mapped.
+#[derive(Debug)]
+pub(crate) struct Mapped {
+    handle: *mut c_void,
+    /// Load bias: run-time address minus link-time address.
+    pub(crate) bias: usize,
+    /// The name under which ld.so knows it; never reused.
+    pub(crate) name: CString,
+}
+
+// SAFETY: the handle is only ever given back to dlclose, which may be called from any thread
+// (POSIX: dlclose is thread-safe); the rest is plain data.
+unsafe impl Send for Mapped {}
+
+/// The public part of glibc's `struct link_map` (`<link.h>`).
+#[repr(C)]
+struct LinkMap {
+    bias: usize,
+    name: *const c_char,
+    dynamic: *const c_void,
+    next: *mut LinkMap,
+    previous: *mut LinkMap,
+}
+
+/// Maps and relocates `path`, binding everything now and showing nothing to others.
+///
+/// # Errors
+/// ld.so's own words.
+///
+/// # Safety
+/// - The file at `path` is one whose mapping runs no code but IFUNC resolvers that the caller
+///   trusts.
+pub(crate) unsafe fn open(path: &Path) -> Result<Mapped, libloading::Error> {
+    // SAFETY: passed on to our caller.
+    let library = unsafe { Library::open(Some(path), RTLD_NOW | RTLD_LOCAL) }?;
+    let handle = library.into_raw();
+    let mut map: *mut LinkMap = std::ptr::null_mut();
+    // SAFETY: `handle` came from dlopen just now; RTLD_DI_LINKMAP stores one pointer.
+    let status = unsafe { libc::dlinfo(handle, libc::RTLD_DI_LINKMAP, (&raw mut map).cast()) };
+    assert!(status == 0 && !map.is_null(), "dlinfo cannot fail for a handle dlopen just gave");
+    // SAFETY: glibc keeps the link map while the object is open, and it is.
+    let map = unsafe { &*map };
+    // SAFETY: `l_name` is a terminated string that lives as long as the link map.
+    let name = unsafe { CStr::from_ptr(map.name) }.to_owned();
+    Ok(Mapped { handle, bias: map.bias, name })
+}
+
+impl Mapped {
+    /// Gives the object back to ld.so and says whether it is still mapped afterwards.
+    ///
+    /// # Errors
+    /// ld.so's own words; the object then counts as still mapped.
+    ///
+    /// # Safety
+    /// - No thread is inside the object or will enter it, and nobody keeps a pointer into it.
+    pub(crate) unsafe fn close(self) -> Result<Closed, libloading::Error> {
+        // SAFETY: the handle came from Library::into_raw in open() and is closed once.
+        let library = unsafe { Library::from_raw(self.handle) };
+        library.close()?;
+        Ok(Closed { still_mapped: is_mapped(&self.name), name: self.name })
+    }
+}
+
+/// What dlclose left.
+#[derive(Debug)]
+pub(crate) struct Closed {
+    pub(crate) still_mapped: bool,
+    pub(crate) name: CString,
+}
+
+/// Whether ld.so has an object of this never-reused name.
+///
+/// Thread context: takes ld.so's list lock.
+pub(crate) fn is_mapped(name: &CStr) -> bool {
+    struct Search<'a> {
+        name: &'a CStr,
+        found: bool,
+    }
+    unsafe extern "C" fn look(info: *mut libc::dl_phdr_info, _: usize, data: *mut c_void) -> c_int {
+        // SAFETY: `data` is the Search that the call below passes, alive for its duration.
+        let search = unsafe { &mut *data.cast::<Search<'_>>() };
+        // SAFETY: ld.so passes a valid record for the duration of the callback.
+        let info = unsafe { &*info };
+        if !info.dlpi_name.is_null() {
+            // SAFETY: the name is terminated and lives while ld.so's lock is held.
+            search.found = unsafe { CStr::from_ptr(info.dlpi_name) } == search.name;
+        }
+        c_int::from(search.found)
+    }
+    let mut search = Search { name, found: false };
+    // SAFETY: the callback only reads and does not call back into ld.so.
+    unsafe { libc::dl_iterate_phdr(Some(look), (&raw mut search).cast()) };
+    search.found
+}
+
+/// Opens a system library by its name and keeps it for the life of the process, so that a plugin
+/// is never the first to bring it in (which can pin the plugin for ever).
+///
+/// # Errors
+/// ld.so's own words.
+///
+/// # Safety
+/// - `name` is a library that the host trusts to run its constructors now.
+pub(crate) unsafe fn keep(name: &str) -> Result<(), libloading::Error> {
+    // SAFETY: passed on to our caller.
+    let library = unsafe { Library::open(Some(name), RTLD_NOW | RTLD_LOCAL) }?;
+    // Never closed: that is the point.
+    let _handle = library.into_raw();
+    Ok(())
+}

@@ -1,0 +1,77 @@
+//! The one unsafe door: who may bring native code into this process, and from where.
+
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+/// Which files are admitted.
+///
+/// Non-exhaustive: rules are added as they come; the default admits every file that is not
+/// damaged and fits the host.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct Policy {}
+
+/// The host's word that the files it loads are native code it is willing to run.
+///
+/// Every way to load takes a `&Trust`, so that making one is the only unsafe step.
+#[derive(Debug)]
+pub struct Trust {
+    _policy: Policy,
+}
+
+impl Trust {
+    /// Vouches for every file that will be loaded with this value.
+    ///
+    /// # Safety
+    /// - The files admitted under `policy` are native code that runs with all rights of this
+    ///   process; they keep to the plugin contract (`docs/ABI.md`), or are ordinary libraries.
+    /// - Exported functions are called with the signatures they were compiled with.
+    /// - Such code does not unmap or change the loader, and does not jump out of calls with
+    ///   `longjmp`.
+    #[must_use]
+    pub unsafe fn new(policy: Policy) -> Self {
+        Self { _policy: policy }
+    }
+}
+
+/// Where a plugin's bytes come from.
+#[derive(Debug)]
+pub struct Source {
+    pub(crate) origin: Origin,
+    pub(crate) name: Option<String>,
+}
+
+#[derive(Debug)]
+pub(crate) enum Origin {
+    Path(PathBuf),
+    Descriptor(OwnedFd),
+}
+
+impl Source {
+    /// The file at `path`, opened once by the load.
+    #[must_use]
+    pub fn path(path: impl AsRef<Path>) -> Self {
+        Self { origin: Origin::Path(path.as_ref().to_owned()), name: None }
+    }
+
+    /// A file that somebody opened already.
+    #[must_use]
+    pub fn descriptor(fd: OwnedFd) -> Self {
+        Self { origin: Origin::Descriptor(fd), name: None }
+    }
+
+    /// Loads it under `name` instead of the name it declares.
+    #[must_use]
+    pub fn named(mut self, name: impl Into<String>) -> Self {
+        self.name = Some(name.into());
+        self
+    }
+
+    /// The source in words, for messages.
+    pub(crate) fn describe(&self) -> String {
+        match &self.origin {
+            Origin::Path(path) => format!("{:?}", path.display().to_string()),
+            Origin::Descriptor(_) => "a descriptor".to_owned(),
+        }
+    }
+}

@@ -1,0 +1,254 @@
+//! The story of an unload, from top to bottom.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use plug_readside::state::State;
+
+use crate::calls;
+use crate::checkpoint;
+use crate::deadline::Deadline;
+use crate::error::{Error, ErrorKind, Lingering, Stage};
+use crate::executor::{self, Outcome};
+use crate::loader::Core;
+use crate::plugin::{Destructors, Loaded, Record};
+use crate::quiesce::{self, WorkerProof};
+use crate::registry::{Leaving, Zombie};
+use crate::stages::Stages;
+use crate::sys::code;
+
+/// How an unload ended. What it says was observed, not assumed.
+#[derive(Clone, Debug)]
+#[must_use = "an unload may leave the plugin mapped"]
+pub enum Unloaded {
+    /// The plugin is out of the process.
+    Gone(UnloadReport),
+    /// It is closed and harmless, but something still holds its mapping; collected by itself when
+    /// that ends.
+    Zombie(Lingering),
+    /// It is closed and harmless, and stays mapped for ever.
+    Pinned(Lingering),
+}
+
+/// What an unload saw.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct UnloadReport {
+    /// The plugin's name.
+    pub plugin: Box<str>,
+    /// The load it was.
+    pub generation: u64,
+    /// For every worker how it was proved outside.
+    pub workers: Vec<WorkerProof>,
+    /// How long each stage took.
+    pub stages: Vec<(Stage, Duration)>,
+}
+
+/// Time that `exit` and the destructors always get, whatever the caller's deadline.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// Time a reader's section may last before an unload gives up waiting; sections are microseconds.
+const SECTION: Duration = Duration::from_secs(10);
+
+/// Unloads the plugin `name`; only the load `generation` if that is given.
+pub(crate) fn unload(
+    core: &'static Core,
+    name: &str,
+    generation: Option<u64>,
+    deadline: Deadline,
+) -> Result<Unloaded, Error> {
+    let span = tracing::info_span!(target: "plug::unload", "unload", plugin = name);
+    let _entered = span.enter();
+    let result = run(core, name, generation, deadline).map_err(|error| error.plugin(name));
+    match &result {
+        Ok(Unloaded::Gone(report)) => {
+            tracing::info!(target: "plug::unload", generation = report.generation, stages = ?report.stages, "unloaded");
+        }
+        Ok(Unloaded::Zombie(left) | Unloaded::Pinned(left)) => {
+            tracing::warn!(target: "plug::unload", generation = left.generation, reasons = ?left.reasons, "closed but still mapped");
+        }
+        Err(error) => tracing::warn!(target: "plug::unload", %error, "not unloaded"),
+    }
+    result
+}
+
+fn run(
+    core: &'static Core,
+    name: &str,
+    generation: Option<u64>,
+    deadline: Deadline,
+) -> Result<Unloaded, Error> {
+    if calls::depth() > 0 {
+        return Err(Error::new(
+            ErrorKind::SelfDeadlock,
+            "unload asked for from inside a plugin's code; return from it first",
+        ));
+    }
+    if plug_readside::snapshot::sections().is_inside(plug_readside::thread_pointer()) {
+        return Err(Error::new(
+            ErrorKind::SelfDeadlock,
+            "unload asked for from inside a read section; leave it first",
+        ));
+    }
+    let mut stages = Stages::start();
+    let leaving = core.registry.take(name, generation).map_err(|e| e.at(Stage::Going))?;
+    let record = Arc::clone(leaving.record());
+    tracing::info!(target: "plug::unload", generation = record.generation, "going");
+    checkpoint::note("unload.going");
+    stages.end(Stage::Going);
+
+    checkpoint::note("unload.drain");
+    let workers = match quiesce::drain(&core.workers, &record, deadline) {
+        Ok(workers) => workers,
+        Err(error) => {
+            core.registry.put_back(leaving);
+            return Err(error.at(Stage::Drain));
+        }
+    };
+    checkpoint::note("unload.drained");
+    stages.end(Stage::Drain);
+
+    match leave(core, leaving, deadline, &mut stages) {
+        ControlFlow::Continue(()) => Ok(Unloaded::Gone(UnloadReport {
+            plugin: record.name.clone(),
+            generation: record.generation,
+            workers,
+            stages: stages.into_inner(),
+        })),
+        ControlFlow::Break(verdict) => Ok(verdict),
+    }
+}
+
+/// From here on there is no way back: the plugin leaves, or becomes a zombie.
+fn leave(
+    core: &'static Core,
+    leaving: Leaving,
+    deadline: Deadline,
+    stages: &mut Stages,
+) -> ControlFlow<Unloaded> {
+    let Leaving { mut loaded } = leaving;
+    let record = Arc::clone(&loaded.record);
+    let last_words = Deadline::after(deadline.remaining().max(LAST_WORDS));
+    if let Err(reason) = say_goodbye(core, &loaded, last_words, stages) {
+        return ControlFlow::Break(bury(core, loaded, reason));
+    }
+
+    checkpoint::note("unload.unpublish");
+    core.registry.hide(record.generation);
+    checkpoint::note("unload.grace");
+    if let Err(error) = quiesce::grace(Deadline::after(SECTION)) {
+        core.registry.show(&record);
+        return ControlFlow::Break(bury(core, loaded, error.to_string()));
+    }
+    stages.end(Stage::Unpublish);
+
+    checkpoint::note("unload.close");
+    let closed = loaded.mapped.take().map(|mapped| {
+        // SAFETY: gates and pins are drained and closed, `exit` and the destructors have run and
+        // their thread has ended, and no reader follows a pointer into the plugin.
+        unsafe { mapped.close() }
+    });
+    stages.end(Stage::Close);
+    checkpoint::note("unload.observe");
+    let lingering = match closed {
+        Some(Ok(closed)) if !closed.still_mapped => None,
+        Some(Ok(_)) | None => Some(
+            "still mapped after dlclose: a thread-local destructor, another object or a flag of \
+             the file holds it"
+                .to_owned(),
+        ),
+        Some(Err(error)) => Some(format!("dlclose: {error}")),
+    };
+    stages.end(Stage::Observe);
+    if let Some(reason) = lingering {
+        core.registry.show(&record);
+        return ControlFlow::Break(bury(core, loaded, reason));
+    }
+    drop(loaded);
+    checkpoint::note("unload.release");
+    core.registry.release(record.id, record.generation);
+    ControlFlow::Continue(())
+}
+
+/// Runs `exit`, makes sure once more that nobody is inside, and runs the destructors, all on one
+/// thread of the loader's that has ended when this returns.
+fn say_goodbye(
+    core: &'static Core,
+    loaded: &Loaded,
+    deadline: Deadline,
+    stages: &mut Stages,
+) -> Result<(), String> {
+    checkpoint::note("unload.exit");
+    let record = Arc::clone(&loaded.record);
+    let exit = loaded.descriptor.and_then(|descriptor| descriptor.exit);
+    let destructors = loaded.destructors.clone();
+    let job = move || -> Result<Duration, String> {
+        let began = Instant::now();
+        if let Some(exit) = exit {
+            // SAFETY: the descriptor of a plugin whose init succeeded, called once.
+            unsafe { exit() };
+            if let Some(message) = calls::take_raised() {
+                tracing::warn!(target: "plug::unload", plugin = &*record.name, %message, "exit raised");
+            }
+        }
+        let exited = began.elapsed();
+        quiesce::drain(&core.workers, &record, deadline).map_err(|error| error.to_string())?;
+        checkpoint::note("unload.destructors");
+        destroy(&destructors);
+        Ok(exited)
+    };
+    match executor::run_until("exit", deadline, job) {
+        Ok(Outcome::Done(Ok(exited))) => {
+            stages.split(Stage::Exit, exited, Stage::Destructors);
+            Ok(())
+        }
+        Ok(Outcome::Done(Err(reason))) => Err(reason),
+        Ok(Outcome::Late) => Err("its exit has not returned; the thread plug-exit is in it".into()),
+        Err(error) => Err(format!("{error:#}")),
+    }
+}
+
+/// Runs the destructors of a plugin whose constructors all ran.
+pub(crate) fn destroy(destructors: &Destructors) {
+    for &destructor in &destructors.fini {
+        // SAFETY: taken from the plugin's own tables when it was described; it is still mapped,
+        // and each is run once, in the order ld.so would.
+        unsafe { code::destruct(destructor) };
+    }
+}
+
+fn bury(core: &'static Core, loaded: Loaded, reason: String) -> Unloaded {
+    let pinned = !loaded.pinned_because.is_empty() && loaded.mapped.is_none();
+    let mut reasons = loaded.pinned_because.clone();
+    reasons.push(reason);
+    let record = &loaded.record;
+    let lingering =
+        Lingering { plugin: record.name.clone(), generation: record.generation, reasons };
+    let id = record.id;
+    core.registry.bury(Zombie { lingering: lingering.clone(), id, loaded });
+    if pinned { Unloaded::Pinned(lingering) } else { Unloaded::Zombie(lingering) }
+}
+
+/// Runs exits and destructors when the process exits. Nothing is unmapped.
+///
+/// A plugin that somebody is inside of, the exiting thread itself included, is left alone.
+pub(crate) fn at_process_exit(core: &'static Core) {
+    for leaving in core.registry.take_all_at_exit() {
+        let record: &Record = leaving.record();
+        let soon = Deadline::after(Duration::from_millis(50));
+        if calls::depth() > 0 || quiesce::drain(&core.workers, record, soon).is_err() {
+            continue;
+        }
+        let exit = leaving.loaded.descriptor.and_then(|descriptor| descriptor.exit);
+        calls::inside(|| {
+            if let Some(exit) = exit {
+                // SAFETY: the descriptor of a plugin whose init succeeded; nobody is inside.
+                unsafe { exit() };
+            }
+            destroy(&leaving.loaded.destructors);
+        });
+        // What is left stays mapped: other threads may still run.
+        core.registry.advance(record.id, record.generation, State::Going);
+    }
+}
