@@ -28,14 +28,27 @@ impl Damage {
         expected: impl Into<Cow<'static, str>>,
         found: impl fmt::Display,
     ) -> Self {
-        Self { structure, offset, expected: expected.into(), found: found.to_string() }
+        Self {
+            structure,
+            offset,
+            expected: expected.into(),
+            found: found.to_string(),
+        }
     }
 }
 
 impl fmt::Display for Damage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { structure, offset, expected, found } = self;
-        write!(f, "{structure} at {offset:#x}: expected {expected}, found {found}")
+        let Self {
+            structure,
+            offset,
+            expected,
+            found,
+        } = self;
+        write!(
+            f,
+            "{structure} at {offset:#x}: expected {expected}, found {found}"
+        )
     }
 }
 

@@ -20,18 +20,28 @@ pub(super) struct Dynamic {
 impl Dynamic {
     pub(super) fn read(elf: &Elf<'_>) -> Result<Self, Damage> {
         let entries = elf.dynamic_entries()?;
-        let mut seen: Vec<&DynamicEntry> =
-            entries.iter().filter(|entry| comes_once(entry.tag)).collect();
+        let mut seen: Vec<&DynamicEntry> = entries
+            .iter()
+            .filter(|entry| comes_once(entry.tag))
+            .collect();
         seen.sort_by_key(|entry| (entry.tag, entry.offset));
         for pair in seen.windows(2) {
             if let [first, second] = pair
                 && first.tag == second.tag
             {
                 let found = format!("{} again", name(second.tag));
-                return Err(Damage::new("PT_DYNAMIC", second.offset, "each tag once", found));
+                return Err(Damage::new(
+                    "PT_DYNAMIC",
+                    second.offset,
+                    "each tag once",
+                    found,
+                ));
             }
         }
-        Ok(Self { entries, start: elf.dynamic.offset })
+        Ok(Self {
+            entries,
+            start: elf.dynamic.offset,
+        })
     }
 
     /// The entry with this tag.
@@ -46,7 +56,8 @@ impl Dynamic {
 
     /// The entry with this tag, which no file can do without.
     pub(super) fn require(&self, tag: i64) -> Result<&DynamicEntry, Damage> {
-        self.get(tag).ok_or_else(|| Damage::new("PT_DYNAMIC", self.start, name(tag), "none"))
+        self.get(tag)
+            .ok_or_else(|| Damage::new("PT_DYNAMIC", self.start, name(tag), "none"))
     }
 
     /// Refuses a size tag with another value than `size`, where its table exists.
@@ -57,7 +68,12 @@ impl Dynamic {
         let given = self.require(entry)?;
         if given.value != size {
             let expected = format!("{} {size}", name(entry));
-            return Err(Damage::new("PT_DYNAMIC", given.offset, expected, given.value));
+            return Err(Damage::new(
+                "PT_DYNAMIC",
+                given.offset,
+                expected,
+                given.value,
+            ));
         }
         Ok(())
     }
@@ -72,9 +88,12 @@ impl Dynamic {
     ) -> Result<&'a [u8], Damage> {
         let Some(at) = self.get(address) else {
             return match self.get(size) {
-                Some(size) if size.value != 0 => {
-                    Err(Damage::new("PT_DYNAMIC", size.offset, name(address), "only its size"))
-                }
+                Some(size) if size.value != 0 => Err(Damage::new(
+                    "PT_DYNAMIC",
+                    size.offset,
+                    name(address),
+                    "only its size",
+                )),
                 _ => Ok(&[]),
             };
         };
@@ -116,10 +135,23 @@ impl<'a> Strings<'a> {
                 Some(last) => format!("{last:#04x} after {} bytes", bytes.len()),
                 None => "no bytes".into(),
             };
-            return Err(Damage::new("DT_STRTAB", offset, "a string table that ends in NUL", found));
+            return Err(Damage::new(
+                "DT_STRTAB",
+                offset,
+                "a string table that ends in NUL",
+                found,
+            ));
         }
-        let nuls = (0u32..).zip(bytes).filter(|(_, byte)| **byte == 0).map(|(at, _)| at).collect();
-        Ok(Self { bytes, offset, nuls })
+        let nuls = (0u32..)
+            .zip(bytes)
+            .filter(|(_, byte)| **byte == 0)
+            .map(|(at, _)| at)
+            .collect();
+        Ok(Self {
+            bytes,
+            offset,
+            nuls,
+        })
     }
 
     /// Length of the string at `offset` of the table, without its NUL.
@@ -137,7 +169,9 @@ impl<'a> Strings<'a> {
 
     /// The text a dynamic entry names: UTF-8 without control characters.
     pub(super) fn text(&self, entry: &DynamicEntry) -> Result<String, Damage> {
-        let found = u32::try_from(entry.value).ok().and_then(|offset| self.get(offset));
+        let found = u32::try_from(entry.value)
+            .ok()
+            .and_then(|offset| self.get(offset));
         let Some(bytes) = found else {
             let (expected, found) = ("a string inside DT_STRTAB", format!("{:#x}", entry.value));
             return Err(Damage::new(name(entry.tag), entry.offset, expected, found));
@@ -146,7 +180,12 @@ impl<'a> Strings<'a> {
             Ok(text) if !text.chars().any(char::is_control) => Ok(text.to_owned()),
             _ => {
                 let found = format!("{:?}", String::from_utf8_lossy(bytes));
-                Err(Damage::new(name(entry.tag), entry.offset, "printable UTF-8", found))
+                Err(Damage::new(
+                    name(entry.tag),
+                    entry.offset,
+                    "printable UTF-8",
+                    found,
+                ))
             }
         }
     }

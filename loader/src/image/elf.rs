@@ -213,7 +213,12 @@ impl<'a> Elf<'a> {
         for index in 0..count {
             let at = table.saturating_add(index.saturating_mul(56));
             let entry: &raw::ProgramHeader64<LE> = pod_at(bytes, at).ok_or_else(|| {
-                Damage::new("program header table", at, "inside the file", past_end(bytes))
+                Damage::new(
+                    "program header table",
+                    at,
+                    "inside the file",
+                    past_end(bytes),
+                )
             })?;
             let header = Header {
                 at,
@@ -226,8 +231,18 @@ impl<'a> Elf<'a> {
             };
             let end = header.offset.checked_add(header.filesz);
             if header.filesz > 0 && end.is_none_or(|end| end > len(bytes)) {
-                let found = format!("{:#x}+{:#x}, {}", header.offset, header.filesz, past_end(bytes));
-                return Err(Damage::new("program header", at, "bytes inside the file", found));
+                let found = format!(
+                    "{:#x}+{:#x}, {}",
+                    header.offset,
+                    header.filesz,
+                    past_end(bytes)
+                );
+                return Err(Damage::new(
+                    "program header",
+                    at,
+                    "bytes inside the file",
+                    found,
+                ));
             }
             let once = match entry.p_type.get(LE) {
                 raw::PT_LOAD => {
@@ -261,16 +276,33 @@ impl<'a> Elf<'a> {
             }
         }
         if segments.is_empty() {
-            return Err(Damage::new("program header table", table, "a PT_LOAD segment", "none"));
+            return Err(Damage::new(
+                "program header table",
+                table,
+                "a PT_LOAD segment",
+                "none",
+            ));
         }
         let dynamic = dynamic
             .ok_or_else(|| Damage::new("program header table", table, "PT_DYNAMIC", "none"))?;
-        Ok(Self { bytes, segments, dynamic, tls, relro, eh_frame, stack, notes })
+        Ok(Self {
+            bytes,
+            segments,
+            dynamic,
+            tls,
+            relro,
+            eh_frame,
+            stack,
+            notes,
+        })
     }
 
     /// First page and end of the last page of the image, link-time.
     pub(super) fn span(&self) -> (u64, u64) {
-        let low = self.segments.first().map_or(0, |first| first.vaddr & !(PAGE - 1));
+        let low = self
+            .segments
+            .first()
+            .map_or(0, |first| first.vaddr & !(PAGE - 1));
         let high = self
             .segments
             .last()
@@ -291,8 +323,16 @@ impl<'a> Elf<'a> {
 
     /// From `vaddr` to the end of its segment's file bytes.
     pub(super) fn bytes_from(&self, vaddr: u64) -> Option<&'a [u8]> {
-        let segment = self.segments.iter().find(|s| within(vaddr, 1, s.vaddr, s.filesz))?;
-        self.bytes_at(vaddr, segment.filesz.checked_sub(vaddr.checked_sub(segment.vaddr)?)?)
+        let segment = self
+            .segments
+            .iter()
+            .find(|s| within(vaddr, 1, s.vaddr, s.filesz))?;
+        self.bytes_at(
+            vaddr,
+            segment
+                .filesz
+                .checked_sub(vaddr.checked_sub(segment.vaddr)?)?,
+        )
     }
 
     /// Whether `len` bytes at `vaddr` lie in the memory of one segment.
@@ -304,7 +344,9 @@ impl<'a> Elf<'a> {
     pub(super) fn segment_of(&self, vaddr: u64, len: u64) -> Option<&Segment> {
         // Ascending and disjoint, so only the last that starts at or below can hold it.
         let after = self.segments.partition_point(|s| s.vaddr <= vaddr);
-        self.segments.get(after.checked_sub(1)?).filter(|s| s.holds(vaddr, len))
+        self.segments
+            .get(after.checked_sub(1)?)
+            .filter(|s| s.holds(vaddr, len))
     }
 
     /// The file bytes a program header names by offset.
@@ -314,29 +356,61 @@ impl<'a> Elf<'a> {
 
     /// The entries of `PT_DYNAMIC` before `DT_NULL`.
     pub(super) fn dynamic_entries(&self) -> Result<Vec<DynamicEntry>, Damage> {
-        let Header { at, vaddr, filesz, offset, flags, .. } = self.dynamic;
+        let Header {
+            at,
+            vaddr,
+            filesz,
+            offset,
+            flags,
+            ..
+        } = self.dynamic;
         let place = self.offset_of(vaddr, filesz).filter(|_| filesz >= DYN_SIZE);
         let Some(start) = place else {
             let found = format!("{vaddr:#x}+{filesz:#x}");
-            return Err(Damage::new("PT_DYNAMIC", at, "inside a segment's file bytes", found));
+            return Err(Damage::new(
+                "PT_DYNAMIC",
+                at,
+                "inside a segment's file bytes",
+                found,
+            ));
         };
         if start != offset {
             let found = format!("{offset:#x} for an address at {start:#x}");
-            return Err(Damage::new("PT_DYNAMIC", at, "offset and address that agree", found));
+            return Err(Damage::new(
+                "PT_DYNAMIC",
+                at,
+                "offset and address that agree",
+                found,
+            ));
         }
         let written = flags & raw::PF_W.0 != 0;
-        if written && !self.segment_of(vaddr, filesz).is_some_and(Segment::is_writable) {
-            return Err(Damage::new("PT_DYNAMIC", at, "inside a writable segment", "read-only"));
+        if written
+            && !self
+                .segment_of(vaddr, filesz)
+                .is_some_and(Segment::is_writable)
+        {
+            return Err(Damage::new(
+                "PT_DYNAMIC",
+                at,
+                "inside a writable segment",
+                "read-only",
+            ));
         }
         let mut entries = Vec::new();
         for index in 0..filesz / DYN_SIZE {
             let offset = start.saturating_add(index.saturating_mul(DYN_SIZE));
-            let Some(entry) = pod_at::<raw::Dyn64<LE>>(self.bytes, offset) else { break };
+            let Some(entry) = pod_at::<raw::Dyn64<LE>>(self.bytes, offset) else {
+                break;
+            };
             let tag = entry.d_tag.get(LE).0;
             if tag == raw::DT_NULL.0 {
                 return Ok(entries);
             }
-            entries.push(DynamicEntry { offset, tag, value: entry.d_val.get(LE) });
+            entries.push(DynamicEntry {
+                offset,
+                tag,
+                value: entry.d_val.get(LE),
+            });
         }
         Err(Damage::new("PT_DYNAMIC", start, "an end (DT_NULL)", "none"))
     }
@@ -344,8 +418,9 @@ impl<'a> Elf<'a> {
     /// The machine-independent name of a relocation type of the running machine.
     fn rela_kind(kind: raw::RelocationType) -> RelaKind {
         match (MACHINE, kind) {
-            (raw::EM_X86_64, raw::R_X86_64_NONE)
-            | (raw::EM_AARCH64, raw::R_AARCH64_NONE) => RelaKind::None,
+            (raw::EM_X86_64, raw::R_X86_64_NONE) | (raw::EM_AARCH64, raw::R_AARCH64_NONE) => {
+                RelaKind::None
+            }
             (raw::EM_X86_64, raw::R_X86_64_RELATIVE)
             | (raw::EM_AARCH64, raw::R_AARCH64_RELATIVE) => RelaKind::Relative,
             (raw::EM_X86_64, raw::R_X86_64_IRELATIVE)
@@ -382,17 +457,26 @@ pub(super) fn relocations(table: &[u8]) -> impl Iterator<Item = RawRela> + '_ {
 
 /// The little-endian 16-bit word at `offset`.
 pub(super) fn u16_at(bytes: &[u8], offset: u64) -> Option<u16> {
-    slice(bytes, offset, 2)?.try_into().ok().map(u16::from_le_bytes)
+    slice(bytes, offset, 2)?
+        .try_into()
+        .ok()
+        .map(u16::from_le_bytes)
 }
 
 /// The little-endian 32-bit word at `offset`.
 pub(super) fn u32_at(bytes: &[u8], offset: u64) -> Option<u32> {
-    slice(bytes, offset, 4)?.try_into().ok().map(u32::from_le_bytes)
+    slice(bytes, offset, 4)?
+        .try_into()
+        .ok()
+        .map(u32::from_le_bytes)
 }
 
 /// The little-endian 64-bit word at `offset`.
 pub(super) fn u64_at(bytes: &[u8], offset: u64) -> Option<u64> {
-    slice(bytes, offset, 8)?.try_into().ok().map(u64::from_le_bytes)
+    slice(bytes, offset, 8)?
+        .try_into()
+        .ok()
+        .map(u64::from_le_bytes)
 }
 
 /// `len` bytes at `offset`, or `None` where the bytes end before.
@@ -409,7 +493,9 @@ pub(super) fn offset_of(segments: &[Segment], vaddr: u64, len: u64) -> Option<u6
     if !within(vaddr, len, segment.vaddr, segment.filesz) {
         return None;
     }
-    segment.offset.checked_add(vaddr.checked_sub(segment.vaddr)?)
+    segment
+        .offset
+        .checked_add(vaddr.checked_sub(segment.vaddr)?)
 }
 
 /// Whether `len` bytes at `inner` lie in `size` bytes at `outer`.
@@ -421,7 +507,9 @@ pub(super) fn within(inner: u64, len: u64, outer: u64, size: u64) -> bool {
 }
 
 fn page_up(address: u64) -> u64 {
-    address.checked_add(PAGE - 1).map_or(u64::MAX & !(PAGE - 1), |end| end & !(PAGE - 1))
+    address
+        .checked_add(PAGE - 1)
+        .map_or(!(PAGE - 1), |end| end & !(PAGE - 1))
 }
 
 fn len(bytes: &[u8]) -> u64 {
@@ -441,13 +529,22 @@ fn check_header(bytes: &[u8]) -> Result<&raw::FileHeader64<LE>, Damage> {
     const WHERE: &str = "ELF header";
     if bytes.get(..4) != Some(raw::ELFMAG.as_slice()) {
         let start = bytes.get(..bytes.len().min(4)).unwrap_or_default();
-        return Err(Damage::new(WHERE, 0, "an ELF file (7f 45 4c 46)", hex(start)));
+        return Err(Damage::new(
+            WHERE,
+            0,
+            "an ELF file (7f 45 4c 46)",
+            hex(start),
+        ));
     }
     // The class decides where the other fields are, so it is looked at before the header is read.
     if let Some(&class) = bytes.get(4)
         && class != raw::ELFCLASS64.0
     {
-        let found = if class == raw::ELFCLASS32.0 { "32-bit".into() } else { class.to_string() };
+        let found = if class == raw::ELFCLASS32.0 {
+            "32-bit".into()
+        } else {
+            class.to_string()
+        };
         return Err(Damage::new(WHERE, 4, "64-bit", found));
     }
     let header: &raw::FileHeader64<LE> =
@@ -465,7 +562,12 @@ fn check_header(bytes: &[u8]) -> Result<&raw::FileHeader64<LE>, Damage> {
         return Err(Damage::new(WHERE, 6, "version 1", ident.version.0));
     }
     if ![raw::ELFOSABI_NONE, raw::ELFOSABI_GNU].contains(&ident.os_abi) {
-        return Err(Damage::new(WHERE, 7, "OS ABI 0 (System V) or 3 (GNU)", ident.os_abi.0));
+        return Err(Damage::new(
+            WHERE,
+            7,
+            "OS ABI 0 (System V) or 3 (GNU)",
+            ident.os_abi.0,
+        ));
     }
     if ident.abi_version != 0 && ident.os_abi == raw::ELFOSABI_NONE {
         return Err(Damage::new(WHERE, 8, "ABI version 0", ident.abi_version));
@@ -480,21 +582,44 @@ fn check_header(bytes: &[u8]) -> Result<&raw::FileHeader64<LE>, Damage> {
     }
     let kind = header.e_type.get(LE);
     if kind != raw::ET_DYN {
-        return Err(Damage::new(WHERE, 16, "a shared object (ET_DYN)", type_name(kind)));
+        return Err(Damage::new(
+            WHERE,
+            16,
+            "a shared object (ET_DYN)",
+            type_name(kind),
+        ));
     }
     if header.e_version.get(LE) != 1 {
-        return Err(Damage::new(WHERE, 20, "version 1", header.e_version.get(LE)));
+        return Err(Damage::new(
+            WHERE,
+            20,
+            "version 1",
+            header.e_version.get(LE),
+        ));
     }
     if header.e_phentsize.get(LE) != 56 {
-        return Err(Damage::new(WHERE, 54, "program headers of 56", header.e_phentsize.get(LE)));
+        return Err(Damage::new(
+            WHERE,
+            54,
+            "program headers of 56",
+            header.e_phentsize.get(LE),
+        ));
     }
     let (table, count) = (header.e_phoff.get(LE), u64::from(header.e_phnum.get(LE)));
     if count == 0 {
         return Err(Damage::new(WHERE, 56, "program headers", "none"));
     }
-    if table.checked_add(count.saturating_mul(56)).is_none_or(|end| end > len(bytes)) {
+    if table
+        .checked_add(count.saturating_mul(56))
+        .is_none_or(|end| end > len(bytes))
+    {
         let found = format!("{count} at {table:#x}, {}", past_end(bytes));
-        return Err(Damage::new(WHERE, 32, "program headers inside the file", found));
+        return Err(Damage::new(
+            WHERE,
+            32,
+            "program headers inside the file",
+            found,
+        ));
     }
     Ok(header)
 }
@@ -508,11 +633,24 @@ fn check_section_headers(bytes: &[u8], header: &raw::FileHeader64<LE>) -> Result
     }
     if count > 0 && header.e_shentsize.get(LE) != 64 {
         let found = header.e_shentsize.get(LE);
-        return Err(Damage::new("ELF header", 58, "section headers of 64", found));
+        return Err(Damage::new(
+            "ELF header",
+            58,
+            "section headers of 64",
+            found,
+        ));
     }
-    if table.checked_add(count.saturating_mul(64)).is_none_or(|end| end > len(bytes)) {
+    if table
+        .checked_add(count.saturating_mul(64))
+        .is_none_or(|end| end > len(bytes))
+    {
         let found = format!("{count} at {table:#x}, {}", past_end(bytes));
-        return Err(Damage::new("ELF header", 40, "section headers inside the file", found));
+        return Err(Damage::new(
+            "ELF header",
+            40,
+            "section headers inside the file",
+            found,
+        ));
     }
     Ok(())
 }
@@ -521,10 +659,23 @@ fn check_load(header: &Header, previous: Option<&Segment>) -> Result<(), Damage>
     const WHERE: &str = "PT_LOAD";
     // User addresses have 47 bits; what lies above cannot be mapped, and sums stay far from 2^64.
     const TOP: u64 = 1 << 47;
-    let &Header { at, vaddr, memsz, offset, filesz, align, flags } = header;
+    let &Header {
+        at,
+        vaddr,
+        memsz,
+        offset,
+        filesz,
+        align,
+        flags,
+    } = header;
     if filesz > memsz {
         let found = format!("{filesz:#x} in the file for {memsz:#x} in memory");
-        return Err(Damage::new(WHERE, at, "no more bytes in the file than in memory", found));
+        return Err(Damage::new(
+            WHERE,
+            at,
+            "no more bytes in the file than in memory",
+            found,
+        ));
     }
     if !align.is_power_of_two() || align < PAGE {
         let found = format!("{align:#x}");
@@ -532,19 +683,42 @@ fn check_load(header: &Header, previous: Option<&Segment>) -> Result<(), Damage>
     }
     if (vaddr ^ offset) & (align - 1) != 0 {
         let found = format!("{vaddr:#x} and {offset:#x} for {align:#x}");
-        return Err(Damage::new(WHERE, at, "address and offset alike below the alignment", found));
+        return Err(Damage::new(
+            WHERE,
+            at,
+            "address and offset alike below the alignment",
+            found,
+        ));
     }
     if vaddr >= TOP || memsz >= TOP {
-        return Err(Damage::new(WHERE, at, "user addresses", format!("{vaddr:#x}+{memsz:#x}")));
+        return Err(Damage::new(
+            WHERE,
+            at,
+            "user addresses",
+            format!("{vaddr:#x}+{memsz:#x}"),
+        ));
     }
     if flags & raw::PF_R.0 == 0 && memsz > 0 {
-        return Err(Damage::new(WHERE, at, "a readable segment", format!("flags {flags:#x}")));
+        return Err(Damage::new(
+            WHERE,
+            at,
+            "a readable segment",
+            format!("flags {flags:#x}"),
+        ));
     }
     if let Some(previous) = previous
         && vaddr & !(PAGE - 1) < page_up(previous.vaddr.saturating_add(previous.memsz))
     {
-        let found = format!("{vaddr:#x} after {:#x}+{:#x}", previous.vaddr, previous.memsz);
-        return Err(Damage::new(WHERE, at, "ascending segments with no shared page", found));
+        let found = format!(
+            "{vaddr:#x} after {:#x}+{:#x}",
+            previous.vaddr, previous.memsz
+        );
+        return Err(Damage::new(
+            WHERE,
+            at,
+            "ascending segments with no shared page",
+            found,
+        ));
     }
     Ok(())
 }

@@ -174,7 +174,12 @@ impl Facts {
 
         let mut string_refs = versions.names;
         let symbols = table.symbols(&elf, &strings, tls, &mut string_refs)?;
-        let text = |tag: i64| dynamic.get(tag).map(|entry| strings.text(entry)).transpose();
+        let text = |tag: i64| {
+            dynamic
+                .get(tag)
+                .map(|entry| strings.text(entry))
+                .transpose()
+        };
         let mut needed = Vec::new();
         for entry in &dynamic.entries {
             if entry.tag == tag::NEEDED {
@@ -186,8 +191,14 @@ impl Facts {
         }
         let flags = dynamic.value(tag::FLAGS);
         Ok(Self {
-            span: Extent { vaddr: low, size: high.saturating_sub(low) },
-            dynamic: Extent { vaddr: elf.dynamic.vaddr, size: elf.dynamic.filesz },
+            span: Extent {
+                vaddr: low,
+                size: high.saturating_sub(low),
+            },
+            dynamic: Extent {
+                vaddr: elf.dynamic.vaddr,
+                size: elf.dynamic.filesz,
+            },
             tls,
             relro: relro(&elf)?,
             eh_frame_hdr: eh_frame_hdr(&elf)?,
@@ -205,9 +216,15 @@ impl Facts {
             fini: function(&elf, &dynamic, tag::FINI)?,
             fini_array: functions(&elf, &dynamic, tag::FINI_ARRAY, tag::FINI_ARRAYSZ)?,
             dso_handles: relocations.dso_handles,
-            n_unique: symbols.iter().filter(|s| s.binding == Binding::Unique).count(),
+            n_unique: symbols
+                .iter()
+                .filter(|s| s.binding == Binding::Unique)
+                .count(),
             symbols,
-            strings: (strings.offset, u64::try_from(strings.bytes.len()).unwrap_or(0)),
+            strings: (
+                strings.offset,
+                u64::try_from(strings.bytes.len()).unwrap_or(0),
+            ),
             string_refs,
             base_refs: versions.base_names,
             entries: dynamic.entries,
@@ -282,7 +299,9 @@ impl<'a> SymbolTable<'a> {
             Counted::Exactly(n) => n,
         };
         let size = n_symbols.saturating_mul(SYM_SIZE);
-        let place = elf.offset_of(entry.value, size).zip(elf.bytes_at(entry.value, size));
+        let place = elf
+            .offset_of(entry.value, size)
+            .zip(elf.bytes_at(entry.value, size));
         let Some((start, bytes)) = place else {
             let found = format!("{n_symbols} at {:#x}", entry.value);
             let expected = "all symbols inside a segment's file bytes";
@@ -290,9 +309,19 @@ impl<'a> SymbolTable<'a> {
         };
         if start < strings.offset && start.saturating_add(size) > strings.offset {
             let found = format!("{n_symbols} that run into DT_STRTAB");
-            return Err(Damage::new(WHERE, start, "symbols before the string table", found));
+            return Err(Damage::new(
+                WHERE,
+                start,
+                "symbols before the string table",
+                found,
+            ));
         }
-        Ok(Self { bytes, start, n_symbols, is_hashed: counted != Counted::Unhashed })
+        Ok(Self {
+            bytes,
+            start,
+            n_symbols,
+            is_hashed: counted != Counted::Unhashed,
+        })
     }
 
     /// The defined symbols; offsets of all names, undefined ones included, go to `names`.
@@ -306,7 +335,9 @@ impl<'a> SymbolTable<'a> {
         let mut symbols = Vec::new();
         for index in 1..self.n_symbols {
             let entry_offset = self.start.saturating_add(index.saturating_mul(SYM_SIZE));
-            let Some(raw) = elf::symbol(self.bytes, index) else { break };
+            let Some(raw) = elf::symbol(self.bytes, index) else {
+                break;
+            };
             let name_len = match strings.len_at(raw.name) {
                 Some(len) if len <= MAX_NAME => len,
                 Some(len) => {
@@ -390,7 +421,12 @@ fn check_value(
     };
     if !elf::within(raw.value, raw.size, start, size) {
         let found = format!("{:#x}+{:#x}", raw.value, raw.size);
-        return Err(Damage::new("DT_SYMTAB", at, "a symbol inside the image", found));
+        return Err(Damage::new(
+            "DT_SYMTAB",
+            at,
+            "a symbol inside the image",
+            found,
+        ));
     }
     Ok(())
 }
@@ -407,47 +443,96 @@ fn check_strings(strings: &Strings<'_>, versions: &Versions) -> Result<(), Damag
 
 fn check_tls(elf: &Elf<'_>, header: Header) -> Result<Extent, Damage> {
     const WHERE: &str = "PT_TLS";
-    let Header { at, vaddr, memsz, filesz, align, .. } = header;
+    let Header {
+        at,
+        vaddr,
+        memsz,
+        filesz,
+        align,
+        ..
+    } = header;
     if filesz > memsz || memsz > 1 << 40 {
         let found = format!("{filesz:#x} of {memsz:#x}");
-        return Err(Damage::new(WHERE, at, "a template no larger than the block", found));
+        return Err(Damage::new(
+            WHERE,
+            at,
+            "a template no larger than the block",
+            found,
+        ));
     }
     if align > 1 && !align.is_power_of_two() {
-        return Err(Damage::new(WHERE, at, "an alignment of 2^n", format!("{align:#x}")));
+        return Err(Damage::new(
+            WHERE,
+            at,
+            "an alignment of 2^n",
+            format!("{align:#x}"),
+        ));
     }
     if filesz > 0 && elf.offset_of(vaddr, filesz).is_none() {
         let found = format!("{vaddr:#x}+{filesz:#x}");
-        return Err(Damage::new(WHERE, at, "a template in a segment's file bytes", found));
+        return Err(Damage::new(
+            WHERE,
+            at,
+            "a template in a segment's file bytes",
+            found,
+        ));
     }
     Ok(Extent { vaddr, size: memsz })
 }
 
 fn relro(elf: &Elf<'_>) -> Result<Option<Extent>, Damage> {
-    let Some(Header { at, vaddr, memsz, .. }) = elf.relro else {
+    let Some(Header {
+        at, vaddr, memsz, ..
+    }) = elf.relro
+    else {
         return Ok(None);
     };
     // Linkers pad the range to a page, so it may pass its segment's end but not the last page.
     let segment = elf.segment_of(vaddr, 0).filter(|segment| {
         let start = segment.vaddr & !(PAGE - 1);
-        let end = segment.vaddr.saturating_add(segment.memsz).saturating_add(PAGE - 1);
-        elf::within(vaddr, memsz, start, (end & !(PAGE - 1)).saturating_sub(start))
+        let end = segment
+            .vaddr
+            .saturating_add(segment.memsz)
+            .saturating_add(PAGE - 1);
+        elf::within(
+            vaddr,
+            memsz,
+            start,
+            (end & !(PAGE - 1)).saturating_sub(start),
+        )
     });
     if memsz > 0 && !segment.is_some_and(Segment::is_writable) {
         let found = format!("{vaddr:#x}+{memsz:#x}");
-        return Err(Damage::new("PT_GNU_RELRO", at, "inside a writable segment", found));
+        return Err(Damage::new(
+            "PT_GNU_RELRO",
+            at,
+            "inside a writable segment",
+            found,
+        ));
     }
     Ok(Some(Extent { vaddr, size: memsz }))
 }
 
 fn eh_frame_hdr(elf: &Elf<'_>) -> Result<Option<Extent>, Damage> {
-    let Some(Header { at, vaddr, filesz, .. }) = elf.eh_frame else {
+    let Some(Header {
+        at, vaddr, filesz, ..
+    }) = elf.eh_frame
+    else {
         return Ok(None);
     };
     if filesz > 0 && elf.offset_of(vaddr, filesz).is_none() {
         let found = format!("{vaddr:#x}+{filesz:#x}");
-        return Err(Damage::new("PT_GNU_EH_FRAME", at, "in a segment's file bytes", found));
+        return Err(Damage::new(
+            "PT_GNU_EH_FRAME",
+            at,
+            "in a segment's file bytes",
+            found,
+        ));
     }
-    Ok(Some(Extent { vaddr, size: filesz }))
+    Ok(Some(Extent {
+        vaddr,
+        size: filesz,
+    }))
 }
 
 /// The first GNU build-id note. A malformed note ends the search: ld.so does not need it either.
@@ -462,7 +547,9 @@ fn build_id(elf: &Elf<'_>) -> Option<Vec<u8>> {
             let value_len = u64::from(elf::u32_at(notes, at.checked_add(4)?)?);
             let kind = elf::u32_at(notes, at.checked_add(8)?)?;
             let name_at = at.checked_add(12)?;
-            let value_at = name_at.checked_add(name_len)?.checked_next_multiple_of(align)?;
+            let value_at = name_at
+                .checked_add(name_len)?
+                .checked_next_multiple_of(align)?;
             let value = elf::slice(notes, value_at, value_len)?;
             if kind == NT_GNU_BUILD_ID
                 && elf::slice(notes, name_at, name_len) == Some(b"GNU\0")
@@ -470,7 +557,9 @@ fn build_id(elf: &Elf<'_>) -> Option<Vec<u8>> {
             {
                 return Some(value.to_vec());
             }
-            at = value_at.checked_add(value_len)?.checked_next_multiple_of(align)?;
+            at = value_at
+                .checked_add(value_len)?
+                .checked_next_multiple_of(align)?;
         }
     })
 }
@@ -480,9 +569,17 @@ fn function(elf: &Elf<'_>, dynamic: &Dynamic, tag: i64) -> Result<Option<u64>, D
     let Some(entry) = dynamic.get(tag) else {
         return Ok(None);
     };
-    if !elf.segment_of(entry.value, 1).is_some_and(Segment::is_executable) {
+    if !elf
+        .segment_of(entry.value, 1)
+        .is_some_and(Segment::is_executable)
+    {
         let (structure, found) = (super::dynamic::name(tag), format!("{:#x}", entry.value));
-        return Err(Damage::new(structure, entry.offset, "a function in code", found));
+        return Err(Damage::new(
+            structure,
+            entry.offset,
+            "a function in code",
+            found,
+        ));
     }
     Ok(Some(entry.value))
 }
@@ -498,8 +595,14 @@ fn functions(
         return Ok(None);
     };
     let len = dynamic.require(size)?;
-    let array = Extent { vaddr: entry.value, size: len.value };
-    if array.size % 8 != 0 || array.vaddr % 8 != 0 || !elf.maps(array.vaddr, array.size) {
+    let array = Extent {
+        vaddr: entry.value,
+        size: len.value,
+    };
+    if !array.size.is_multiple_of(8)
+        || !array.vaddr.is_multiple_of(8)
+        || !elf.maps(array.vaddr, array.size)
+    {
         let found = format!("{:#x}+{:#x}", array.vaddr, array.size);
         let structure = super::dynamic::name(address);
         let expected = "an array of pointers inside a segment";

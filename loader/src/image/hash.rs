@@ -46,7 +46,13 @@ fn count_gnu(elf: &Elf<'_>, vaddr: u64) -> Result<(u64, bool), Damage> {
         Damage::new(WHERE, at.saturating_add(field), expected, found)
     };
     let table = elf.bytes_from(vaddr).unwrap_or_default();
-    let cut = || damage(0, "a table inside a segment's file bytes", format!("{vaddr:#x}"));
+    let cut = || {
+        damage(
+            0,
+            "a table inside a segment's file bytes",
+            format!("{vaddr:#x}"),
+        )
+    };
     let word = |offset: u64| u32_at(table, offset);
 
     let n_buckets = u64::from(word(0).ok_or_else(cut)?);
@@ -57,7 +63,11 @@ fn count_gnu(elf: &Elf<'_>, vaddr: u64) -> Result<(u64, bool), Damage> {
         return Err(damage(0, "buckets", "none".into()));
     }
     if !n_bloom.is_power_of_two() {
-        return Err(damage(8, "a bloom filter of 2^n words", n_bloom.to_string()));
+        return Err(damage(
+            8,
+            "a bloom filter of 2^n words",
+            n_bloom.to_string(),
+        ));
     }
     if shift >= 32 {
         return Err(damage(12, "a bloom shift below 32", shift.to_string()));
@@ -65,7 +75,11 @@ fn count_gnu(elf: &Elf<'_>, vaddr: u64) -> Result<(u64, bool), Damage> {
     let buckets = u64::from(n_bloom).saturating_mul(8).saturating_add(16);
     let chains = buckets.saturating_add(n_buckets.saturating_mul(4));
     if chains > u64::try_from(table.len()).unwrap_or(0) {
-        return Err(damage(0, "buckets inside a segment's file bytes", n_buckets.to_string()));
+        return Err(damage(
+            0,
+            "buckets inside a segment's file bytes",
+            n_buckets.to_string(),
+        ));
     }
     let mut last = 0;
     for index in 0..n_buckets {
@@ -73,7 +87,11 @@ fn count_gnu(elf: &Elf<'_>, vaddr: u64) -> Result<(u64, bool), Damage> {
         let bucket = u64::from(word(offset).ok_or_else(cut)?);
         if bucket != 0 && bucket < first_hashed {
             let expected = "a bucket of hashed symbols";
-            return Err(damage(offset, expected, format!("{bucket} below {first_hashed}")));
+            return Err(damage(
+                offset,
+                expected,
+                format!("{bucket} below {first_hashed}"),
+            ));
         }
         last = last.max(bucket);
     }
@@ -85,7 +103,11 @@ fn count_gnu(elf: &Elf<'_>, vaddr: u64) -> Result<(u64, bool), Damage> {
         let offset = chains.saturating_add(last.saturating_sub(first_hashed).saturating_mul(4));
         let Some(entry) = word(offset) else {
             let found = format!("none for symbol {last}");
-            return Err(damage(offset, "a chain that ends in a segment's file bytes", found));
+            return Err(damage(
+                offset,
+                "a chain that ends in a segment's file bytes",
+                found,
+            ));
         };
         last = last.saturating_add(1);
         if entry & 1 != 0 {
@@ -101,7 +123,13 @@ fn count_sysv(elf: &Elf<'_>, vaddr: u64) -> Result<u64, Damage> {
         Damage::new(WHERE, at.saturating_add(field), expected, found)
     };
     let table = elf.bytes_from(vaddr).unwrap_or_default();
-    let cut = || damage(0, "a table inside a segment's file bytes", format!("{vaddr:#x}"));
+    let cut = || {
+        damage(
+            0,
+            "a table inside a segment's file bytes",
+            format!("{vaddr:#x}"),
+        )
+    };
     let word = |offset: u64| u32_at(table, offset);
 
     let n_buckets = u64::from(word(0).ok_or_else(cut)?);
@@ -124,7 +152,10 @@ fn count_sysv(elf: &Elf<'_>, vaddr: u64) -> Result<u64, Damage> {
             if symbol == 0 {
                 break;
             }
-            match usize::try_from(symbol).ok().and_then(|symbol| visited.get_mut(symbol)) {
+            match usize::try_from(symbol)
+                .ok()
+                .and_then(|symbol| visited.get_mut(symbol))
+            {
                 Some(visited) if !*visited => *visited = true,
                 Some(_) => {
                     let found = format!("symbol {symbol} a second time");
@@ -135,7 +166,9 @@ fn count_sysv(elf: &Elf<'_>, vaddr: u64) -> Result<u64, Damage> {
                     return Err(damage(offset, "a symbol of the table", found));
                 }
             }
-            place = n_buckets.saturating_add(2).saturating_add(u64::from(symbol));
+            place = n_buckets
+                .saturating_add(2)
+                .saturating_add(u64::from(symbol));
         }
     }
     Ok(n_chains)

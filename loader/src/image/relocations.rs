@@ -21,7 +21,12 @@ impl Relocations {
     pub(super) fn read(elf: &Elf<'_>, dynamic: &Dynamic) -> Result<Self, Damage> {
         const RELA: u64 = 7;
         if let Some(entry) = dynamic.get(tag::REL) {
-            return Err(Damage::new("DT_REL", entry.offset, "relocations with addend", "DT_REL"));
+            return Err(Damage::new(
+                "DT_REL",
+                entry.offset,
+                "relocations with addend",
+                "DT_REL",
+            ));
         }
         dynamic.check_entry_size(tag::RELA, tag::RELAENT, RELA_SIZE)?;
         dynamic.check_entry_size(tag::JMPREL, tag::PLTREL, RELA)?;
@@ -75,13 +80,25 @@ impl Relocations {
             // The narrowest relocation writes 4 bytes; what is wider and cut is a later check's.
             if !elf.maps(rela.target, 4) {
                 let found = format!("{:#x}", rela.target);
-                return Err(Damage::new(structure, at, "a target inside a segment", found));
+                return Err(Damage::new(
+                    structure,
+                    at,
+                    "a target inside a segment",
+                    found,
+                ));
             }
         }
         if n_relative > n_seen {
-            let at = dynamic.get(tag::RELACOUNT).map_or(start, |entry| entry.offset);
+            let at = dynamic
+                .get(tag::RELACOUNT)
+                .map_or(start, |entry| entry.offset);
             let found = format!("{n_relative} of {n_seen}");
-            return Err(Damage::new("DT_RELACOUNT", at, "no more than there are", found));
+            return Err(Damage::new(
+                "DT_RELACOUNT",
+                at,
+                "no more than there are",
+                found,
+            ));
         }
         Ok(())
     }
@@ -101,7 +118,12 @@ impl Relocations {
                 continue;
             }
             let Some(base) = next else {
-                return Err(Damage::new("DT_RELR", at, "an address first", format!("{entry:#x}")));
+                return Err(Damage::new(
+                    "DT_RELR",
+                    at,
+                    "an address first",
+                    format!("{entry:#x}"),
+                ));
             };
             for bit in 0..63u64 {
                 if entry >> bit.saturating_add(1) & 1 != 0 {
@@ -116,7 +138,12 @@ impl Relocations {
     fn relative_at(&mut self, elf: &Elf<'_>, at: u64, target: u64) -> Result<(), Damage> {
         if !elf.maps(target, 8) {
             let found = format!("{target:#x}");
-            return Err(Damage::new("DT_RELR", at, "a target inside a segment", found));
+            return Err(Damage::new(
+                "DT_RELR",
+                at,
+                "a target inside a segment",
+                found,
+            ));
         }
         let stored = elf.bytes_at(target, 8).and_then(|word| u64_at(word, 0));
         if stored == Some(target) {

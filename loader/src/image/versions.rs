@@ -58,8 +58,11 @@ impl Versions {
                 let mut aux = table.step(at, u64::from(table.u32(at, 12)?), VERDEF)?;
                 for _ in 0..table.u16(at, 6)? {
                     let name = table.u32(aux, 0)?;
-                    let names =
-                        if is_base { &mut versions.base_names } else { &mut versions.names };
+                    let names = if is_base {
+                        &mut versions.base_names
+                    } else {
+                        &mut versions.names
+                    };
                     names.push(name);
                     match table.u32(aux, 4)? {
                         0 => break,
@@ -127,7 +130,12 @@ impl<'a> Table<'a> {
         let bytes = elf.bytes_from(vaddr).unwrap_or_default();
         let start = elf.offset_of(vaddr, 1).unwrap_or(vaddr);
         let steps = u64::try_from(bytes.len() / 8).unwrap_or(0);
-        Self { structure, bytes, start, steps }
+        Self {
+            structure,
+            bytes,
+            start,
+            steps,
+        }
     }
 
     fn u16(&self, record: u64, field: u64) -> Result<u16, Damage> {
@@ -145,10 +153,20 @@ impl<'a> Table<'a> {
         let at = self.start.saturating_add(record);
         if by < least {
             let found = format!("a step of {by}");
-            return Err(Damage::new(self.structure, at, "records that do not overlap", found));
+            return Err(Damage::new(
+                self.structure,
+                at,
+                "records that do not overlap",
+                found,
+            ));
         }
         let Some(left) = self.steps.checked_sub(1) else {
-            return Err(Damage::new(self.structure, at, "records that do not overlap", "more"));
+            return Err(Damage::new(
+                self.structure,
+                at,
+                "records that do not overlap",
+                "more",
+            ));
         };
         self.steps = left;
         Ok(record.saturating_add(by))
@@ -156,6 +174,11 @@ impl<'a> Table<'a> {
 
     fn cut(&self, at: u64) -> Damage {
         let expected = "records inside a segment's file bytes";
-        Damage::new(self.structure, self.start.saturating_add(at), expected, "their end")
+        Damage::new(
+            self.structure,
+            self.start.saturating_add(at),
+            expected,
+            "their end",
+        )
     }
 }

@@ -31,12 +31,22 @@ impl Mapping {
     /// What `mmap` says.
     pub(crate) fn of_file(file: BorrowedFd<'_>, len: usize) -> io::Result<Self> {
         if len == 0 {
-            return Ok(Self { start: NonNull::dangling(), len });
+            return Ok(Self {
+                start: NonNull::dangling(),
+                len,
+            });
         }
         // SAFETY: with a null hint and no MAP_FIXED the kernel picks unused addresses, so no
         // existing memory is touched.
         let start = unsafe {
-            mmap(ptr::null_mut(), len, ProtFlags::READ, MapFlags::PRIVATE, file, 0)
+            mmap(
+                ptr::null_mut(),
+                len,
+                ProtFlags::READ,
+                MapFlags::PRIVATE,
+                file,
+                0,
+            )
         }?;
         let start = NonNull::new(start.cast::<u8>())
             .ok_or_else(|| io::Error::other("mmap returned a null address"))?;
@@ -67,7 +77,9 @@ impl Drop for Mapping {
 
 impl fmt::Debug for Mapping {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Mapping").field("len", &self.len).finish_non_exhaustive()
+        f.debug_struct("Mapping")
+            .field("len", &self.len)
+            .finish_non_exhaustive()
     }
 }
 
