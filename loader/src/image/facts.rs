@@ -1,0 +1,612 @@
+//! What a plugin's file says about itself, read from its bytes alone.
+//!
+//! Thread context. Everything is found the way ld.so finds it, through `PT_DYNAMIC`, and checked
+//! before it is believed: a file that passes does not lead ld.so outside of what exists. It is not
+//! a judgement of the code in it.
+
+#![forbid(unsafe_code)]
+
+use super::damage::Damage;
+use super::dynamic::{Dynamic, Strings};
+use super::elf::{
+    self, DF_1_NODELETE, DF_STATIC_TLS, DF_TEXTREL, DynamicEntry, Elf, Extent, Header, PAGE,
+    RawSymbol, SYM_SIZE, Segment, tag,
+};
+use super::hash::{self, Counted};
+use super::relocations::Relocations;
+use super::versions::Versions;
+
+/// The facts of one file. Made by [`Facts::read`] only; symbol names stay in the file's bytes.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Facts {
+    /// The `PT_LOAD` segments, ascending and page-disjoint.
+    pub segments: Vec<Segment>,
+    /// The image from its first to the end of its last page.
+    pub span: Extent,
+    /// The dynamic section.
+    pub dynamic: Extent,
+    /// The thread-local template, `PT_TLS`: its size is that of one thread's block.
+    pub tls: Option<Extent>,
+    /// What ld.so makes read-only after relocation.
+    pub relro: Option<Extent>,
+    /// The sorted table of unwind entries.
+    pub eh_frame_hdr: Option<Extent>,
+    /// Bytes of the GNU build-id note.
+    pub build_id: Option<Vec<u8>>,
+    /// `DT_SONAME`.
+    pub soname: Option<String>,
+    /// `DT_NEEDED`, in order.
+    pub needed: Vec<String>,
+    /// `DT_RPATH`.
+    pub rpath: Option<String>,
+    /// `DT_RUNPATH`.
+    pub runpath: Option<String>,
+    /// `DT_FLAGS`.
+    pub flags: u64,
+    /// `DT_FLAGS_1`.
+    pub flags_1: u64,
+    /// Whether relocations write into read-only segments.
+    pub textrel: bool,
+    /// Whether the file wants an executable stack, or says nothing, which ld.so takes for a yes.
+    pub exec_stack: bool,
+    /// `DT_INIT`, a function.
+    pub init: Option<u64>,
+    /// `DT_INIT_ARRAY`, pointers to functions.
+    pub init_array: Option<Extent>,
+    /// `DT_FINI`, a function.
+    pub fini: Option<u64>,
+    /// `DT_FINI_ARRAY`, pointers to functions.
+    pub fini_array: Option<Extent>,
+    /// Link-time addresses of words that hold their own address: `__dso_handle`.
+    pub dso_handles: Vec<u64>,
+    /// How many defined symbols are GNU unique, which pins a file for ever.
+    pub n_unique: usize,
+    /// All defined dynamic symbols, in the file's order.
+    pub symbols: Vec<ElfSymbol>,
+
+    /// Entries of `PT_DYNAMIC`, for the edits.
+    pub(super) entries: Vec<DynamicEntry>,
+    /// File offset and size of the string table.
+    pub(super) strings: (u64, u64),
+    /// Offsets of all strings that something other than `DT_SONAME` or the base version names.
+    pub(super) string_refs: Vec<u32>,
+    /// Offsets of the base version's names.
+    pub(super) base_refs: Vec<u32>,
+}
+
+/// One defined dynamic symbol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ElfSymbol {
+    /// Where the name starts in the string table.
+    pub name_offset: u32,
+    /// Length of the name in bytes.
+    pub name_len: u32,
+    /// Link-time address; an offset into the thread's block for TLS, any number for absolute ones.
+    pub value: u64,
+    /// Size in bytes; 0 when the file does not say.
+    pub size: u64,
+    /// What it names.
+    pub kind: SymbolKind,
+    /// How it binds.
+    pub binding: Binding,
+    /// Who may see it.
+    pub visibility: Visibility,
+    /// File offset of its entry in the symbol table.
+    pub entry_offset: u64,
+}
+
+/// What a symbol names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SymbolKind {
+    /// Code.
+    Func,
+    /// Data.
+    Object,
+    /// A function that returns the function to use.
+    Ifunc,
+    /// Thread-local data.
+    Tls,
+    /// A number, not an address.
+    Abs,
+    /// Something the file does not tell.
+    Notype,
+    /// Sections, files and what other systems invented.
+    Other,
+}
+
+/// How a symbol binds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Binding {
+    /// Not seen by other files.
+    Local,
+    /// Seen by all.
+    Global,
+    /// Seen by all, and gives way.
+    Weak,
+    /// One for the whole process, GNU's extension.
+    Unique,
+    /// What other systems invented.
+    Other,
+}
+
+/// Who may see a symbol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Visibility {
+    /// As its binding says.
+    Default,
+    /// Only its own file, by name or pointer.
+    Internal,
+    /// Only its own file.
+    Hidden,
+    /// All, but its own file keeps its own.
+    Protected,
+}
+
+/// Longer names are refused, so that a hostile file cannot make the index many times its size.
+const MAX_NAME: u32 = 64 * 1024;
+
+impl Facts {
+    /// Reads the facts of the file that consists of `bytes`.
+    ///
+    /// Costs time linear in symbols, relocations and names; copies no symbol name.
+    ///
+    /// # Errors
+    /// The first statement found that the file does not keep.
+    pub fn read(bytes: &[u8]) -> Result<Self, Damage> {
+        let elf = Elf::parse(bytes)?;
+        let (low, high) = elf.span();
+        let tls = match elf.tls {
+            Some(header) => Some(check_tls(&elf, header)?),
+            None => None,
+        };
+        let dynamic = Dynamic::read(&elf)?;
+        let strings = Strings::read(&elf, &dynamic)?;
+        let relocations = Relocations::read(&elf, &dynamic)?;
+        let versions = Versions::read(&elf, &dynamic)?;
+        let table = SymbolTable::read(&elf, &dynamic, &strings, &relocations)?;
+        versions.check_symbols(&elf, &dynamic, table.n_symbols)?;
+        check_strings(&strings, &versions)?;
+
+        let mut string_refs = versions.names;
+        let symbols = table.symbols(&elf, &strings, tls, &mut string_refs)?;
+        let text = |tag: i64| {
+            dynamic
+                .get(tag)
+                .map(|entry| strings.text(entry))
+                .transpose()
+        };
+        let mut needed = Vec::new();
+        for entry in &dynamic.entries {
+            if entry.tag == tag::NEEDED {
+                needed.push(strings.text(entry)?);
+            }
+            if [tag::NEEDED, tag::RPATH, tag::RUNPATH].contains(&entry.tag) {
+                string_refs.extend(u32::try_from(entry.value));
+            }
+        }
+        let flags = dynamic.value(tag::FLAGS);
+        Ok(Self {
+            span: Extent {
+                vaddr: low,
+                size: high.saturating_sub(low),
+            },
+            dynamic: Extent {
+                vaddr: elf.dynamic.vaddr,
+                size: elf.dynamic.filesz,
+            },
+            tls,
+            relro: relro(&elf)?,
+            eh_frame_hdr: eh_frame_hdr(&elf)?,
+            build_id: build_id(&elf),
+            soname: text(tag::SONAME)?,
+            needed,
+            rpath: text(tag::RPATH)?,
+            runpath: text(tag::RUNPATH)?,
+            flags,
+            flags_1: dynamic.value(tag::FLAGS_1),
+            textrel: flags & DF_TEXTREL != 0 || dynamic.get(tag::TEXTREL).is_some(),
+            exec_stack: elf.stack.is_none_or(|stack| stack.flags & 1 != 0),
+            init: function(&elf, &dynamic, tag::INIT)?,
+            init_array: functions(&elf, &dynamic, tag::INIT_ARRAY, tag::INIT_ARRAYSZ)?,
+            fini: function(&elf, &dynamic, tag::FINI)?,
+            fini_array: functions(&elf, &dynamic, tag::FINI_ARRAY, tag::FINI_ARRAYSZ)?,
+            dso_handles: relocations.dso_handles,
+            n_unique: symbols
+                .iter()
+                .filter(|s| s.binding == Binding::Unique)
+                .count(),
+            symbols,
+            strings: (
+                strings.offset,
+                u64::try_from(strings.bytes.len()).unwrap_or(0),
+            ),
+            string_refs,
+            base_refs: versions.base_names,
+            entries: dynamic.entries,
+            segments: elf.segments,
+        })
+    }
+
+    /// Whether the author forbids unmapping (`DF_1_NODELETE`).
+    pub fn nodelete(&self) -> bool {
+        self.flags_1 & DF_1_NODELETE != 0
+    }
+
+    /// Whether the thread-locals must lie in the static block (`DF_STATIC_TLS`).
+    pub fn static_tls(&self) -> bool {
+        self.flags & DF_STATIC_TLS != 0
+    }
+
+    /// The name of `symbol`; `bytes` are the file's.
+    pub fn symbol_name<'a>(&self, bytes: &'a [u8], symbol: &ElfSymbol) -> &'a [u8] {
+        let start = self.strings.0.saturating_add(u64::from(symbol.name_offset));
+        elf::slice(bytes, start, u64::from(symbol.name_len)).unwrap_or_default()
+    }
+
+    /// `len` bytes at the link-time address `vaddr`, if the file holds them all; `bytes` are the
+    /// file's.
+    pub fn bytes_at<'a>(&self, bytes: &'a [u8], vaddr: u64, len: u64) -> Option<&'a [u8]> {
+        elf::slice(bytes, self.offset_at(vaddr, len)?, len)
+    }
+
+    /// The file offset of `len` bytes at the link-time address `vaddr`, if the file holds them all.
+    pub fn offset_at(&self, vaddr: u64, len: u64) -> Option<u64> {
+        elf::offset_of(&self.segments, vaddr, len)
+    }
+
+    /// The entry with this tag.
+    pub(super) fn entry(&self, tag: i64) -> Option<&DynamicEntry> {
+        self.entries.iter().find(|entry| entry.tag == tag)
+    }
+}
+
+/// The dynamic symbol table: all of it that ld.so may look at.
+struct SymbolTable<'a> {
+    bytes: &'a [u8],
+    /// File offset of the table.
+    start: u64,
+    /// Symbols known from the hash tables or from relocations.
+    n_symbols: u64,
+    /// Whether names can be looked up; without, nothing counts as defined.
+    is_hashed: bool,
+}
+
+impl<'a> SymbolTable<'a> {
+    fn read(
+        elf: &Elf<'a>,
+        dynamic: &Dynamic,
+        strings: &Strings<'_>,
+        relocations: &Relocations,
+    ) -> Result<Self, Damage> {
+        const WHERE: &str = "DT_SYMTAB";
+        let entry = *dynamic.require(tag::SYMTAB)?;
+        dynamic.check_entry_size(tag::SYMTAB, tag::SYMENT, SYM_SIZE)?;
+        let counted = hash::count(elf, dynamic)?;
+        let related = u64::from(relocations.highest_symbol).saturating_add(1);
+        let n_symbols = match counted {
+            Counted::Unhashed => related,
+            Counted::AtLeast(n) => n.max(related),
+            Counted::Exactly(n) if related > n => {
+                let found = format!("symbol {} of {n}", relocations.highest_symbol);
+                let expected = "relocations of symbols that exist";
+                return Err(Damage::new(WHERE, entry.offset, expected, found));
+            }
+            Counted::Exactly(n) => n,
+        };
+        let size = n_symbols.saturating_mul(SYM_SIZE);
+        let place = elf
+            .offset_of(entry.value, size)
+            .zip(elf.bytes_at(entry.value, size));
+        let Some((start, bytes)) = place else {
+            let found = format!("{n_symbols} at {:#x}", entry.value);
+            let expected = "all symbols inside a segment's file bytes";
+            return Err(Damage::new(WHERE, entry.offset, expected, found));
+        };
+        if start < strings.offset && start.saturating_add(size) > strings.offset {
+            let found = format!("{n_symbols} that run into DT_STRTAB");
+            return Err(Damage::new(
+                WHERE,
+                start,
+                "symbols before the string table",
+                found,
+            ));
+        }
+        Ok(Self {
+            bytes,
+            start,
+            n_symbols,
+            is_hashed: counted != Counted::Unhashed,
+        })
+    }
+
+    /// The defined symbols; offsets of all names, undefined ones included, go to `names`.
+    fn symbols(
+        &self,
+        elf: &Elf<'_>,
+        strings: &Strings<'_>,
+        tls: Option<Extent>,
+        names: &mut Vec<u32>,
+    ) -> Result<Vec<ElfSymbol>, Damage> {
+        let mut symbols = Vec::new();
+        for index in 1..self.n_symbols {
+            let entry_offset = self.start.saturating_add(index.saturating_mul(SYM_SIZE));
+            let Some(raw) = elf::symbol(self.bytes, index) else {
+                break;
+            };
+            let name_len = match strings.len_at(raw.name) {
+                Some(len) if len <= MAX_NAME => len,
+                Some(len) => {
+                    let expected = "a name of at most 65536 bytes";
+                    return Err(Damage::new("DT_SYMTAB", entry_offset, expected, len));
+                }
+                None => {
+                    let found = format!("{:#x}", raw.name);
+                    let expected = "a name inside DT_STRTAB";
+                    return Err(Damage::new("DT_SYMTAB", entry_offset, expected, found));
+                }
+            };
+            names.push(raw.name);
+            if !self.is_hashed || !raw.is_defined() {
+                continue;
+            }
+            let kind = kind(&raw);
+            check_value(elf, &raw, kind, tls, entry_offset)?;
+            symbols.push(ElfSymbol {
+                name_offset: raw.name,
+                name_len,
+                value: raw.value,
+                size: raw.size,
+                kind,
+                binding: binding(raw.binding),
+                visibility: visibility(raw.visibility),
+                entry_offset,
+            });
+        }
+        Ok(symbols)
+    }
+}
+
+fn kind(raw: &RawSymbol) -> SymbolKind {
+    match raw.kind {
+        6 => SymbolKind::Tls,
+        3 | 4 => SymbolKind::Other,
+        _ if raw.is_absolute() => SymbolKind::Abs,
+        0 => SymbolKind::Notype,
+        1 | 5 => SymbolKind::Object,
+        2 => SymbolKind::Func,
+        10 => SymbolKind::Ifunc,
+        _ => SymbolKind::Other,
+    }
+}
+
+fn binding(raw: u8) -> Binding {
+    match raw {
+        0 => Binding::Local,
+        1 => Binding::Global,
+        2 => Binding::Weak,
+        10 => Binding::Unique,
+        _ => Binding::Other,
+    }
+}
+
+fn visibility(raw: u8) -> Visibility {
+    match raw & 3 {
+        0 => Visibility::Default,
+        1 => Visibility::Internal,
+        2 => Visibility::Hidden,
+        _ => Visibility::Protected,
+    }
+}
+
+fn check_value(
+    elf: &Elf<'_>,
+    raw: &RawSymbol,
+    kind: SymbolKind,
+    tls: Option<Extent>,
+    at: u64,
+) -> Result<(), Damage> {
+    let (start, size) = match (kind, tls) {
+        (SymbolKind::Abs | SymbolKind::Other, _) => return Ok(()),
+        (SymbolKind::Tls, Some(block)) => (0, block.size),
+        (SymbolKind::Tls, None) => (0, 0),
+        _ => {
+            let (low, high) = elf.span();
+            (low, high.saturating_sub(low))
+        }
+    };
+    if !elf::within(raw.value, raw.size, start, size) {
+        let found = format!("{:#x}+{:#x}", raw.value, raw.size);
+        return Err(Damage::new(
+            "DT_SYMTAB",
+            at,
+            "a symbol inside the image",
+            found,
+        ));
+    }
+    Ok(())
+}
+
+fn check_strings(strings: &Strings<'_>, versions: &Versions) -> Result<(), Damage> {
+    for name in versions.names.iter().chain(&versions.base_names) {
+        if strings.len_at(*name).is_none() {
+            let (expected, found) = ("version names inside the table", format!("{name:#x}"));
+            return Err(Damage::new("DT_STRTAB", strings.offset, expected, found));
+        }
+    }
+    Ok(())
+}
+
+fn check_tls(elf: &Elf<'_>, header: Header) -> Result<Extent, Damage> {
+    const WHERE: &str = "PT_TLS";
+    let Header {
+        at,
+        vaddr,
+        memsz,
+        filesz,
+        align,
+        ..
+    } = header;
+    if filesz > memsz || memsz > 1 << 40 {
+        let found = format!("{filesz:#x} of {memsz:#x}");
+        return Err(Damage::new(
+            WHERE,
+            at,
+            "a template no larger than the block",
+            found,
+        ));
+    }
+    if align > 1 && !align.is_power_of_two() {
+        return Err(Damage::new(
+            WHERE,
+            at,
+            "an alignment of 2^n",
+            format!("{align:#x}"),
+        ));
+    }
+    if filesz > 0 && elf.offset_of(vaddr, filesz).is_none() {
+        let found = format!("{vaddr:#x}+{filesz:#x}");
+        return Err(Damage::new(
+            WHERE,
+            at,
+            "a template in a segment's file bytes",
+            found,
+        ));
+    }
+    Ok(Extent { vaddr, size: memsz })
+}
+
+fn relro(elf: &Elf<'_>) -> Result<Option<Extent>, Damage> {
+    let Some(Header {
+        at, vaddr, memsz, ..
+    }) = elf.relro
+    else {
+        return Ok(None);
+    };
+    // Linkers pad the range to a page, so it may pass its segment's end but not the last page.
+    let segment = elf.segment_of(vaddr, 0).filter(|segment| {
+        let start = segment.vaddr & !(PAGE - 1);
+        let end = segment
+            .vaddr
+            .saturating_add(segment.memsz)
+            .saturating_add(PAGE - 1);
+        elf::within(
+            vaddr,
+            memsz,
+            start,
+            (end & !(PAGE - 1)).saturating_sub(start),
+        )
+    });
+    if memsz > 0 && !segment.is_some_and(Segment::is_writable) {
+        let found = format!("{vaddr:#x}+{memsz:#x}");
+        return Err(Damage::new(
+            "PT_GNU_RELRO",
+            at,
+            "inside a writable segment",
+            found,
+        ));
+    }
+    Ok(Some(Extent { vaddr, size: memsz }))
+}
+
+fn eh_frame_hdr(elf: &Elf<'_>) -> Result<Option<Extent>, Damage> {
+    let Some(Header {
+        at, vaddr, filesz, ..
+    }) = elf.eh_frame
+    else {
+        return Ok(None);
+    };
+    if filesz > 0 && elf.offset_of(vaddr, filesz).is_none() {
+        let found = format!("{vaddr:#x}+{filesz:#x}");
+        return Err(Damage::new(
+            "PT_GNU_EH_FRAME",
+            at,
+            "in a segment's file bytes",
+            found,
+        ));
+    }
+    Ok(Some(Extent {
+        vaddr,
+        size: filesz,
+    }))
+}
+
+/// The first GNU build-id note. A malformed note ends the search: ld.so does not need it either.
+fn build_id(elf: &Elf<'_>) -> Option<Vec<u8>> {
+    const NT_GNU_BUILD_ID: u32 = 3;
+    elf.notes.iter().find_map(|header| {
+        let notes = elf.bytes_of(header);
+        let align = if header.align == 8 { 8 } else { 4 };
+        let mut at = 0u64;
+        loop {
+            let name_len = u64::from(elf::u32_at(notes, at)?);
+            let value_len = u64::from(elf::u32_at(notes, at.checked_add(4)?)?);
+            let kind = elf::u32_at(notes, at.checked_add(8)?)?;
+            let name_at = at.checked_add(12)?;
+            let value_at = name_at
+                .checked_add(name_len)?
+                .checked_next_multiple_of(align)?;
+            let value = elf::slice(notes, value_at, value_len)?;
+            if kind == NT_GNU_BUILD_ID
+                && elf::slice(notes, name_at, name_len) == Some(b"GNU\0")
+                && !value.is_empty()
+            {
+                return Some(value.to_vec());
+            }
+            at = value_at
+                .checked_add(value_len)?
+                .checked_next_multiple_of(align)?;
+        }
+    })
+}
+
+/// The function a dynamic entry names.
+fn function(elf: &Elf<'_>, dynamic: &Dynamic, tag: i64) -> Result<Option<u64>, Damage> {
+    let Some(entry) = dynamic.get(tag) else {
+        return Ok(None);
+    };
+    if !elf
+        .segment_of(entry.value, 1)
+        .is_some_and(Segment::is_executable)
+    {
+        let (structure, found) = (super::dynamic::name(tag), format!("{:#x}", entry.value));
+        return Err(Damage::new(
+            structure,
+            entry.offset,
+            "a function in code",
+            found,
+        ));
+    }
+    Ok(Some(entry.value))
+}
+
+/// The array of pointers to functions that two dynamic entries name; `None` when it is empty.
+fn functions(
+    elf: &Elf<'_>,
+    dynamic: &Dynamic,
+    address: i64,
+    size: i64,
+) -> Result<Option<Extent>, Damage> {
+    let Some(entry) = dynamic.get(address) else {
+        return Ok(None);
+    };
+    let len = dynamic.require(size)?;
+    let array = Extent {
+        vaddr: entry.value,
+        size: len.value,
+    };
+    if !array.size.is_multiple_of(8)
+        || !array.vaddr.is_multiple_of(8)
+        || !elf.maps(array.vaddr, array.size)
+    {
+        let found = format!("{:#x}+{:#x}", array.vaddr, array.size);
+        let structure = super::dynamic::name(address);
+        let expected = "an array of pointers inside a segment";
+        return Err(Damage::new(structure, entry.offset, expected, found));
+    }
+    Ok(Some(array).filter(|array| array.size > 0))
+}

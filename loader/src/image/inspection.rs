@@ -1,0 +1,82 @@
+//! What the loader would make of a file, without loading it.
+//!
+//! Thread context; no code of the file runs and nothing is left behind.
+
+#![forbid(unsafe_code)]
+
+use std::path::Path;
+
+use super::error::ImageError;
+use super::facts::{Binding, Facts, SymbolKind};
+use super::folder::next_nonce;
+use super::info::{Info, foreign_name};
+use super::rewrite::{Edit, RewritePolicy, plan};
+use super::stage::Opened;
+
+/// Facts, metadata, exported symbols and planned edits of one file.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Inspection {
+    /// The author's name for it, else one made of the file's.
+    pub name: String,
+    /// What the file says about itself.
+    pub facts: Facts,
+    /// What the author says about it.
+    pub info: Info,
+    /// The defined symbols, in the file's order.
+    pub symbols: Vec<InspectedSymbol>,
+    /// What would be changed in the copy under the default policy.
+    pub edits: Vec<Edit>,
+}
+
+/// One defined symbol, with its name as text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct InspectedSymbol {
+    /// Its name; bytes that are not UTF-8 are replaced.
+    pub name: String,
+    /// Link-time address.
+    pub value: u64,
+    /// Size in bytes.
+    pub size: u64,
+    /// What it names.
+    pub kind: SymbolKind,
+    /// How it binds.
+    pub binding: Binding,
+}
+
+impl Inspection {
+    /// Inspects the file at `path`, through a private copy like a load.
+    ///
+    /// # Errors
+    /// What a load would say of the file.
+    pub fn of_file(path: impl AsRef<Path>) -> Result<Self, ImageError> {
+        let path = path.as_ref();
+        let staged = Opened::open(path)?.stage(&foreign_name(path))?;
+        let bytes = staged.bytes();
+        let facts = Facts::read(bytes)?;
+        let info = Info::read(&facts, bytes)?;
+        let symbols = facts
+            .symbols
+            .iter()
+            .map(|symbol| InspectedSymbol {
+                name: String::from_utf8_lossy(facts.symbol_name(bytes, symbol)).into_owned(),
+                value: symbol.value,
+                size: symbol.size,
+                kind: symbol.kind,
+                binding: symbol.binding,
+            })
+            .collect();
+        let edits = plan(&facts, bytes, &RewritePolicy::new(next_nonce()));
+        let name = info
+            .name()
+            .map_or_else(|| foreign_name(path), str::to_owned);
+        Ok(Self {
+            name,
+            facts,
+            info,
+            symbols,
+            edits,
+        })
+    }
+}

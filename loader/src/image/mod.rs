@@ -1,0 +1,85 @@
+//! File bytes become facts: a sealed private copy, what it says, and the edits of the copy.
+//!
+//! Thread context, and no code of a plugin runs. The steps are separate so that the loader can
+//! time each and undo any: [`Opened`] → [`Staged`] → [`Facts`] → [`Info`] → [`plan`] → edits →
+//! seal → [`StageLink`]. [`Image::prepare`] walks them up to the seal.
+
+#![forbid(unsafe_code)]
+
+mod damage;
+mod dynamic;
+mod elf;
+mod error;
+mod facts;
+mod folder;
+mod hash;
+mod info;
+mod inspection;
+mod relocations;
+mod rewrite;
+mod stage;
+mod versions;
+
+pub use damage::Damage;
+pub use elf::{Extent, Segment};
+pub use error::ImageError;
+pub use facts::{Binding, ElfSymbol, Facts, SymbolKind, Visibility};
+pub use folder::{next_nonce, remove_stage_folder};
+pub use info::{Export, Info, Malformed, Offer, canonical_name, foreign_name, is_name};
+pub use inspection::{InspectedSymbol, Inspection};
+pub use rewrite::{Edit, Owner, REMOVED_TAG, RewritePolicy, Rule, plan};
+pub use stage::{Backing, DEFAULT_MAX_SIZE, FileKey, Opened, StageLink, Staged};
+
+/// A file that is ready for ld.so: copied, understood, edited and sealed.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Image {
+    /// The sealed copy; [`Staged::link`] gives it the path to load it by.
+    pub staged: Staged,
+    /// The facts of the original; addresses hold for the copy as well.
+    pub facts: Facts,
+    /// The author's metadata.
+    pub info: Info,
+    /// The edits that the copy got.
+    pub edits: Vec<Edit>,
+    /// The plugin's name: the requested one, else the author's, else one made of the file's.
+    pub name: String,
+}
+
+impl Image {
+    /// Takes a file through all steps up to the seal.
+    ///
+    /// # Errors
+    /// The first step's that fails; nothing is left behind then.
+    pub fn prepare(
+        opened: &Opened,
+        policy: &RewritePolicy,
+        requested_name: Option<&str>,
+    ) -> Result<Self, ImageError> {
+        if let Some(name) = requested_name
+            && !is_name(name)
+        {
+            return Err(ImageError::Name {
+                name: name.to_owned(),
+            });
+        }
+        let file_name = foreign_name(opened.path());
+        let mut staged = opened.stage(requested_name.unwrap_or(&file_name))?;
+        let facts = Facts::read(staged.bytes())?;
+        let info = Info::read(&facts, staged.bytes())?;
+        let edits = plan(&facts, staged.bytes(), policy);
+        staged.edit(&edits)?;
+        staged.seal()?;
+        let name = requested_name
+            .or(info.name())
+            .unwrap_or(&file_name)
+            .to_owned();
+        Ok(Self {
+            staged,
+            facts,
+            info,
+            edits,
+            name,
+        })
+    }
+}
