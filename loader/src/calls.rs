@@ -127,7 +127,11 @@ pub(crate) fn enter<'a>(
                     By::Word(_) => {}
                     By::Pin => gate::raise(count, fences),
                 }
-                Entered { count, row: Some(row), before: row.gate.set_current(address) }
+                Entered {
+                    count,
+                    row: Some(row),
+                    before: row.gate.set_current(address),
+                }
             }
             None => {
                 let count = gate::shared(id, thread_pointer());
@@ -138,7 +142,11 @@ pub(crate) fn enter<'a>(
                     By::Word(_) => {}
                     By::Pin => gate::raise_shared(count),
                 }
-                Entered { count, row: None, before: 0 }
+                Entered {
+                    count,
+                    row: None,
+                    before: 0,
+                }
             }
         };
         thread.depth.set(thread.depth.get().wrapping_add(1));

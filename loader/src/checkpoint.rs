@@ -8,6 +8,7 @@ use crate::error::{Error, ErrorKind};
 /// The points, in the order of a load, an unload and a reclaim.
 ///
 /// Only those that start with `load.` (before Live) can be failed; all can be stopped at.
+#[cfg(feature = "testing")]
 pub const POINTS: &[&str] = &[
     "load.open",
     "load.stage",
@@ -57,6 +58,7 @@ mod hook {
         Fail,
     }
 
+    /// Called with the name of the point.
     type Hook = Box<dyn Fn(&'static str) -> Verdict + Send + Sync>;
 
     static HOOK: RwLock<Option<&'static Hook>> = RwLock::new(None);
@@ -64,12 +66,16 @@ mod hook {
     /// Installs the process's hook; it stays until replaced.
     pub fn set_hook(hook: impl Fn(&'static str) -> Verdict + Send + Sync + 'static) {
         // Immortal: a thread may be stopped inside the old hook for good.
-        let hook: &'static Hook = Box::leak(Box::new(Box::new(hook)));
-        *HOOK.write().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(hook);
+        let hook: &'static Hook = Box::leak(Box::new(Box::new(hook) as Hook));
+        *HOOK
+            .write()
+            .unwrap_or_else(std::sync::PoisonError::into_inner) = Some(hook);
     }
 
     pub(super) fn ask(point: &'static str) -> Verdict {
-        let hook = *HOOK.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let hook = *HOOK
+            .read()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         hook.map_or(Verdict::Pass, |hook| hook(point))
     }
 }
@@ -83,7 +89,10 @@ pub(crate) fn pass(point: &'static str) -> Result<(), Error> {
     debug_assert!(POINTS.contains(&point), "{point} is not listed");
     match hook::ask(point) {
         Verdict::Pass => Ok(()),
-        Verdict::Fail => Err(Error::new(ErrorKind::Injected, format!("failed at {point} by a test"))),
+        Verdict::Fail => Err(Error::new(
+            ErrorKind::Injected,
+            format!("failed at {point} by a test"),
+        )),
     }
 }
 
@@ -91,7 +100,7 @@ pub(crate) fn pass(point: &'static str) -> Result<(), Error> {
 #[cfg(feature = "testing")]
 pub(crate) fn note(point: &'static str) {
     debug_assert!(POINTS.contains(&point), "{point} is not listed");
-    hook::ask(point);
+    let _stopped_here = hook::ask(point);
 }
 
 /// Passes a point that can fail.

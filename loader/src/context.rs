@@ -28,9 +28,16 @@ pub(crate) struct Services(Mutex<Vec<Service>>);
 impl Services {
     pub(crate) fn offer<S: Interface + Sync>(&self, table: &'static S) {
         let table: *const S = table;
-        let service =
-            Service { name: S::NAME, major: S::MAJOR, minor: S::MINOR, table: table.cast() };
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(service);
+        let service = Service {
+            name: S::NAME,
+            major: S::MAJOR,
+            minor: S::MINOR,
+            table: table.cast(),
+        };
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(service);
     }
 
     fn find(&self, name: &str, major: u32, minor: u32) -> *const c_void {
@@ -67,8 +74,11 @@ unsafe impl Sync for Context {}
 
 impl Context {
     pub(crate) fn new(plugin: &str, params: &Params, services: &'static Services) -> Self {
-        let mut state =
-            Box::new(HostState { plugin: plugin.into(), params: params.clone(), services });
+        let mut state = Box::new(HostState {
+            plugin: plugin.into(),
+            params: params.clone(),
+            services,
+        });
         let host: *mut HostState = &raw mut *state;
         let table = Box::new(HostContext {
             abi_version: ABI_VERSION,
@@ -81,7 +91,10 @@ impl Context {
             service,
             raise,
         });
-        Self { table, _state: state }
+        Self {
+            table,
+            _state: state,
+        }
     }
 
     pub(crate) fn as_ptr(&self) -> *const HostContext {
@@ -99,7 +112,10 @@ unsafe fn state<'a>(host: *mut c_void) -> &'a HostState {
 }
 
 fn borrowed(text: &str) -> Str {
-    Str { ptr: text.as_ptr(), len: text.len() }
+    Str {
+        ptr: text.as_ptr(),
+        len: text.len(),
+    }
 }
 
 unsafe extern "C" fn param(host: *mut c_void, key: Str, value: *mut Str) -> i32 {
@@ -127,7 +143,9 @@ unsafe extern "C" fn param_at(
 ) -> i32 {
     // SAFETY: plugins pass back the pointer they were given.
     let state = unsafe { state(host) };
-    let Some((k, v)) = state.params.iter().nth(index) else { return 0 };
+    let Some((k, v)) = state.params.iter().nth(index) else {
+        return 0;
+    };
     if !key.is_null() {
         // SAFETY: not null, and the plugin gives room for one Str.
         unsafe { key.write(borrowed(k)) };
@@ -153,7 +171,12 @@ unsafe extern "C" fn log(host: *mut c_void, level: i32, message: Str) {
     }
 }
 
-unsafe extern "C" fn service(host: *mut c_void, name: Str, major: u32, minor: u32) -> *const c_void {
+unsafe extern "C" fn service(
+    host: *mut c_void,
+    name: Str,
+    major: u32,
+    minor: u32,
+) -> *const c_void {
     // SAFETY: plugins pass back the pointer they were given.
     let state = unsafe { state(host) };
     // SAFETY: the plugin lends the name for the call.

@@ -12,12 +12,14 @@ use crate::quiesce;
 /// # Errors
 /// The operating system's, when no thread could be started.
 pub(crate) fn start(core: &'static Core) -> std::io::Result<()> {
-    std::thread::Builder::new().name("plug-drainer".into()).spawn(move || {
-        loop {
-            core.registry.wait_for_retired();
-            drain(core);
-        }
-    })?;
+    std::thread::Builder::new()
+        .name("plug-drainer".into())
+        .spawn(move || {
+            loop {
+                core.registry.wait_for_retired();
+                drain(core);
+            }
+        })?;
     Ok(())
 }
 

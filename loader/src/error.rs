@@ -175,7 +175,11 @@ impl fmt::Display for Holder {
                 write!(f, " since at least {since:.1?}")
             }
             HolderKind::UnregisteredCalls => {
-                write!(f, "{} calls from unregistered threads since at least {since:.1?}", self.count)
+                write!(
+                    f,
+                    "{} calls from unregistered threads since at least {since:.1?}",
+                    self.count
+                )
             }
             HolderKind::Pins => write!(f, "{} pins held", self.count),
             HolderKind::Section => write!(f, "a reader inside a section (tid {})", self.tid),
@@ -197,7 +201,12 @@ pub struct Lingering {
 
 impl fmt::Display for Lingering {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} is closed but still mapped: {}", self.plugin, self.reasons.join("; "))
+        write!(
+            f,
+            "{} is closed but still mapped: {}",
+            self.plugin,
+            self.reasons.join("; ")
+        )
     }
 }
 

@@ -17,7 +17,9 @@ use crate::error::{Error, ErrorKind};
 /// [`ErrorKind::Thread`] when no thread could be started. A panic in `job` goes on here.
 pub(crate) fn run<R: Send>(name: &str, job: impl FnOnce() -> R + Send) -> Result<R, Error> {
     std::thread::scope(|scope| {
-        let thread = builder(name).spawn_scoped(scope, || calls::inside(job)).map_err(no_thread)?;
+        let thread = builder(name)
+            .spawn_scoped(scope, || calls::inside(job))
+            .map_err(no_thread)?;
         match thread.join() {
             Ok(result) => Ok(result),
             Err(panic) => std::panic::resume_unwind(panic),

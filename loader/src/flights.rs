@@ -38,9 +38,16 @@ impl Drop for Landing<'_> {
     fn drop(&mut self) {
         self.flights.0.remove(&self.key);
         let result = self.result.take().unwrap_or_else(|| {
-            Err(Error::new(ErrorKind::Busy, "the load that was shared came to no end; try again"))
+            Err(Error::new(
+                ErrorKind::Busy,
+                "the load that was shared came to no end; try again",
+            ))
         });
-        *self.flight.result.lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
+        *self
+            .flight
+            .result
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = Some(result);
         self.flight.landed.notify_all();
     }
 }
@@ -67,7 +74,12 @@ impl Flights {
         if let Some(other) = other {
             return other.wait(deadline);
         }
-        let mut landing = Landing { flights: self, key, flight, result: None };
+        let mut landing = Landing {
+            flights: self,
+            key,
+            flight,
+            result: None,
+        };
         let result = load();
         landing.result = Some(result.clone());
         result

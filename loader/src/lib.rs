@@ -1,4 +1,64 @@
-//! Loads, publishes, quiesces and truly unloads native plugins in a running process.
+//! Loads native plugins into a running process, lets signal handlers and profilers read them
+//! lock-free at any moment, and truly unloads them again.
+//!
+//! # Guarantees
+//! - Readers ([`SymbolReader`]) take no lock, allocate nothing and call into nobody: they work in
+//!   any signal handler, on any thread, also while plugins come and go or a loading thread is
+//!   stopped for good.
+//! - A load stops, signals and waits for no other thread. A plugin is visible to readers before
+//!   its first instruction runs.
+//! - An unload proves that nobody is inside, or says who is; whether the plugin then left the
+//!   process is observed, not assumed ([`Unloaded`]).
+//!
+//! # Limits
+//! - A plugin has all rights of its host: this is no sandbox.
+//! - Code that a plugin leaves behind (threads, thread-locals of threads that live on, callbacks
+//!   given to libraries) keeps it mapped as a zombie.
+//! - One loader a process; Linux with glibc 2.35 or later.
+//!
+//! # Anatomy
+//! [`Loader`] is the facade. [`Trust`] is the one unsafe door. [`Plugin`], [`PluginFn`] and
+//! [`PluginInterface`] keep nothing alive; [`PluginPin`] does. [`Worker`] makes calls cheap and
+//! nameable. [`image`] reads files without running them.
 
+mod calls;
+#[cfg(feature = "testing")]
+pub mod checkpoint;
+#[cfg(not(feature = "testing"))]
+mod checkpoint;
+mod context;
+mod deadline;
+mod drainer;
+mod error;
+mod executor;
+mod flights;
 pub mod image;
+mod load;
+mod loader;
+mod params;
+mod plugin;
+mod quiesce;
+mod registry;
+mod retired;
+mod signature;
+mod snapshot;
+mod stages;
 mod sys;
+mod trust;
+mod unload;
+mod worker;
+
+pub use deadline::Deadline;
+pub use error::{CallError, Error, ErrorKind, Holder, HolderKind, Lingering, Stage};
+pub use loader::{Capabilities, Config, Loader};
+pub use params::Params;
+pub use plug_readside::snapshot::SymbolKind;
+pub use plug_readside::state::{MAX_PLUGINS, State};
+pub use plug_readside::{PluginView, Resolved, SymbolReader, SymbolView, Symbols, Text};
+pub use plugin::{Plugin, PluginFn, PluginInterface, PluginPin};
+pub use quiesce::{Proof, WorkerProof};
+pub use signature::Signature;
+pub use snapshot::Snapshot;
+pub use trust::{Policy, Source, Trust};
+pub use unload::{UnloadReport, Unloaded};
+pub use worker::Worker;

@@ -57,7 +57,7 @@ pub(crate) struct Loaded {
     pub(crate) mapped: Option<dl::Mapped>,
     pub(crate) link_name: std::ffi::CString,
     /// The staged file and its name; stays while anything of it is mapped.
-    pub(crate) link: StageLink,
+    pub(crate) _link: StageLink,
     pub(crate) descriptor: Option<Descriptor>,
     pub(crate) destructors: Destructors,
     /// Reasons known from the file why it may stay mapped for ever.
@@ -71,9 +71,9 @@ unsafe impl Send for Loaded {}
 /// Run-time addresses of what undoes the constructors.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Destructors {
-    /// The entries of fini_array, in the order to be run.
+    /// The entries of `fini_array`, in the order to be run, then the one function of `DT_FINI`.
     pub(crate) fini: Vec<usize>,
-    /// Handles under which a half-built plugin may have registered `atexit` functions.
+    /// Handles under which a half-built plugin may have registered functions for its end.
     pub(crate) dso_handles: Vec<usize>,
 }
 
@@ -157,7 +157,10 @@ impl Plugin {
     #[must_use]
     pub fn build_id(&self) -> &[u8] {
         let index = &*self.record.index;
-        index.build_id.get(..usize::from(index.build_id_len)).unwrap_or(&[])
+        index
+            .build_id
+            .get(..usize::from(index.build_id_len))
+            .unwrap_or(&[])
     }
 
     /// How long each stage of the load took; empty while it is Coming.
@@ -176,7 +179,11 @@ impl Plugin {
     #[must_use]
     pub fn state(&self) -> State {
         let word = state::word(self.record.id);
-        if word.generation() == self.record.generation { word.state() } else { State::Empty }
+        if word.generation() == self.record.generation {
+            word.state()
+        } else {
+            State::Empty
+        }
     }
 
     /// Names and run-time addresses of its exported symbols, by address. Works after an unload
@@ -253,8 +260,11 @@ impl Plugin {
         if self.state() != State::Live {
             return Err(gone(record));
         }
-        let mut named =
-            record.interfaces.iter().filter(|e| e.kind == kind && e.name == T::NAME).peekable();
+        let mut named = record
+            .interfaces
+            .iter()
+            .filter(|e| e.kind == kind && e.name == T::NAME)
+            .peekable();
         let Some(first) = named.peek() else {
             return Err(Error::new(
                 ErrorKind::NoInterface,
@@ -293,8 +303,14 @@ impl Plugin {
     /// [`ErrorKind::Gone`] unless the plugin is Live.
     pub fn pin(&self) -> Result<PluginPin, Error> {
         let record = &self.record;
-        if gate::enter_shared(gate::pins(record.id), gate::state(record.id), record.live_word()) {
-            return Ok(PluginPin { record: Arc::clone(record) });
+        if gate::enter_shared(
+            gate::pins(record.id),
+            gate::state(record.id),
+            record.live_word(),
+        ) {
+            return Ok(PluginPin {
+                record: Arc::clone(record),
+            });
         }
         Err(gone(record))
     }
@@ -304,7 +320,10 @@ fn gone(record: &Record) -> Error {
     Error::new(ErrorKind::Gone, "the plugin is not Live").plugin(&record.name)
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "usize has 64 bits, asserted in readside")]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "usize has 64 bits, asserted in readside"
+)]
 fn run_time(bias: usize, svma: u64) -> usize {
     bias.wrapping_add(svma as usize)
 }
@@ -328,7 +347,12 @@ impl<F> Copy for PluginFn<F> {}
 
 impl<F> fmt::Debug for PluginFn<F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "PluginFn({:#x}, generation {})", self.address, StateWord(self.word).generation())
+        write!(
+            f,
+            "PluginFn({:#x}, generation {})",
+            self.address,
+            StateWord(self.word).generation()
+        )
     }
 }
 
@@ -346,7 +370,12 @@ impl<F: Signature> PluginFn<F> {
     /// - The function has the signature `F` and the arguments are what it asks for.
     #[inline]
     pub unsafe fn call_on(&self, worker: &Worker, args: F::Args) -> Result<F::Output, CallError> {
-        let gate = calls::enter(Some(worker.row()), self.id, By::Word(self.word), self.address)?;
+        let gate = calls::enter(
+            Some(worker.row()),
+            self.id,
+            By::Word(self.word),
+            self.address,
+        )?;
         // SAFETY: the gate keeps the plugin mapped; the caller vouches for the signature.
         let output = unsafe { F::invoke(self.address, args) };
         gate.finish()?;
@@ -464,7 +493,11 @@ pub struct PluginPin {
 
 impl fmt::Debug for PluginPin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "PluginPin({}, generation {})", self.record.name, self.record.generation)
+        write!(
+            f,
+            "PluginPin({}, generation {})",
+            self.record.name, self.record.generation
+        )
     }
 }
 
@@ -510,7 +543,9 @@ impl PluginPin {
 impl Clone for PluginPin {
     fn clone(&self) -> Self {
         gate::raise_shared(gate::pins(self.record.id));
-        Self { record: Arc::clone(&self.record) }
+        Self {
+            record: Arc::clone(&self.record),
+        }
     }
 }
 
@@ -519,4 +554,3 @@ impl Drop for PluginPin {
         gate::leave_shared(gate::pins(self.record.id));
     }
 }
-

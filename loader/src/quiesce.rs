@@ -78,7 +78,11 @@ pub(crate) fn drain(
                 *proof = Some(WorkerProof {
                     name: row.name.clone(),
                     tid: row.tid,
-                    proof: if first_look { Proof::Idle } else { Proof::Drained },
+                    proof: if first_look {
+                        Proof::Idle
+                    } else {
+                        Proof::Drained
+                    },
                     after: closed.elapsed(),
                 });
             }
@@ -165,19 +169,21 @@ pub(crate) fn patient_grace(deadline: Deadline) -> Result<(), Error> {
 fn grace_by(barrier: fn() -> io::Result<()>, deadline: Deadline) -> Result<(), Error> {
     let mut patience = Patience::until(deadline);
     let began = Instant::now();
-    snapshot::sections().synchronize(barrier, |_| patience.pause()).map_err(|error| match error {
-        Incomplete::Barrier(error) => barrier_error(error),
-        Incomplete::Stalled(stall) => {
-            Error::new(ErrorKind::Deadline, "a reader stayed inside its section").holders(vec![
-                Holder {
-                    kind: HolderKind::Section,
-                    thread: Box::default(),
-                    tid: stall.tid,
-                    function: Box::default(),
-                    count: 1,
-                    since: began.elapsed(),
-                },
-            ])
-        }
-    })
+    snapshot::sections()
+        .synchronize(barrier, |_| patience.pause())
+        .map_err(|error| match error {
+            Incomplete::Barrier(error) => barrier_error(error),
+            Incomplete::Stalled(stall) => {
+                Error::new(ErrorKind::Deadline, "a reader stayed inside its section").holders(vec![
+                    Holder {
+                        kind: HolderKind::Section,
+                        thread: Box::default(),
+                        tid: stall.tid,
+                        function: Box::default(),
+                        count: 1,
+                        since: began.elapsed(),
+                    },
+                ])
+            }
+        })
 }

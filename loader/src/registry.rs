@@ -4,7 +4,6 @@
 //! is waited for. Lock order: flights, then the writer, then the workers.
 
 use std::collections::VecDeque;
-use std::mem;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -144,7 +143,9 @@ impl Registry {
             if writer.shut_down {
                 return Err(Error::new(ErrorKind::ShutDown, "the loader was shut down"));
             }
-            let Some(entry) = writer.find(&canonical) else { break };
+            let Some(entry) = writer.find(&canonical) else {
+                break;
+            };
             let word = state::word(entry.id);
             match word.state() {
                 State::Live => {
@@ -190,9 +191,20 @@ impl Registry {
         };
         let generation = writer.next_generation;
         writer.next_generation += 1;
-        writer.entries.push(Entry { canonical, id, generation, record: None, loaded: None });
+        writer.entries.push(Entry {
+            canonical,
+            id,
+            generation,
+            record: None,
+            loaded: None,
+        });
         set(id, generation, State::Unformed);
-        Ok(Claim { registry: self, id, generation, kept: false })
+        Ok(Claim {
+            registry: self,
+            id,
+            generation,
+            kept: false,
+        })
     }
 
     /// Moves a plugin from one state to the next, for everybody to see.
@@ -206,15 +218,22 @@ impl Registry {
     /// Makes a plugin visible to readers. Never waits.
     pub(crate) fn show(&self, record: &Arc<Record>) {
         let mut writer = self.lock();
-        if let Some(entry) =
-            writer.entries.iter_mut().find(|entry| entry.generation == record.generation)
+        if let Some(entry) = writer
+            .entries
+            .iter_mut()
+            .find(|entry| entry.generation == record.generation)
         {
             entry.record = Some(Arc::clone(record));
         }
         let row = record.row();
-        let place = writer.rows.0.partition_point(|other| other.start < row.start);
+        let place = writer
+            .rows
+            .0
+            .partition_point(|other| other.start < row.start);
         writer.rows.0.insert(place, row);
-        writer.indexes.push((record.generation, Arc::clone(&record.index)));
+        writer
+            .indexes
+            .push((record.generation, Arc::clone(&record.index)));
         self.publish(&mut writer);
     }
 
@@ -254,7 +273,11 @@ impl Registry {
     pub(crate) fn settle(&self, loaded: Loaded) {
         let mut writer = self.lock();
         let generation = loaded.record.generation;
-        if let Some(entry) = writer.entries.iter_mut().find(|e| e.generation == generation) {
+        if let Some(entry) = writer
+            .entries
+            .iter_mut()
+            .find(|e| e.generation == generation)
+        {
             entry.loaded = Some(loaded);
         }
         drop(writer);
@@ -266,7 +289,10 @@ impl Registry {
         let canonical = canonical(name);
         let mut writer = self.lock();
         let of_generation = |entry: &Entry| generation.is_none_or(|g| g == entry.generation);
-        let Some(entry) = writer.entries.iter_mut().find(|entry| entry.canonical == canonical)
+        let Some(entry) = writer
+            .entries
+            .iter_mut()
+            .find(|entry| entry.canonical == canonical)
         else {
             let zombie = writer
                 .zombies
@@ -274,8 +300,9 @@ impl Registry {
                 .find(|z| z.loaded.record.canonical == canonical)
                 .map(|z| z.lingering.clone());
             return Err(match zombie {
-                Some(lingering) => Error::new(ErrorKind::Busy, lingering.to_string())
-                    .lingering_as(Some(lingering)),
+                Some(lingering) => {
+                    Error::new(ErrorKind::Busy, lingering.to_string()).lingering_as(Some(lingering))
+                }
                 None => Error::new(ErrorKind::NotFound, "no plugin of this name"),
             });
         };
@@ -288,7 +315,10 @@ impl Registry {
         let now = state::word(entry.id).state();
         if now != State::Live {
             let now = now.name();
-            return Err(Error::new(ErrorKind::Busy, format!("the plugin is {now}, not Live")));
+            return Err(Error::new(
+                ErrorKind::Busy,
+                format!("the plugin is {now}, not Live"),
+            ));
         }
         let Some(loaded) = entry.loaded.take() else {
             return Err(Error::new(ErrorKind::Busy, "the plugin is not settled yet"));
@@ -303,7 +333,11 @@ impl Registry {
     pub(crate) fn put_back(&self, leaving: Leaving) {
         let (id, generation) = (leaving.loaded.record.id, leaving.loaded.record.generation);
         let mut writer = self.lock();
-        if let Some(entry) = writer.entries.iter_mut().find(|e| e.generation == generation) {
+        if let Some(entry) = writer
+            .entries
+            .iter_mut()
+            .find(|e| e.generation == generation)
+        {
             entry.loaded = Some(leaving.loaded);
         }
         set(id, generation, State::Live);
@@ -314,7 +348,9 @@ impl Registry {
     /// Forgets a plugin that is gone; its name and slot are free.
     pub(crate) fn release(&self, id: u32, generation: u64) {
         let mut writer = self.lock();
-        writer.entries.retain(|entry| entry.generation != generation);
+        writer
+            .entries
+            .retain(|entry| entry.generation != generation);
         set(id, generation, State::Empty);
         writer.free.push_back(id);
         drop(writer);
@@ -326,7 +362,9 @@ impl Registry {
         let record = Arc::clone(&zombie.loaded.record);
         self.advance(record.id, record.generation, State::Zombie);
         let mut writer = self.lock();
-        writer.entries.retain(|entry| entry.generation != record.generation);
+        writer
+            .entries
+            .retain(|entry| entry.generation != record.generation);
         writer.zombies.push(zombie);
         drop(writer);
         self.changed.notify_all();
@@ -335,12 +373,18 @@ impl Registry {
 
     /// Zombies that have left the process meanwhile.
     fn collect_zombies(&self) {
-        let waiting: Vec<u64> =
-            self.lock().zombies.iter().map(|z| z.loaded.record.generation).collect();
+        let waiting: Vec<u64> = self
+            .lock()
+            .zombies
+            .iter()
+            .map(|z| z.loaded.record.generation)
+            .collect();
         for generation in waiting {
             let mut writer = self.lock();
-            let Some(at) =
-                writer.zombies.iter().position(|z| z.loaded.record.generation == generation)
+            let Some(at) = writer
+                .zombies
+                .iter()
+                .position(|z| z.loaded.record.generation == generation)
             else {
                 continue;
             };
@@ -352,7 +396,10 @@ impl Registry {
             }
             self.hide(generation);
             writer = self.lock();
-            let at = writer.zombies.iter().position(|z| z.loaded.record.generation == generation);
+            let at = writer
+                .zombies
+                .iter()
+                .position(|z| z.loaded.record.generation == generation);
             let zombie = at.map(|at| writer.zombies.swap_remove(at));
             drop(writer);
             if let Some(zombie) = zombie {
@@ -366,24 +413,41 @@ impl Registry {
     pub(crate) fn records(&self) -> Vec<Arc<Record>> {
         let writer = self.lock();
         let zombies = writer.zombies.iter().map(|zombie| &zombie.loaded.record);
-        writer.entries.iter().filter_map(|e| e.record.as_ref()).chain(zombies).cloned().collect()
+        writer
+            .entries
+            .iter()
+            .filter_map(|e| e.record.as_ref())
+            .chain(zombies)
+            .cloned()
+            .collect()
     }
 
     /// The plugin of this name, if readers may see it.
     pub(crate) fn record(&self, name: &str) -> Option<Arc<Record>> {
-        self.lock().find(&canonical(name)).and_then(|entry| entry.record.clone())
+        self.lock()
+            .find(&canonical(name))
+            .and_then(|entry| entry.record.clone())
     }
 
     /// Zombies and why they are still here.
     pub(crate) fn zombies(&self) -> Vec<Lingering> {
-        self.lock().zombies.iter().map(|zombie| zombie.lingering.clone()).collect()
+        self.lock()
+            .zombies
+            .iter()
+            .map(|zombie| zombie.lingering.clone())
+            .collect()
     }
 
     /// Refuses loads from now on, and names the plugins to unload, last loaded first.
     pub(crate) fn shut_down(&self) -> Vec<Box<str>> {
         let mut writer = self.lock();
         writer.shut_down = true;
-        writer.entries.iter().rev().map(|entry| entry.canonical.clone()).collect()
+        writer
+            .entries
+            .iter()
+            .rev()
+            .map(|entry| entry.canonical.clone())
+            .collect()
     }
 
     /// Takes every Live plugin at process exit, last loaded first; none if the lock is not to be
@@ -403,11 +467,11 @@ impl Registry {
         writer.shut_down = true;
         let mut taken = Vec::new();
         for entry in writer.entries.iter_mut().rev() {
-            if state::word(entry.id).state() == State::Live {
-                if let Some(loaded) = entry.loaded.take() {
-                    set(entry.id, entry.generation, State::Going);
-                    taken.push(Leaving { loaded });
-                }
+            if state::word(entry.id).state() == State::Live
+                && let Some(loaded) = entry.loaded.take()
+            {
+                set(entry.id, entry.generation, State::Going);
+                taken.push(Leaving { loaded });
             }
         }
         taken
@@ -420,7 +484,10 @@ impl Registry {
         const MUCH: usize = 16 << 20;
         let mut writer = self.lock();
         while writer.retired.is_empty() && writer.zombies.is_empty() {
-            writer = self.retired.wait(writer).unwrap_or_else(PoisonError::into_inner);
+            writer = self
+                .retired
+                .wait(writer)
+                .unwrap_or_else(PoisonError::into_inner);
         }
         let second = Deadline::after(Duration::from_secs(1));
         while writer.retired.bytes() < MUCH && !second.has_passed() {
@@ -454,7 +521,9 @@ impl Registry {
 
 impl Writer {
     fn find(&self, canonical: &str) -> Option<&Entry> {
-        self.entries.iter().find(|entry| &*entry.canonical == canonical)
+        self.entries
+            .iter()
+            .find(|entry| &*entry.canonical == canonical)
     }
 }
 
@@ -484,7 +553,10 @@ impl Leaving {
 fn set(id: u32, generation: u64, to: State) {
     // SeqCst: precedes, in the one total order, the barrier and the scan of the gates that
     // follow a change to Going; pairs with the loads in plug_readside::gate.
-    state::cell(id).store(StateWord::new(generation, to).0, std::sync::atomic::Ordering::SeqCst);
+    state::cell(id).store(
+        StateWord::new(generation, to).0,
+        std::sync::atomic::Ordering::SeqCst,
+    );
 }
 
 /// Names are compared with `-` and `_` taken for the same.
@@ -497,4 +569,4 @@ pub(crate) fn claim_error(error: Error, name: &str) -> Error {
     error.at(Stage::Claim).plugin(name)
 }
 
-const _: () = assert!(mem::size_of::<Row>() == 48);
+const _: () = assert!(size_of::<Row>() == 48);

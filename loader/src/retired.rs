@@ -59,7 +59,10 @@ impl Retired {
             }
         }
         self.snapshots = kept;
-        let oldest = self.snapshots.front().map_or(u64::MAX, |snapshot| snapshot.sequence());
+        let oldest = self
+            .snapshots
+            .front()
+            .map_or(u64::MAX, |snapshot| snapshot.sequence());
         let mut indexes = Vec::new();
         let mut kept = VecDeque::new();
         for (sequence, index) in self.indexes.drain(..) {
@@ -70,9 +73,20 @@ impl Retired {
             }
         }
         self.indexes = kept;
-        self.bytes = self.snapshots.iter().map(|snapshot| snapshot.bytes()).sum::<usize>()
-            + self.indexes.iter().map(|(_, index)| index.bytes()).sum::<usize>();
-        Garbage { _snapshots: snapshots, _indexes: indexes }
+        self.bytes = self
+            .snapshots
+            .iter()
+            .map(|snapshot| snapshot.bytes())
+            .sum::<usize>()
+            + self
+                .indexes
+                .iter()
+                .map(|(_, index)| index.bytes())
+                .sum::<usize>();
+        Garbage {
+            _snapshots: snapshots,
+            _indexes: indexes,
+        }
     }
 }
 

@@ -30,13 +30,19 @@ macro_rules! signature {
             type Output = R;
 
             #[inline]
-            #[expect(non_snake_case, reason = "the macro names values after their types")]
-            #[allow(clippy::allow_attributes, unused_unsafe, reason = "one form serves all arities")]
+            #[allow(
+                clippy::allow_attributes,
+                non_snake_case,
+                reason = "the macro names values after their types, and one form serves all arities"
+            )]
             unsafe fn invoke(address: usize, ($($arg,)*): Self::Args) -> R {
                 // SAFETY: the caller vouches for the function; "C-unwind" differs from "C" only in
                 // letting an unwind pass, which must not turn into an abort of the host here.
-                let function: unsafe extern "C-unwind" fn($($arg),*) -> R =
-                    unsafe { std::mem::transmute(address as *const c_void) };
+                let function = unsafe {
+                    std::mem::transmute::<*const c_void, unsafe extern "C-unwind" fn($($arg),*) -> R>(
+                        address as *const c_void,
+                    )
+                };
                 // SAFETY: the caller vouches for the arguments.
                 unsafe { function($($arg),*) }
             }

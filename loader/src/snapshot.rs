@@ -32,7 +32,10 @@ impl OwnedIndex {
             let start = strings.len();
             strings.extend_from_slice(text.as_bytes());
             // Names are at most 64 bytes; a string table beyond 4 GiB was refused before.
-            (u32::try_from(start).unwrap_or(u32::MAX), u32::try_from(text.len()).unwrap_or(0))
+            (
+                u32::try_from(start).unwrap_or(u32::MAX),
+                u32::try_from(text.len()).unwrap_or(0),
+            )
         };
         let name = span(name);
         let version = span(version);
@@ -53,7 +56,11 @@ impl OwnedIndex {
             build_id: id,
             build_id_len: u8::try_from(id_len).unwrap_or(0),
         };
-        Self { index, symbols, strings }
+        Self {
+            index,
+            symbols,
+            strings,
+        }
     }
 
     /// Bytes it occupies.
@@ -64,7 +71,9 @@ impl OwnedIndex {
     /// The symbol named `name`, functions before data; the last of several (the default version
     /// is put last by whoever sorted them).
     pub(crate) fn by_name(&self, name: &[u8]) -> Option<&Symbol> {
-        self.symbols.iter().filter(|s| self.text((s.name, s.name_len)) == name).next_back()
+        self.symbols
+            .iter()
+            .rfind(|s| self.text((s.name, s.name_len)) == name)
     }
 }
 
@@ -96,7 +105,11 @@ impl Snapshot {
     /// A snapshot of `rows`, which are sorted by address and disjoint.
     pub(crate) fn new(rows: &[Row], sequence: u64) -> Arc<Self> {
         let rows: Box<[Row]> = rows.into();
-        let view = View { rows: rows.as_ptr(), n_rows: rows.len(), sequence };
+        let view = View {
+            rows: rows.as_ptr(),
+            n_rows: rows.len(),
+            sequence,
+        };
         Arc::new(Self { view, rows })
     }
 

@@ -13,13 +13,17 @@ pub(crate) struct Stages {
 
 impl Stages {
     pub(crate) fn start() -> Self {
-        Self { began: Instant::now(), laps: Vec::with_capacity(16) }
+        Self {
+            began: Instant::now(),
+            laps: Vec::with_capacity(16),
+        }
     }
 
     /// The stage that was running has ended.
     pub(crate) fn end(&mut self, stage: Stage) {
         let now = Instant::now();
-        self.laps.push((stage, now.saturating_duration_since(self.began)));
+        self.laps
+            .push((stage, now.saturating_duration_since(self.began)));
         self.began = now;
     }
 

@@ -51,13 +51,19 @@ impl Source {
     /// The file at `path`, opened once by the load.
     #[must_use]
     pub fn path(path: impl AsRef<Path>) -> Self {
-        Self { origin: Origin::Path(path.as_ref().to_owned()), name: None }
+        Self {
+            origin: Origin::Path(path.as_ref().to_owned()),
+            name: None,
+        }
     }
 
     /// A file that somebody opened already.
     #[must_use]
     pub fn descriptor(fd: OwnedFd) -> Self {
-        Self { origin: Origin::Descriptor(fd), name: None }
+        Self {
+            origin: Origin::Descriptor(fd),
+            name: None,
+        }
     }
 
     /// Loads it under `name` instead of the name it declares.

@@ -92,7 +92,10 @@ fn run(
         ));
     }
     let mut stages = Stages::start();
-    let leaving = core.registry.take(name, generation).map_err(|e| e.at(Stage::Going))?;
+    let leaving = core
+        .registry
+        .take(name, generation)
+        .map_err(|e| e.at(Stage::Going))?;
     let record = Arc::clone(leaving.record());
     tracing::info!(target: "plug::unload", generation = record.generation, "going");
     checkpoint::note("unload.going");
@@ -223,11 +226,22 @@ fn bury(core: &'static Core, loaded: Loaded, reason: String) -> Unloaded {
     let mut reasons = loaded.pinned_because.clone();
     reasons.push(reason);
     let record = &loaded.record;
-    let lingering =
-        Lingering { plugin: record.name.clone(), generation: record.generation, reasons };
+    let lingering = Lingering {
+        plugin: record.name.clone(),
+        generation: record.generation,
+        reasons,
+    };
     let id = record.id;
-    core.registry.bury(Zombie { lingering: lingering.clone(), id, loaded });
-    if pinned { Unloaded::Pinned(lingering) } else { Unloaded::Zombie(lingering) }
+    core.registry.bury(Zombie {
+        lingering: lingering.clone(),
+        id,
+        loaded,
+    });
+    if pinned {
+        Unloaded::Pinned(lingering)
+    } else {
+        Unloaded::Zombie(lingering)
+    }
 }
 
 /// Runs exits and destructors when the process exits. Nothing is unmapped.
@@ -240,7 +254,10 @@ pub(crate) fn at_process_exit(core: &'static Core) {
         if calls::depth() > 0 || quiesce::drain(&core.workers, record, soon).is_err() {
             continue;
         }
-        let exit = leaving.loaded.descriptor.and_then(|descriptor| descriptor.exit);
+        let exit = leaving
+            .loaded
+            .descriptor
+            .and_then(|descriptor| descriptor.exit);
         calls::inside(|| {
             if let Some(exit) = exit {
                 // SAFETY: the descriptor of a plugin whose init succeeded; nobody is inside.
@@ -249,6 +266,7 @@ pub(crate) fn at_process_exit(core: &'static Core) {
             destroy(&leaving.loaded.destructors);
         });
         // What is left stays mapped: other threads may still run.
-        core.registry.advance(record.id, record.generation, State::Going);
+        core.registry
+            .advance(record.id, record.generation, State::Going);
     }
 }

@@ -72,7 +72,9 @@ impl Workers {
     fn add(&self, row: &Arc<WorkerRow>) {
         let mut inner = self.lock();
         // Rows of workers that left while still inside a call are given up here.
-        inner.rows.retain(|row| Arc::strong_count(row) > 1 || row.gate.depth() > 0);
+        inner
+            .rows
+            .retain(|row| Arc::strong_count(row) > 1 || row.gate.depth() > 0);
         grow_row(row, inner.chunks);
         inner.rows.push(Arc::clone(row));
     }
@@ -113,13 +115,19 @@ pub struct Worker {
 
 impl fmt::Debug for Worker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Worker").field("name", &self.row.name).field("tid", &self.row.tid).finish()
+        f.debug_struct("Worker")
+            .field("name", &self.row.name)
+            .field("tid", &self.row.tid)
+            .finish()
     }
 }
 
 impl Worker {
     pub(crate) fn register(workers: &'static Workers, name: &str) -> Self {
-        let tid = rustix::thread::gettid().as_raw_nonzero().get().unsigned_abs();
+        let tid = rustix::thread::gettid()
+            .as_raw_nonzero()
+            .get()
+            .unsigned_abs();
         let row = Arc::new(WorkerRow {
             gate: GateRow::new(),
             name: name.into(),
@@ -130,7 +138,12 @@ impl Worker {
         // A thread whose lines are all owned goes on as an unregistered reader: slower, not wrong.
         let _has_line = snapshot::sections().register(thread_pointer(), tid);
         let before = calls::set_row(Arc::as_ptr(&row));
-        Self { row, workers, before, _not_send: PhantomData }
+        Self {
+            row,
+            workers,
+            before,
+            _not_send: PhantomData,
+        }
     }
 
     pub(crate) fn row(&self) -> &WorkerRow {
@@ -157,7 +170,9 @@ impl Worker {
     pub fn quiescent(&self) {
         // Relaxed: only this thread writes it; shown in reports.
         let passed = self.row.quiescent.load(Ordering::Relaxed);
-        self.row.quiescent.store(passed.wrapping_add(1), Ordering::Relaxed);
+        self.row
+            .quiescent
+            .store(passed.wrapping_add(1), Ordering::Relaxed);
     }
 }
 

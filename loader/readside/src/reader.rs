@@ -94,7 +94,10 @@ impl<'s> PluginView<'s> {
     #[must_use]
     pub unsafe fn of(row: &'s Row) -> Self {
         // SAFETY: passed on to our caller.
-        Self { row, index: unsafe { row.index() } }
+        Self {
+            row,
+            index: unsafe { row.index() },
+        }
     }
 
     /// The name, as the plugin declares it.

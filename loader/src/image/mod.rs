@@ -18,6 +18,7 @@ mod inspection;
 mod relocations;
 mod rewrite;
 mod stage;
+pub(crate) mod symbols;
 mod versions;
 
 pub use damage::Damage;

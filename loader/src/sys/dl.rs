@@ -44,12 +44,19 @@ pub(crate) unsafe fn open(path: &Path) -> Result<Mapped, libloading::Error> {
     let mut map: *mut LinkMap = std::ptr::null_mut();
     // SAFETY: `handle` came from dlopen just now; RTLD_DI_LINKMAP stores one pointer.
     let status = unsafe { libc::dlinfo(handle, libc::RTLD_DI_LINKMAP, (&raw mut map).cast()) };
-    assert!(status == 0 && !map.is_null(), "dlinfo cannot fail for a handle dlopen just gave");
+    assert!(
+        status == 0 && !map.is_null(),
+        "dlinfo cannot fail for a handle dlopen just gave"
+    );
     // SAFETY: glibc keeps the link map while the object is open, and it is.
     let map = unsafe { &*map };
     // SAFETY: `l_name` is a terminated string that lives as long as the link map.
     let name = unsafe { CStr::from_ptr(map.name) }.to_owned();
-    Ok(Mapped { handle, bias: map.bias, name })
+    Ok(Mapped {
+        handle,
+        bias: map.bias,
+        name,
+    })
 }
 
 impl Mapped {
@@ -64,7 +71,10 @@ impl Mapped {
         // SAFETY: the handle came from Library::into_raw in open() and is closed once.
         let library = unsafe { Library::from_raw(self.handle) };
         library.close()?;
-        Ok(Closed { still_mapped: is_mapped(&self.name), name: self.name })
+        Ok(Closed {
+            still_mapped: is_mapped(&self.name),
+            name: self.name,
+        })
     }
 }
 

@@ -1,3 +1,8 @@
-//! The only FFI and address casts of the loader, one system facility a file.
+//! The only calls into libc and ld.so, and the only address casts.
 
+pub(crate) mod arguments;
+pub(crate) mod code;
+pub(crate) mod dl;
 pub(crate) mod mapping;
+pub(crate) mod membarrier;
+pub(crate) mod process_exit;

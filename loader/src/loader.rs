@@ -1,0 +1,235 @@
+//! The facade: one call into the floor below per method.
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use plug_api::abi::Interface;
+use plug_readside::SymbolReader;
+use plug_readside::snapshot;
+
+use crate::context::Services;
+use crate::deadline::Deadline;
+use crate::drainer;
+use crate::error::{Error, ErrorKind, Lingering};
+use crate::flights::Flights;
+use crate::load;
+use crate::params::Params;
+use crate::plugin::Plugin;
+use crate::registry::Registry;
+use crate::snapshot::Snapshot;
+use crate::sys::{membarrier, process_exit};
+use crate::trust::{Source, Trust};
+use crate::unload::{self, Unloaded};
+use crate::worker::{Worker, Workers};
+
+/// How the loader behaves.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Config {
+    /// How long a load waits for another load of the same file or name. Default 30 s, as long as
+    /// the kernel waits for a module's dependency.
+    pub load_patience: Duration,
+    /// Whether plugins' exits and destructors run when the process exits. Default true.
+    pub run_exits_at_process_exit: bool,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            load_patience: Duration::from_secs(30),
+            run_exits_at_process_exit: true,
+        }
+    }
+}
+
+/// What was found on this system at start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Capabilities {
+    /// Whether unloads use membarrier; otherwise every reader and call fences.
+    pub membarrier: bool,
+}
+
+/// Everything the loader has; one a process, never dropped.
+#[derive(Debug)]
+pub(crate) struct Core {
+    pub(crate) config: Config,
+    pub(crate) registry: Registry,
+    pub(crate) flights: Flights,
+    pub(crate) workers: Workers,
+    pub(crate) services: Services,
+    capabilities: Capabilities,
+}
+
+static CORE: OnceLock<Core> = OnceLock::new();
+
+/// The process's loader. Cheap to clone; dropping the last one unmaps nothing.
+///
+/// # Contexts
+/// Every method: thread context only.
+#[derive(Clone, Debug)]
+pub struct Loader {
+    core: &'static Core,
+}
+
+impl Loader {
+    /// Makes the process's loader.
+    ///
+    /// Start it before the workers where membarrier may be missing: they learn at their first
+    /// section whether they must fence.
+    ///
+    /// # Errors
+    /// [`ErrorKind::AlreadyInitialised`] the second time; [`ErrorKind::Thread`] when the drainer
+    /// could not be started.
+    pub fn new(config: Config) -> Result<Self, Error> {
+        let mut made = false;
+        let core = CORE.get_or_init(|| {
+            made = true;
+            let membarrier = membarrier::prepare(snapshot::sections());
+            Core {
+                config,
+                registry: Registry::new(),
+                flights: Flights::default(),
+                workers: Workers::default(),
+                services: Services::default(),
+                capabilities: Capabilities { membarrier },
+            }
+        });
+        if !made {
+            return Err(Error::new(
+                ErrorKind::AlreadyInitialised,
+                "this process has its loader already; clone the handle",
+            ));
+        }
+        process_exit::at_fork();
+        if core.config.run_exits_at_process_exit {
+            process_exit::at_exit(|| {
+                if let Some(core) = CORE.get() {
+                    unload::at_process_exit(core);
+                }
+            });
+        }
+        drainer::start(core).map_err(|error| {
+            Error::new(ErrorKind::Thread, "no thread for the drainer").because(error)
+        })?;
+        Ok(Self { core })
+    }
+
+    /// What was found on this system at start.
+    #[must_use]
+    pub fn capabilities(&self) -> Capabilities {
+        self.core.capabilities
+    }
+
+    /// Loads a plugin: visible to readers before its first instruction runs, Live on return.
+    ///
+    /// No worker is stopped, signalled or waited for. Runs the plugin's constructors and `init`
+    /// on a thread of the loader's and waits for them.
+    ///
+    /// # Errors
+    /// The kind says what, [`Error::stage`] where; everything done before is undone. One after the
+    /// constructors began may carry [`Error::lingering`].
+    pub fn load(&self, trust: &Trust, source: Source, params: &Params) -> Result<Plugin, Error> {
+        // Trust is the caller's word; holding one is all that is asked here.
+        let _: &Trust = trust;
+        load::load(self.core, source, params)
+    }
+
+    /// Makes the running thread a worker named `name` until the value is dropped.
+    ///
+    /// # Errors
+    /// None today; a limit on workers would be one.
+    pub fn worker(&self, name: &str) -> Result<Worker, Error> {
+        Ok(Worker::register(&self.core.workers, name))
+    }
+
+    /// Unloads the plugin `name`: refuses new calls, waits for those inside, runs its `exit` and
+    /// destructors, unmaps it and looks whether it is gone.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`]; [`ErrorKind::Busy`] when it is Coming, Going or a zombie;
+    /// [`ErrorKind::Deadline`] with the holders, and the plugin is Live again;
+    /// [`ErrorKind::SelfDeadlock`] from inside a plugin's code or a read section;
+    /// [`ErrorKind::Barrier`].
+    pub fn unload(&self, name: &str, deadline: Deadline) -> Result<Unloaded, Error> {
+        unload::unload(self.core, name, None, deadline)
+    }
+
+    /// As [`Loader::unload`], but only this very load of the plugin.
+    ///
+    /// # Errors
+    /// As [`Loader::unload`].
+    pub fn unload_exactly(&self, plugin: &Plugin, deadline: Deadline) -> Result<Unloaded, Error> {
+        unload::unload(
+            self.core,
+            plugin.name(),
+            Some(plugin.generation()),
+            deadline,
+        )
+    }
+
+    /// Offers a service to all plugins loaded from now on and before.
+    pub fn offer<S: Interface + Sync>(&self, table: &'static S) {
+        self.core.services.offer(table);
+    }
+
+    /// The plugin `name`, from Coming to Going.
+    #[must_use]
+    pub fn plugin(&self, name: &str) -> Option<Plugin> {
+        self.core.registry.record(name).map(Plugin::new)
+    }
+
+    /// All plugins from Coming to Going in order of load, then zombies.
+    #[must_use]
+    pub fn plugins(&self) -> Vec<Plugin> {
+        self.core
+            .registry
+            .records()
+            .into_iter()
+            .map(Plugin::new)
+            .collect()
+    }
+
+    /// Closed plugins that are still mapped, and why.
+    #[must_use]
+    pub fn zombies(&self) -> Vec<Lingering> {
+        self.core.registry.zombies()
+    }
+
+    /// The current snapshot, to keep and walk at leisure.
+    #[must_use]
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.core.registry.snapshot()
+    }
+
+    /// The reader for signal handlers and anybody else; needs no loader.
+    #[must_use]
+    pub fn reader(&self) -> SymbolReader {
+        SymbolReader::new()
+    }
+
+    /// Frees retired memory now instead of within a second; waits for one grace period.
+    ///
+    /// For tests and for hosts that want their memory back at a moment of their choice.
+    pub fn reclaim(&self) {
+        drainer::drain(self.core);
+    }
+
+    /// Bytes of snapshots and symbols retired and not yet freed.
+    #[must_use]
+    pub fn retired_bytes(&self) -> usize {
+        self.core.registry.retired_bytes()
+    }
+
+    /// Unloads all plugins, last loaded first, and refuses loads from now on.
+    ///
+    /// Each plugin gets what is left of the deadline; one that refuses does not stop the others.
+    pub fn shutdown(&self, deadline: Deadline) -> Vec<(String, Result<Unloaded, Error>)> {
+        self.core
+            .registry
+            .shut_down()
+            .into_iter()
+            .map(|name| (name.to_string(), self.unload(&name, deadline)))
+            .collect()
+    }
+}
