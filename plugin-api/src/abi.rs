@@ -21,6 +21,9 @@ pub const STATUS_OK: i32 = 0;
 /// A panic or an exception was caught inside the plugin; its text went to [`HostContext::raise`].
 pub const STATUS_CAUGHT: i32 = 1;
 
+/// The author's own error from plugins written with this crate; every negative status is one.
+pub const STATUS_FAILED: i32 = -1;
+
 /// [`InterfaceEntry::kind`] of an interface that the host calls.
 pub const KIND_INTERFACE: u32 = 0;
 
@@ -37,6 +40,35 @@ pub struct Str {
     pub len: usize,
 }
 
+impl Str {
+    /// The empty text.
+    pub const EMPTY: Str = Str::new("");
+
+    /// Borrows `text`; nothing keeps it alive but the caller.
+    pub const fn new(text: &str) -> Str {
+        Str {
+            ptr: text.as_ptr(),
+            len: text.len(),
+        }
+    }
+
+    /// The text, or `None` when the other side sent something that is not UTF-8.
+    ///
+    /// # Safety
+    /// - `ptr` points to `len` bytes that stay readable and unchanged for `'a`, or `len` is 0.
+    pub const unsafe fn as_str<'a>(self) -> Option<&'a str> {
+        if self.len == 0 {
+            return Some("");
+        }
+        // SAFETY: the caller promises `len` readable bytes at `ptr` for `'a`.
+        let bytes = unsafe { core::slice::from_raw_parts(self.ptr, self.len) };
+        match core::str::from_utf8(bytes) {
+            Ok(text) => Some(text),
+            Err(_) => None,
+        }
+    }
+}
+
 /// What the host hands to [`Descriptor::init`]; valid until [`Descriptor::exit`] has returned.
 ///
 /// Every function takes [`HostContext::host`] as its first argument and may be called from any
@@ -51,6 +83,8 @@ pub struct HostContext {
     /// The host's own, opaque to the plugin.
     pub host: *mut c_void,
     /// Looks a parameter up: 1 and `*value` when it was given, 0 otherwise.
+    ///
+    /// Parameters do not change, and their text stays valid as long as this struct.
     pub param: unsafe extern "C" fn(host: *mut c_void, key: Str, value: *mut Str) -> i32,
     /// The parameter at `index` in the order given: 1 while there is one, 0 past the end.
     pub param_at: unsafe extern "C" fn(
@@ -129,8 +163,35 @@ pub unsafe trait Interface: Sized + 'static {
 
 #[cfg(target_pointer_width = "64")]
 const _: () = {
+    use core::mem::offset_of;
+
     assert!(size_of::<Str>() == 16);
+    assert!(offset_of!(Str, ptr) == 0);
+    assert!(offset_of!(Str, len) == 8);
+
     assert!(size_of::<HostContext>() == 56);
+    assert!(offset_of!(HostContext, abi_version) == 0);
+    assert!(offset_of!(HostContext, size) == 4);
+    assert!(offset_of!(HostContext, host) == 8);
+    assert!(offset_of!(HostContext, param) == 16);
+    assert!(offset_of!(HostContext, param_at) == 24);
+    assert!(offset_of!(HostContext, log) == 32);
+    assert!(offset_of!(HostContext, service) == 40);
+    assert!(offset_of!(HostContext, raise) == 48);
+
     assert!(size_of::<InterfaceEntry>() == 40);
+    assert!(offset_of!(InterfaceEntry, name) == 0);
+    assert!(offset_of!(InterfaceEntry, major) == 16);
+    assert!(offset_of!(InterfaceEntry, minor) == 20);
+    assert!(offset_of!(InterfaceEntry, table) == 24);
+    assert!(offset_of!(InterfaceEntry, table_size) == 32);
+    assert!(offset_of!(InterfaceEntry, kind) == 36);
+
     assert!(size_of::<Descriptor>() == 40);
+    assert!(offset_of!(Descriptor, abi_version) == 0);
+    assert!(offset_of!(Descriptor, size) == 4);
+    assert!(offset_of!(Descriptor, init) == 8);
+    assert!(offset_of!(Descriptor, exit) == 16);
+    assert!(offset_of!(Descriptor, interfaces) == 24);
+    assert!(offset_of!(Descriptor, n_interfaces) == 32);
 };

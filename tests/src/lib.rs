@@ -1,1 +1,3 @@
-//! Placeholder.
+//! The kit of the integration tests.
+
+pub mod standalone;

@@ -1,0 +1,108 @@
+// Counts the words of a stream; prints what `sort | uniq -c` prints for one word a line.
+#include "plug_filter.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <deque>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <vector>
+
+namespace {
+
+// The C locale's isspace; the process may have set another one.
+constexpr bool is_space(uint8_t byte) {
+    return byte == ' ' || (byte >= '\t' && byte <= '\r');
+}
+
+class word_count {
+  public:
+    explicit word_count(const plug_params &) {}
+
+    void process(const uint8_t *input, size_t len, plug::output &) {
+        const uint8_t *at = input, *const end = input + len;
+        if (!open_.empty()) {
+            const uint8_t *stop = std::find_if(at, end, is_space);
+            open_.append(at, stop);
+            at = stop;
+            if (at == end) {
+                return;
+            }
+            count(open_);
+            open_.clear();
+        }
+        for (;;) {
+            at = std::find_if_not(at, end, is_space);
+            const uint8_t *stop = std::find_if(at, end, is_space);
+            if (stop == end) {
+                open_.assign(at, end);
+                return;
+            }
+            count({reinterpret_cast<const char *>(at), static_cast<size_t>(stop - at)});
+            at = stop;
+        }
+    }
+
+    void finish(plug::output &out) {
+        if (!open_.empty()) {
+            count(open_);
+            open_.clear();
+        }
+        std::vector<std::pair<std::string_view, uint64_t>> sorted(counts_.begin(), counts_.end());
+        std::sort(sorted.begin(), sorted.end());
+        std::string text;
+        for (const auto &[word, n] : sorted) {
+            char head[32];
+            int width = std::snprintf(head, sizeof head, "%7llu ", static_cast<unsigned long long>(n));
+            text.append(head, static_cast<size_t>(width)).append(word).push_back('\n');
+            if (text.size() > 32 * 1024) {
+                out.write(text.data(), text.size());
+                text.clear();
+            }
+        }
+        out.write(text.data(), text.size());
+    }
+
+  private:
+    // Keys are views into words_, whose strings never move; so a known word costs no copy.
+    void count(std::string_view word) {
+        auto found = counts_.find(word);
+        if (found != counts_.end()) {
+            ++found->second;
+        } else {
+            counts_.emplace(words_.emplace_back(word), 1);
+        }
+    }
+
+    std::string open_; // the word at the end of the last block, if it may go on
+    std::deque<std::string> words_;
+    std::unordered_map<std::string_view, uint64_t> counts_;
+};
+
+constexpr plug_filter_v1 WORDCOUNT = plug::filter_table<word_count>();
+
+int32_t init(const plug_host_context *ctx) {
+    plug_log_debug(ctx, "wordcount is ready");
+    return PLUG_OK;
+}
+
+void stop() {}
+
+} // namespace
+
+PLUG_INTERFACES(PLUG_FILTER_V1(WORDCOUNT));
+PLUG_PLUGIN_WITH_INTERFACES("wordcount", "1.0.0", "counts the words of a stream",
+                            "MIT OR Apache-2.0", init, stop);
+
+// The number of words in len bytes.
+PLUG_EXPORT(uint64_t, count_words, (const uint8_t *text, size_t len)) {
+    uint64_t n = 0;
+    bool inside = false;
+    for (size_t i = 0; i < len; i++) {
+        bool space = is_space(text[i]);
+        n += !space && !inside;
+        inside = !space;
+    }
+    return n;
+}

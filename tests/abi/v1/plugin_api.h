@@ -1,0 +1,416 @@
+/*
+ * What plugin authors in C11 and C++17 build against: the binary contract of version 1, and
+ * macros that write the metadata and the descriptor. src/abi.rs says the same in Rust; static
+ * assertions on both sides pin each layout.
+ *
+ *     #include "plugin_api.h"
+ *
+ *     static int32_t init(const plug_host_context *ctx) {
+ *         plug_log_info(ctx, "hello");
+ *         return PLUG_OK;
+ *     }
+ *     static void stop(void) {}
+ *
+ *     PLUG_PLUGIN("hello", "1.0.0", "greets", "MIT", init, stop);
+ *
+ *     PLUG_EXPORT(uint64_t, add, (uint64_t a, uint64_t b)) { return a + b; }
+ *
+ * Build it with: cc -shared -fPIC -I.../plugin-api/include hello.c -o libhello.so
+ *
+ * What must not cross the border: exceptions (see plug::guard below), memory to be freed by the
+ * other side, text and pointers beyond the call that passed them, callbacks that outlive exit.
+ *
+ * With -DPLUG_STATIC_NAME=hello the same source links statically into a host: the descriptor
+ * becomes hello_plug_descriptor_v1, and the metadata stays local to the object file.
+ */
+#ifndef PLUG_PLUGIN_API_H
+#define PLUG_PLUGIN_API_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#ifdef __cplusplus
+#include <exception>
+#include <utility>
+#if defined(__GLIBCXX__) || defined(__GLIBCPP__)
+#include <cxxabi.h>
+#endif
+#endif
+
+/* ---- The binary contract ---------------------------------------------------------------- */
+
+#define PLUG_ABI_VERSION 1
+
+#define PLUG_OK 0      /* success */
+#define PLUG_CAUGHT 1  /* an exception was caught inside the plugin; its text was raised */
+#define PLUG_FAILED -1 /* the author's error; every negative status is one */
+
+#define PLUG_KIND_INTERFACE 0u /* a table that the host calls */
+#define PLUG_KIND_SERVICE 1u   /* a table that other plugins and the host look up */
+
+#define PLUG_LEVEL_ERROR 1
+#define PLUG_LEVEL_WARN 2
+#define PLUG_LEVEL_INFO 3
+#define PLUG_LEVEL_DEBUG 4
+#define PLUG_LEVEL_TRACE 5
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Borrowed UTF-8 text, valid for the duration of the call that passes it; no zero at its end. */
+typedef struct plug_str {
+    const char *ptr;
+    size_t len;
+} plug_str;
+
+/*
+ * What the host hands to init; valid until exit has returned. Every function takes `host` first
+ * and may be called from any thread, but not from a signal handler.
+ */
+typedef struct plug_host_context {
+    uint32_t abi_version;
+    uint32_t size;
+    void *host;
+    /* 1 and *value when the parameter was given, else 0; the text stays valid like the context */
+    int32_t (*param)(void *host, plug_str key, plug_str *value);
+    /* the parameter at index in the order given: 1 while there is one, 0 past the end */
+    int32_t (*param_at)(void *host, size_t index, plug_str *key, plug_str *value);
+    void (*log)(void *host, int32_t level, plug_str message);
+    /* the table of a service with this major and at least this minor, or null */
+    const void *(*service)(void *host, plug_str name, uint32_t major, uint32_t minor);
+    /* says why the call in progress on this thread fails, whatever it returns */
+    void (*raise)(void *host, plug_str message);
+} plug_host_context;
+
+/* One interface or service that the plugin exports. */
+typedef struct plug_interface_entry {
+    plug_str name;
+    uint32_t major;
+    uint32_t minor;
+    const void *table;
+    uint32_t table_size;
+    uint32_t kind;
+} plug_interface_entry;
+
+/* The one exported table of entry points. */
+typedef struct plug_descriptor {
+    uint32_t abi_version;
+    uint32_t size;
+    int32_t (*init)(const plug_host_context *ctx);
+    void (*exit)(void);
+    const plug_interface_entry *interfaces;
+    size_t n_interfaces;
+} plug_descriptor;
+
+#ifdef __cplusplus
+}
+#define PLUG_STATIC_ASSERT_(condition, text) static_assert(condition, text)
+#else
+#define PLUG_STATIC_ASSERT_(condition, text) _Static_assert(condition, text)
+#endif
+
+#define PLUG_SIZE_(type, size) PLUG_STATIC_ASSERT_(sizeof(type) == (size), "size of " #type)
+#define PLUG_OFFSET_(type, field, offset) \
+    PLUG_STATIC_ASSERT_(offsetof(type, field) == (offset), "offset of " #type "." #field)
+
+#if UINTPTR_MAX == 0xffffffffffffffffu
+PLUG_SIZE_(plug_str, 16);
+PLUG_OFFSET_(plug_str, ptr, 0);
+PLUG_OFFSET_(plug_str, len, 8);
+PLUG_SIZE_(plug_host_context, 56);
+PLUG_OFFSET_(plug_host_context, abi_version, 0);
+PLUG_OFFSET_(plug_host_context, size, 4);
+PLUG_OFFSET_(plug_host_context, host, 8);
+PLUG_OFFSET_(plug_host_context, param, 16);
+PLUG_OFFSET_(plug_host_context, param_at, 24);
+PLUG_OFFSET_(plug_host_context, log, 32);
+PLUG_OFFSET_(plug_host_context, service, 40);
+PLUG_OFFSET_(plug_host_context, raise, 48);
+PLUG_SIZE_(plug_interface_entry, 40);
+PLUG_OFFSET_(plug_interface_entry, name, 0);
+PLUG_OFFSET_(plug_interface_entry, major, 16);
+PLUG_OFFSET_(plug_interface_entry, minor, 20);
+PLUG_OFFSET_(plug_interface_entry, table, 24);
+PLUG_OFFSET_(plug_interface_entry, table_size, 32);
+PLUG_OFFSET_(plug_interface_entry, kind, 36);
+PLUG_SIZE_(plug_descriptor, 40);
+PLUG_OFFSET_(plug_descriptor, abi_version, 0);
+PLUG_OFFSET_(plug_descriptor, size, 4);
+PLUG_OFFSET_(plug_descriptor, init, 8);
+PLUG_OFFSET_(plug_descriptor, exit, 16);
+PLUG_OFFSET_(plug_descriptor, interfaces, 24);
+PLUG_OFFSET_(plug_descriptor, n_interfaces, 32);
+#endif
+
+/* ---- Names and sections ----------------------------------------------------------------- */
+
+#define PLUG_CAT_(a, b) PLUG_CAT_2_(a, b)
+#define PLUG_CAT_2_(a, b) a##b
+#define PLUG_TEXT_(a) PLUG_TEXT_2_(a)
+#define PLUG_TEXT_2_(a) #a
+
+#ifdef PLUG_STATIC_NAME
+#define PLUG_NAME_(name) PLUG_CAT_(PLUG_STATIC_NAME, PLUG_CAT_(_, name))
+#else
+#define PLUG_NAME_(name) name
+#endif
+
+#ifdef __cplusplus
+#define PLUG_C_BEGIN_ extern "C" {
+#define PLUG_C_END_ }
+#define PLUG_C_ extern "C"
+#define PLUG_LANG_ "c++"
+#define PLUG_NULL_ nullptr
+#else
+#define PLUG_C_BEGIN_
+#define PLUG_C_END_
+#define PLUG_C_
+#define PLUG_LANG_ "c"
+#define PLUG_NULL_ NULL
+#endif
+
+#define PLUG_VISIBLE_ __attribute__((visibility("default")))
+#define PLUG_HIDDEN_ __attribute__((visibility("hidden")))
+
+/* aligned(1): compilers pad large arrays otherwise, and the section is read as one text. */
+#define PLUG_META_ATTRIBUTES_ __attribute__((used, aligned(1), section(".plug.meta")))
+
+/* Emits "key=value\0" strings; `id` tells the symbols of one plugin apart. */
+#ifdef PLUG_STATIC_NAME
+#define PLUG_META_(id, text) static const char PLUG_CAT_(plug_meta_v1, id)[] PLUG_META_ATTRIBUTES_ = text
+#else
+#define PLUG_META_(id, text)                                            \
+    PLUG_C_BEGIN_                                                       \
+    extern PLUG_VISIBLE_ const char PLUG_CAT_(plug_meta_v1, id)[];      \
+    const char PLUG_CAT_(plug_meta_v1, id)[] PLUG_META_ATTRIBUTES_ = text; \
+    PLUG_C_END_                                                         \
+    PLUG_STATIC_ASSERT_(1, "takes the semicolon")
+#endif
+
+#if defined(__x86_64__) && defined(__linux__) && defined(__GLIBC__)
+#define PLUG_TARGET_ "x86_64-unknown-linux-gnu"
+#elif defined(__aarch64__) && defined(__linux__) && defined(__GLIBC__)
+#define PLUG_TARGET_ "aarch64-unknown-linux-gnu"
+#else
+#define PLUG_TARGET_ "unknown"
+#endif
+
+#if defined(__clang__)
+#define PLUG_TOOLCHAIN_ __VERSION__
+#else
+#define PLUG_TOOLCHAIN_ "gcc " __VERSION__
+#endif
+
+#if defined(__cplusplus) && defined(__cpp_exceptions)
+#define PLUG_PANIC_ "panic=exceptions\0"
+#else
+#define PLUG_PANIC_
+#endif
+
+/* ---- What a plugin says about itself ---------------------------------------------------- */
+
+/* Optional: who wrote it. */
+#define PLUG_AUTHOR(author) PLUG_META_(_author, "author=" author)
+
+/*
+ * The plugin, once: texts are literals, init is `int32_t (*)(const plug_host_context *)`, exit is
+ * `void (*)(void)`. In C++ both may throw.
+ */
+#define PLUG_PLUGIN(name, version, description, license, init, exit) \
+    PLUG_PLUGIN_(name, version, description, license, init, exit, PLUG_NULL_, 0)
+
+/* The same for a plugin with PLUG_INTERFACES, which comes first. */
+#define PLUG_PLUGIN_WITH_INTERFACES(name, version, description, license, init, exit) \
+    PLUG_PLUGIN_(name, version, description, license, init, exit, plug_interfaces_,  \
+                 sizeof plug_interfaces_ / sizeof plug_interfaces_[0])
+
+/*
+ * The tables it exports, up to eight: PLUG_INTERFACES((INTERFACE, "plug.filter", 1, 0, TABLE)),
+ * with SERVICE for a service. TABLE is a const object with static storage.
+ */
+#define PLUG_INTERFACES(...)                                                                   \
+    static const plug_interface_entry plug_interfaces_[] = {PLUG_EACH_(PLUG_ENTRY_, __VA_ARGS__)}; \
+    PLUG_EACH_(PLUG_ENTRY_META_, __VA_ARGS__)                                                      \
+    PLUG_STATIC_ASSERT_(1, "takes the semicolon")
+
+/*
+ * Exports a function under its own name, with its signature in the metadata:
+ *     PLUG_EXPORT(uint64_t, add, (uint64_t a, uint64_t b)) { return a + b; }
+ * In C++ its body goes through plug::guard if it can throw.
+ */
+#define PLUG_EXPORT(ret, name, args)                                        \
+    PLUG_META_(_export_##name, "export=" #name ":" #ret #args);             \
+    PLUG_C_BEGIN_                                                           \
+    PLUG_VISIBLE_ ret name args;                                            \
+    PLUG_C_END_                                                             \
+    PLUG_C_ ret name args
+
+/* The host's context between the start of init and the end of exit, else null. */
+#define plug_context() ((const plug_host_context *)PLUG_NAME_(plug_context_v1))
+
+PLUG_C_BEGIN_
+extern PLUG_HIDDEN_ const plug_host_context *PLUG_NAME_(plug_context_v1);
+PLUG_C_END_
+
+#define PLUG_PLUGIN_(name, version, description, license, init, exit, interfaces, n)             \
+    PLUG_META_(, "name=" name "\0version=" version "\0description=" description                  \
+                 "\0license=" license "\0api=" PLUG_TEXT_(PLUG_ABI_VERSION) "\0toolchain="       \
+                 PLUG_TOOLCHAIN_ "\0target=" PLUG_TARGET_ "\0" PLUG_PANIC_ "lang=" PLUG_LANG_);  \
+    PLUG_C_BEGIN_                                                                                \
+    const plug_host_context *PLUG_NAME_(plug_context_v1) = PLUG_NULL_;                           \
+    static int32_t plug_init_(const plug_host_context *ctx) {                                    \
+        int32_t status;                                                                          \
+        if (ctx == PLUG_NULL_ || ctx->abi_version != PLUG_ABI_VERSION ||                         \
+            ctx->size < sizeof(plug_host_context)) {                                             \
+            return PLUG_FAILED;                                                                  \
+        }                                                                                        \
+        PLUG_NAME_(plug_context_v1) = ctx;                                                       \
+        status = PLUG_CALL_INIT_(ctx, init);                                                     \
+        if (status != PLUG_OK) { /* no exit follows, and the host may drop its context */        \
+            PLUG_NAME_(plug_context_v1) = PLUG_NULL_;                                            \
+        }                                                                                        \
+        return status;                                                                           \
+    }                                                                                            \
+    static void plug_exit_(void) {                                                               \
+        PLUG_CALL_EXIT_(PLUG_NAME_(plug_context_v1), exit);                                      \
+        PLUG_NAME_(plug_context_v1) = PLUG_NULL_;                                                \
+    }                                                                                            \
+    extern PLUG_VISIBLE_ const plug_descriptor PLUG_NAME_(plug_descriptor_v1);                   \
+    const plug_descriptor PLUG_NAME_(plug_descriptor_v1) = {                                     \
+        PLUG_ABI_VERSION, sizeof(plug_descriptor), plug_init_, plug_exit_, interfaces, n};       \
+    PLUG_C_END_                                                                                  \
+    PLUG_STATIC_ASSERT_(sizeof(name) > 1, "a plugin needs a name")
+
+#ifdef __cplusplus
+#define PLUG_CALL_INIT_(ctx, init) plug::guard(ctx, int32_t(PLUG_CAUGHT), [&] { return init(ctx); })
+#define PLUG_CALL_EXIT_(ctx, exit) plug::guard(ctx, [] { exit(); })
+#else
+#define PLUG_CALL_INIT_(ctx, init) init(ctx)
+#define PLUG_CALL_EXIT_(ctx, exit) exit()
+#endif
+
+#define PLUG_ENTRY_(i, entry) PLUG_ENTRY_2_ entry
+#define PLUG_ENTRY_2_(kind, name, major, minor, table) \
+    {{name, sizeof(name) - 1}, major, minor, &table, (uint32_t)sizeof(table), PLUG_KIND_##kind},
+#define PLUG_ENTRY_META_(i, entry) PLUG_META_(_interface_##i, PLUG_ENTRY_META_2_ entry);
+#define PLUG_ENTRY_META_2_(kind, name, major, minor, table) \
+    PLUG_ENTRY_KEY_##kind name "/" PLUG_TEXT_2_(major) "." PLUG_TEXT_2_(minor)
+#define PLUG_ENTRY_KEY_INTERFACE "interface="
+#define PLUG_ENTRY_KEY_SERVICE "service="
+
+#define PLUG_EACH_(f, ...)                                                                       \
+    PLUG_PICK_(__VA_ARGS__, PLUG_EACH_8_, PLUG_EACH_7_, PLUG_EACH_6_, PLUG_EACH_5_, PLUG_EACH_4_, \
+               PLUG_EACH_3_, PLUG_EACH_2_, PLUG_EACH_1_, _)(f, __VA_ARGS__)
+#define PLUG_PICK_(a, b, c, d, e, f, g, h, picked, ...) picked
+#define PLUG_EACH_1_(f, a) f(1, a)
+#define PLUG_EACH_2_(f, a, ...) f(2, a) PLUG_EACH_1_(f, __VA_ARGS__)
+#define PLUG_EACH_3_(f, a, ...) f(3, a) PLUG_EACH_2_(f, __VA_ARGS__)
+#define PLUG_EACH_4_(f, a, ...) f(4, a) PLUG_EACH_3_(f, __VA_ARGS__)
+#define PLUG_EACH_5_(f, a, ...) f(5, a) PLUG_EACH_4_(f, __VA_ARGS__)
+#define PLUG_EACH_6_(f, a, ...) f(6, a) PLUG_EACH_5_(f, __VA_ARGS__)
+#define PLUG_EACH_7_(f, a, ...) f(7, a) PLUG_EACH_6_(f, __VA_ARGS__)
+#define PLUG_EACH_8_(f, a, ...) f(8, a) PLUG_EACH_7_(f, __VA_ARGS__)
+
+/* ---- The host as a plugin sees it ------------------------------------------------------- */
+
+static inline plug_str plug_text(const char *text) {
+    plug_str str;
+    str.ptr = text;
+    str.len = strlen(text);
+    return str;
+}
+
+static inline int plug_text_eq(plug_str str, const char *text) {
+    return str.len == strlen(text) && memcmp(str.ptr, text, str.len) == 0;
+}
+
+/* 1 and *value when the parameter was given, else 0. */
+static inline int plug_param(const plug_host_context *ctx, const char *key, plug_str *value) {
+    return ctx != PLUG_NULL_ && ctx->param(ctx->host, plug_text(key), value) == 1;
+}
+
+static inline void plug_log(const plug_host_context *ctx, int32_t level, const char *message) {
+    if (ctx != PLUG_NULL_) {
+        ctx->log(ctx->host, level, plug_text(message));
+    }
+}
+
+static inline void plug_log_error(const plug_host_context *ctx, const char *message) {
+    plug_log(ctx, PLUG_LEVEL_ERROR, message);
+}
+
+static inline void plug_log_warn(const plug_host_context *ctx, const char *message) {
+    plug_log(ctx, PLUG_LEVEL_WARN, message);
+}
+
+static inline void plug_log_info(const plug_host_context *ctx, const char *message) {
+    plug_log(ctx, PLUG_LEVEL_INFO, message);
+}
+
+static inline void plug_log_debug(const plug_host_context *ctx, const char *message) {
+    plug_log(ctx, PLUG_LEVEL_DEBUG, message);
+}
+
+static inline void plug_log_trace(const plug_host_context *ctx, const char *message) {
+    plug_log(ctx, PLUG_LEVEL_TRACE, message);
+}
+
+/* The table of a service of the host, or null; valid until exit has returned. */
+static inline const void *plug_service(const plug_host_context *ctx, const char *name,
+                                       uint32_t major, uint32_t minor) {
+    return ctx == PLUG_NULL_ ? PLUG_NULL_ : ctx->service(ctx->host, plug_text(name), major, minor);
+}
+
+/* Says why the call in progress on this thread fails; the last message of a call counts. */
+static inline void plug_raise(const plug_host_context *ctx, const char *message) {
+    if (ctx != PLUG_NULL_) {
+        ctx->raise(ctx->host, plug_text(message));
+    }
+}
+
+#ifdef __cplusplus
+namespace plug {
+
+/*
+ * Runs `body`; an exception becomes `fallback`, and its text goes to the host. The unwinding of
+ * pthread_exit and pthread_cancel is let through: swallowing it ends the process.
+ */
+template <class Result, class Body>
+Result guard(const plug_host_context *ctx, Result fallback, Body &&body) {
+#ifdef __cpp_exceptions
+    try {
+        return std::forward<Body>(body)();
+    }
+#if defined(__GLIBCXX__) || defined(__GLIBCPP__)
+    catch (abi::__forced_unwind &) {
+        throw;
+    }
+#endif
+    catch (const std::exception &error) {
+        plug_raise(ctx, error.what());
+        return fallback;
+    } catch (...) {
+        plug_raise(ctx, "an exception that is not a std::exception");
+        return fallback;
+    }
+#else
+    (void)ctx;
+    (void)fallback;
+    return std::forward<Body>(body)();
+#endif
+}
+
+/* The same for a body without a value. */
+template <class Body> void guard(const plug_host_context *ctx, Body &&body) {
+    guard(ctx, 0, [&] {
+        std::forward<Body>(body)();
+        return 0;
+    });
+}
+
+} // namespace plug
+#endif
+
+#endif
