@@ -1,0 +1,93 @@
+//! What the process itself says, asked of the kernel and of ld.so and never of the loader.
+
+use std::collections::BTreeSet;
+use std::ffi::{CStr, c_int, c_void};
+use std::fs;
+
+/// One line of `/proc/self/maps`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mapped {
+    /// First address.
+    pub start: usize,
+    /// One past the last.
+    pub end: usize,
+    /// `r-xp` and so on.
+    pub rights: String,
+    /// Inode, 0 for anonymous memory.
+    pub inode: u64,
+    /// The path as the kernel shows it.
+    pub path: String,
+}
+
+/// The process's mappings.
+pub fn maps() -> Vec<Mapped> {
+    fs::read_to_string("/proc/self/maps").expect("procfs").lines().filter_map(parse).collect()
+}
+
+fn parse(line: &str) -> Option<Mapped> {
+    let mut fields = line.split_whitespace();
+    let (start, end) = fields.next()?.split_once('-')?;
+    let rights = fields.next()?.to_owned();
+    let inode = fields.nth(2)?.parse().ok()?;
+    Some(Mapped {
+        start: usize::from_str_radix(start, 16).ok()?,
+        end: usize::from_str_radix(end, 16).ok()?,
+        rights,
+        inode,
+        path: fields.collect::<Vec<_>>().join(" "),
+    })
+}
+
+/// Inodes of everything mapped from memory files at or above `start` and below `end`.
+pub fn inodes_in(start: usize, end: usize) -> BTreeSet<u64> {
+    maps()
+        .into_iter()
+        .filter(|m| m.start < end && m.end > start && m.inode != 0)
+        .map(|m| m.inode)
+        .collect()
+}
+
+/// Whether any mapping is backed by `inode` of a memory file.
+pub fn is_mapped(inode: u64) -> bool {
+    maps().iter().any(|m| m.inode == inode && m.path.contains("memfd"))
+}
+
+/// The names of all objects that ld.so knows.
+pub fn objects() -> BTreeSet<String> {
+    unsafe extern "C" fn note(info: *mut libc::dl_phdr_info, _: usize, data: *mut c_void) -> c_int {
+        // SAFETY: `data` is the set below, alive for the call.
+        let names = unsafe { &mut *data.cast::<BTreeSet<String>>() };
+        // SAFETY: ld.so passes a valid record with a terminated name or null.
+        let name = unsafe { (*info).dlpi_name };
+        if !name.is_null() {
+            // SAFETY: terminated.
+            names.insert(unsafe { CStr::from_ptr(name) }.to_string_lossy().into_owned());
+        }
+        0
+    }
+    let mut names = BTreeSet::new();
+    // SAFETY: the callback only reads.
+    unsafe { libc::dl_iterate_phdr(Some(note), (&raw mut names).cast()) };
+    names
+}
+
+/// Open descriptors of the process.
+pub fn descriptors() -> usize {
+    fs::read_dir("/proc/self/fd").expect("procfs").count()
+}
+
+/// Threads of the process.
+pub fn threads() -> usize {
+    fs::read_dir("/proc/self/task").expect("procfs").count()
+}
+
+/// Resident memory in KiB.
+pub fn resident_kb() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").expect("procfs");
+    status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))
+        .and_then(|rest| rest.split_whitespace().next())
+        .and_then(|kb| kb.parse().ok())
+        .expect("VmRSS")
+}
