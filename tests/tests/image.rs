@@ -440,6 +440,30 @@ fn is_mapped(key: FileKey) -> bool {
 }
 
 #[test]
+fn edited_copies_load_and_leave_unless_nodelete() {
+    // A plugin that is the first to load libstdc++ would be bound back to by it.
+    assert!(!dlopen(c"libstdc++.so.6", 0).is_null());
+    let scratch = Scratch::new();
+    for path in variants(&scratch) {
+        let opened = Opened::open(&path).unwrap();
+        let policy = RewritePolicy::new(next_nonce());
+        let image = Image::prepare(&opened, &policy, None).unwrap();
+        let nodelete = image.facts.nodelete();
+        let link = image
+            .staged
+            .link(&image.name, image.facts.build_id.as_deref())
+            .unwrap();
+        let handle = dlopen(link.path(), 0);
+        assert!(!handle.is_null(), "{path:?}: {:?}", unsafe {
+            CStr::from_ptr(libc::dlerror())
+        });
+        assert!(is_mapped(link.key().unwrap()), "{path:?}");
+        unsafe { libc::dlclose(handle) };
+        assert_eq!(is_mapped(link.key().unwrap()), nodelete, "{path:?}");
+    }
+}
+
+#[test]
 fn plan_renames_the_soname_unless_its_bytes_are_shared() {
     let scratch = Scratch::new();
     let soname_edit = |name: &str, source: &str, flags: &[&str]| {
