@@ -21,12 +21,16 @@ impl Host {
     pub fn new() -> Self {
         // SAFETY: tests load the example plugins of this repository and system libraries.
         let trust = unsafe { Trust::new(Policy::default()) };
-        Self { loader: Loader::new(Config::default()).expect("first loader"), trust }
+        Self {
+            loader: Loader::new(Config::default()).expect("first loader"),
+            trust,
+        }
     }
 
     /// Loads the file at `path` without parameters.
     pub fn load(&self, path: impl Into<PathBuf>) -> Result<Plugin, Error> {
-        self.loader.load(&self.trust, Source::path(path.into()), &Params::new())
+        self.loader
+            .load(&self.trust, Source::path(path.into()), &Params::new())
     }
 
     /// Loads a useful example plugin.

@@ -21,7 +21,11 @@ pub struct Mapped {
 
 /// The process's mappings.
 pub fn maps() -> Vec<Mapped> {
-    fs::read_to_string("/proc/self/maps").expect("procfs").lines().filter_map(parse).collect()
+    fs::read_to_string("/proc/self/maps")
+        .expect("procfs")
+        .lines()
+        .filter_map(parse)
+        .collect()
 }
 
 fn parse(line: &str) -> Option<Mapped> {
@@ -49,7 +53,9 @@ pub fn inodes_in(start: usize, end: usize) -> BTreeSet<u64> {
 
 /// Whether any mapping is backed by `inode` of a memory file.
 pub fn is_mapped(inode: u64) -> bool {
-    maps().iter().any(|m| m.inode == inode && m.path.contains("memfd"))
+    maps()
+        .iter()
+        .any(|m| m.inode == inode && m.path.contains("memfd"))
 }
 
 /// The names of all objects that ld.so knows.
@@ -61,7 +67,11 @@ pub fn objects() -> BTreeSet<String> {
         let name = unsafe { (*info).dlpi_name };
         if !name.is_null() {
             // SAFETY: terminated.
-            names.insert(unsafe { CStr::from_ptr(name) }.to_string_lossy().into_owned());
+            names.insert(
+                unsafe { CStr::from_ptr(name) }
+                    .to_string_lossy()
+                    .into_owned(),
+            );
         }
         0
     }

@@ -24,7 +24,9 @@ fn load_of_each_language_resolves_calls_and_unloads() {
             let mut symbols = 0;
             for (name_of, address) in plugin.symbols() {
                 symbols += 1;
-                let found = SymbolReader::new().resolve(address).expect("inside the plugin");
+                let found = SymbolReader::new()
+                    .resolve(address)
+                    .expect("inside the plugin");
                 assert_eq!(found.plugin.as_str(), name);
                 assert_eq!(found.generation, plugin.generation());
                 assert_eq!(found.state(), State::Live);
@@ -57,11 +59,17 @@ fn call_after_unload_and_reload_answers_gone() {
         assert!(first.is_ok());
         host.unload("checksum");
         // SAFETY: as above.
-        assert_eq!(unsafe { function.call_on(&worker, (b"abc".as_ptr(), 3)) }, Err(CallError::Gone));
+        assert_eq!(
+            unsafe { function.call_on(&worker, (b"abc".as_ptr(), 3)) },
+            Err(CallError::Gone)
+        );
         let new = host.useful("checksum");
         assert_ne!(new.generation(), old.generation());
         // SAFETY: as above.
-        assert_eq!(unsafe { function.call((b"abc".as_ptr(), 3)) }, Err(CallError::Gone));
+        assert_eq!(
+            unsafe { function.call((b"abc".as_ptr(), 3)) },
+            Err(CallError::Gone)
+        );
         assert_eq!(old.pin().expect_err("old").kind(), ErrorKind::Gone);
         let function = new.function::<ChecksumOf>("checksum_of").expect("exported");
         // SAFETY: as above.
@@ -75,11 +83,17 @@ fn load_of_a_live_name_is_refused_and_dash_equals_underscore() {
         let host = Host::new();
         host.hostile("never-returns").expect("loads");
         let again = host.hostile("never-returns").expect_err("taken");
-        assert_eq!((again.kind(), again.stage()), (ErrorKind::AlreadyLoaded, Some(Stage::Claim)));
+        assert_eq!(
+            (again.kind(), again.stage()),
+            (ErrorKind::AlreadyLoaded, Some(Stage::Claim))
+        );
         assert!(host.loader.plugin("never_returns").is_some());
         host.unload("never_returns");
         assert_eq!(
-            host.loader.unload("never-returns", Deadline::now()).expect_err("gone").kind(),
+            host.loader
+                .unload("never-returns", Deadline::now())
+                .expect_err("gone")
+                .kind(),
             ErrorKind::NotFound
         );
     });
@@ -122,8 +136,14 @@ fn unload_waits_for_pins_and_refuses_new_ones() {
         let host = Host::new();
         let plugin = host.useful("base64");
         let pin = plugin.pin().expect("live");
-        let held = host.loader.unload("base64", Deadline::after(Duration::from_millis(50)));
-        assert!(held.expect_err("pinned").to_string().contains("1 pins held"));
+        let held = host
+            .loader
+            .unload("base64", Deadline::after(Duration::from_millis(50)));
+        assert!(
+            held.expect_err("pinned")
+                .to_string()
+                .contains("1 pins held")
+        );
         let loader = host.loader.clone();
         let leaving = thread::spawn(move || loader.unload("base64", seconds(10)));
         while !pin.is_leaving() {
@@ -132,7 +152,10 @@ fn unload_waits_for_pins_and_refuses_new_ones() {
         assert_eq!(plugin.pin().expect_err("going").kind(), ErrorKind::Gone);
         assert_eq!(plugin.state(), State::Going);
         drop(pin);
-        assert!(matches!(leaving.join().expect("no panic"), Ok(Unloaded::Gone(_))));
+        assert!(matches!(
+            leaving.join().expect("no panic"),
+            Ok(Unloaded::Gone(_))
+        ));
     });
 }
 
@@ -142,7 +165,11 @@ fn load_of_hostile_plugins_fails_at_its_stage_and_leaves_nothing() {
         let host = Host::new();
         host.useful("wordcount");
         host.unload("wordcount");
-        let before = (process::maps().len(), process::descriptors(), process::threads());
+        let before = (
+            process::maps().len(),
+            process::descriptors(),
+            process::threads(),
+        );
         let cases = [
             ("init-fails", ErrorKind::InitFailed, Stage::Init),
             ("init-panics", ErrorKind::InitFailed, Stage::Init),
@@ -151,7 +178,11 @@ fn load_of_hostile_plugins_fails_at_its_stage_and_leaves_nothing() {
         ];
         for (name, kind, stage) in cases {
             let error = host.hostile(name).expect_err(name);
-            assert_eq!((error.kind(), error.stage()), (kind, Some(stage)), "{error:#}");
+            assert_eq!(
+                (error.kind(), error.stage()),
+                (kind, Some(stage)),
+                "{error:#}"
+            );
             assert!(error.lingering().is_none(), "{error:#}");
             assert!(host.loader.plugin(name).is_none());
         }
@@ -159,7 +190,11 @@ fn load_of_hostile_plugins_fails_at_its_stage_and_leaves_nothing() {
         assert!(wrong.contains("expected 1, found 99"), "{wrong}");
         let panics = host.hostile("init-panics").expect_err("panics").to_string();
         assert!(panics.contains("init returned 1: "), "{panics}");
-        let after = (process::maps().len(), process::descriptors(), process::threads());
+        let after = (
+            process::maps().len(),
+            process::descriptors(),
+            process::threads(),
+        );
         // The allocator may have grown by an arena; the plugins' own mappings are checked by name.
         assert_eq!(before.1, after.1, "descriptors");
         assert_eq!(before.2, after.2, "threads");
@@ -214,7 +249,9 @@ fn constructor_that_sleeps_blocks_nobody_and_resolves_as_coming() {
                 within("load", &|| drop(host.useful("checksum")));
                 within("call", &|| {
                     let plugin = host.loader.plugin("checksum").expect("live");
-                    let f = plugin.function::<ChecksumOf>("checksum_of").expect("exported");
+                    let f = plugin
+                        .function::<ChecksumOf>("checksum_of")
+                        .expect("exported");
                     // SAFETY: the signature is the plugin's.
                     unsafe { f.call((b"x".as_ptr(), 1)) }.expect("called");
                 });
@@ -261,7 +298,10 @@ fn concurrent_loads_of_one_file_share_one_result() {
                     .collect()
             });
             assert!(!generations.is_empty());
-            assert!(generations.windows(2).all(|pair| pair[0] == pair[1]), "{generations:?}");
+            assert!(
+                generations.windows(2).all(|pair| pair[0] == pair[1]),
+                "{generations:?}"
+            );
             host.unload("checksum");
         }
     });
@@ -272,11 +312,20 @@ fn load_of_missing_or_damaged_files_is_refused_with_a_reason() {
     isolated!({
         let host = Host::new();
         let missing = host.load("/nonexistent/x.so").expect_err("missing");
-        assert_eq!((missing.kind(), missing.stage()), (ErrorKind::Open, Some(Stage::Open)));
+        assert_eq!(
+            (missing.kind(), missing.stage()),
+            (ErrorKind::Open, Some(Stage::Open))
+        );
         let folder = host.load("/tmp").expect_err("folder");
         assert_eq!(folder.kind(), ErrorKind::Open);
-        let text = host.load(file!()).or_else(|_| host.load("/etc/passwd")).expect_err("text");
-        assert_eq!((text.kind(), text.stage()), (ErrorKind::Damaged, Some(Stage::Facts)));
+        let text = host
+            .load(file!())
+            .or_else(|_| host.load("/etc/passwd"))
+            .expect_err("text");
+        assert_eq!(
+            (text.kind(), text.stage()),
+            (ErrorKind::Damaged, Some(Stage::Facts))
+        );
         let path = hostile("never-returns");
         let bytes = std::fs::read(&path).expect("readable");
         let cut = std::env::temp_dir().join(format!("plug-cut-{}.so", std::process::id()));
@@ -314,6 +363,9 @@ fn second_loader_is_refused() {
     isolated!({
         let _host = Host::new();
         let again = plug_loader::Loader::new(plug_loader::Config::default());
-        assert_eq!(again.expect_err("second").kind(), ErrorKind::AlreadyInitialised);
+        assert_eq!(
+            again.expect_err("second").kind(),
+            ErrorKind::AlreadyInitialised
+        );
     });
 }

@@ -7,7 +7,8 @@
 use std::str;
 
 use super::damage::Damage;
-use super::elf::{DynamicEntry, Elf, tag};
+use super::elf::{DynamicEntry, Elf};
+use super::tag;
 
 /// The entries of `PT_DYNAMIC`, each tag that may come once checked to do so.
 #[derive(Debug)]
@@ -29,7 +30,7 @@ impl Dynamic {
             if let [first, second] = pair
                 && first.tag == second.tag
             {
-                let found = format!("{} again", name(second.tag));
+                let found = format!("{} again", tag::name(second.tag));
                 return Err(Damage::new(
                     "PT_DYNAMIC",
                     second.offset,
@@ -57,7 +58,7 @@ impl Dynamic {
     /// The entry with this tag, which no file can do without.
     pub(super) fn require(&self, tag: i64) -> Result<&DynamicEntry, Damage> {
         self.get(tag)
-            .ok_or_else(|| Damage::new("PT_DYNAMIC", self.start, name(tag), "none"))
+            .ok_or_else(|| Damage::new("PT_DYNAMIC", self.start, tag::name(tag), "none"))
     }
 
     /// Refuses a size tag with another value than `size`, where its table exists.
@@ -67,7 +68,7 @@ impl Dynamic {
         }
         let given = self.require(entry)?;
         if given.value != size {
-            let expected = format!("{} {size}", name(entry));
+            let expected = format!("{} {size}", tag::name(entry));
             return Err(Damage::new(
                 "PT_DYNAMIC",
                 given.offset,
@@ -91,7 +92,7 @@ impl Dynamic {
                 Some(size) if size.value != 0 => Err(Damage::new(
                     "PT_DYNAMIC",
                     size.offset,
-                    name(address),
+                    tag::name(address),
                     "only its size",
                 )),
                 _ => Ok(&[]),
@@ -99,14 +100,14 @@ impl Dynamic {
         };
         let len = self.require(size)?;
         if len.value % entry_size != 0 {
-            let expected = format!("{} in entries of {entry_size}", name(size));
+            let expected = format!("{} in entries of {entry_size}", tag::name(size));
             return Err(Damage::new("PT_DYNAMIC", len.offset, expected, len.value));
         }
         if len.value == 0 {
             return Ok(&[]);
         }
         elf.bytes_at(at.value, len.value).ok_or_else(|| {
-            let expected = format!("{} inside a segment's file bytes", name(address));
+            let expected = format!("{} inside a segment's file bytes", tag::name(address));
             let found = format!("{:#x}+{:#x}", at.value, len.value);
             Damage::new("PT_DYNAMIC", at.offset, expected, found)
         })
@@ -174,14 +175,19 @@ impl<'a> Strings<'a> {
             .and_then(|offset| self.get(offset));
         let Some(bytes) = found else {
             let (expected, found) = ("a string inside DT_STRTAB", format!("{:#x}", entry.value));
-            return Err(Damage::new(name(entry.tag), entry.offset, expected, found));
+            return Err(Damage::new(
+                tag::name(entry.tag),
+                entry.offset,
+                expected,
+                found,
+            ));
         };
         match str::from_utf8(bytes) {
             Ok(text) if !text.chars().any(char::is_control) => Ok(text.to_owned()),
             _ => {
                 let found = format!("{:?}", String::from_utf8_lossy(bytes));
                 Err(Damage::new(
-                    name(entry.tag),
+                    tag::name(entry.tag),
                     entry.offset,
                     "printable UTF-8",
                     found,
@@ -205,46 +211,4 @@ fn comes_once(tag: i64) -> bool {
             tag::FLAGS_1,
         ]
         .contains(&tag)
-}
-
-/// The name of a tag, as `readelf` shows it.
-pub(super) fn name(tag: i64) -> &'static str {
-    match tag {
-        tag::NEEDED => "DT_NEEDED",
-        tag::PLTRELSZ => "DT_PLTRELSZ",
-        tag::HASH => "DT_HASH",
-        tag::STRTAB => "DT_STRTAB",
-        tag::SYMTAB => "DT_SYMTAB",
-        tag::RELA => "DT_RELA",
-        tag::RELASZ => "DT_RELASZ",
-        tag::RELAENT => "DT_RELAENT",
-        tag::STRSZ => "DT_STRSZ",
-        tag::SYMENT => "DT_SYMENT",
-        tag::INIT => "DT_INIT",
-        tag::FINI => "DT_FINI",
-        tag::SONAME => "DT_SONAME",
-        tag::RPATH => "DT_RPATH",
-        tag::REL => "DT_REL",
-        tag::PLTREL => "DT_PLTREL",
-        tag::TEXTREL => "DT_TEXTREL",
-        tag::JMPREL => "DT_JMPREL",
-        tag::INIT_ARRAY => "DT_INIT_ARRAY",
-        tag::FINI_ARRAY => "DT_FINI_ARRAY",
-        tag::INIT_ARRAYSZ => "DT_INIT_ARRAYSZ",
-        tag::FINI_ARRAYSZ => "DT_FINI_ARRAYSZ",
-        tag::RUNPATH => "DT_RUNPATH",
-        tag::FLAGS => "DT_FLAGS",
-        tag::RELRSZ => "DT_RELRSZ",
-        tag::RELR => "DT_RELR",
-        tag::RELRENT => "DT_RELRENT",
-        tag::GNU_HASH => "DT_GNU_HASH",
-        tag::VERSYM => "DT_VERSYM",
-        tag::RELACOUNT => "DT_RELACOUNT",
-        tag::FLAGS_1 => "DT_FLAGS_1",
-        tag::VERDEF => "DT_VERDEF",
-        tag::VERDEFNUM => "DT_VERDEFNUM",
-        tag::VERNEED => "DT_VERNEED",
-        tag::VERNEEDNUM => "DT_VERNEEDNUM",
-        _ => "a dynamic tag",
-    }
 }

@@ -11,49 +11,7 @@ use object::elf as raw;
 use object::pod::{self, Pod};
 
 use super::damage::Damage;
-
-/// Dynamic tags by their numbers, as far as the loader reads or writes them.
-pub(super) mod tag {
-    use super::raw;
-
-    pub(in super::super) const NEEDED: i64 = raw::DT_NEEDED.0;
-    pub(in super::super) const PLTRELSZ: i64 = raw::DT_PLTRELSZ.0;
-    pub(in super::super) const HASH: i64 = raw::DT_HASH.0;
-    pub(in super::super) const STRTAB: i64 = raw::DT_STRTAB.0;
-    pub(in super::super) const SYMTAB: i64 = raw::DT_SYMTAB.0;
-    pub(in super::super) const RELA: i64 = raw::DT_RELA.0;
-    pub(in super::super) const RELASZ: i64 = raw::DT_RELASZ.0;
-    pub(in super::super) const RELAENT: i64 = raw::DT_RELAENT.0;
-    pub(in super::super) const STRSZ: i64 = raw::DT_STRSZ.0;
-    pub(in super::super) const SYMENT: i64 = raw::DT_SYMENT.0;
-    pub(in super::super) const INIT: i64 = raw::DT_INIT.0;
-    pub(in super::super) const FINI: i64 = raw::DT_FINI.0;
-    pub(in super::super) const SONAME: i64 = raw::DT_SONAME.0;
-    pub(in super::super) const RPATH: i64 = raw::DT_RPATH.0;
-    pub(in super::super) const REL: i64 = raw::DT_REL.0;
-    pub(in super::super) const PLTREL: i64 = raw::DT_PLTREL.0;
-    pub(in super::super) const TEXTREL: i64 = raw::DT_TEXTREL.0;
-    pub(in super::super) const JMPREL: i64 = raw::DT_JMPREL.0;
-    pub(in super::super) const INIT_ARRAY: i64 = raw::DT_INIT_ARRAY.0;
-    pub(in super::super) const FINI_ARRAY: i64 = raw::DT_FINI_ARRAY.0;
-    pub(in super::super) const INIT_ARRAYSZ: i64 = raw::DT_INIT_ARRAYSZ.0;
-    pub(in super::super) const FINI_ARRAYSZ: i64 = raw::DT_FINI_ARRAYSZ.0;
-    pub(in super::super) const RUNPATH: i64 = raw::DT_RUNPATH.0;
-    pub(in super::super) const FLAGS: i64 = raw::DT_FLAGS.0;
-    pub(in super::super) const RELRSZ: i64 = raw::DT_RELRSZ.0;
-    pub(in super::super) const RELR: i64 = raw::DT_RELR.0;
-    pub(in super::super) const RELRENT: i64 = raw::DT_RELRENT.0;
-    pub(in super::super) const GNU_HASH: i64 = raw::DT_GNU_HASH.0;
-    pub(in super::super) const VERSYM: i64 = raw::DT_VERSYM.0;
-    pub(in super::super) const RELACOUNT: i64 = raw::DT_RELACOUNT.0;
-    pub(in super::super) const FLAGS_1: i64 = raw::DT_FLAGS_1.0;
-    pub(in super::super) const VERDEF: i64 = raw::DT_VERDEF.0;
-    pub(in super::super) const VERDEFNUM: i64 = raw::DT_VERDEFNUM.0;
-    pub(in super::super) const VERNEED: i64 = raw::DT_VERNEED.0;
-    pub(in super::super) const VERNEEDNUM: i64 = raw::DT_VERNEEDNUM.0;
-    /// The number of tags below which ld.so keeps every one, `DT_NUM`.
-    pub(in super::super) const LOW_TAGS: i64 = 38;
-}
+use super::segment::{PAGE, Segment, offset_of, slice, within};
 
 /// `DT_FLAGS` bit: the file has relocations into read-only segments.
 pub(super) const DF_TEXTREL: u64 = raw::DF_TEXTREL.0;
@@ -63,9 +21,6 @@ pub(super) const DF_STATIC_TLS: u64 = raw::DF_STATIC_TLS.0;
 pub(super) const DF_1_NODELETE: u64 = raw::DF_1_NODELETE.0;
 /// `vd_flags` bit of the entry that names the file itself.
 pub(super) const VER_FLG_BASE: u16 = raw::VER_FLG_BASE.0;
-/// Smallest page of every supported machine; segments are aligned to at least this.
-pub(super) const PAGE: u64 = 4096;
-
 pub(super) const SYM_SIZE: u64 = 24;
 pub(super) const RELA_SIZE: u64 = 24;
 pub(super) const DYN_SIZE: u64 = 16;
@@ -86,49 +41,6 @@ pub(super) enum RelaKind {
     Irelative,
     /// Anything else.
     Other,
-}
-
-/// One `PT_LOAD` segment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Segment {
-    /// Link-time address of the first byte.
-    pub vaddr: u64,
-    /// Bytes in memory; what exceeds `filesz` is zero.
-    pub memsz: u64,
-    /// File offset of the first byte.
-    pub offset: u64,
-    /// Bytes in the file.
-    pub filesz: u64,
-    /// `PF_R` 4, `PF_W` 2, `PF_X` 1.
-    pub flags: u32,
-}
-
-impl Segment {
-    /// Whether the segment is mapped writable.
-    pub fn is_writable(&self) -> bool {
-        self.flags & raw::PF_W.0 != 0
-    }
-
-    /// Whether the segment is mapped executable.
-    pub fn is_executable(&self) -> bool {
-        self.flags & raw::PF_X.0 != 0
-    }
-
-    /// Whether `len` bytes at `vaddr` lie in its memory.
-    pub(super) fn holds(&self, vaddr: u64, len: u64) -> bool {
-        within(vaddr, len, self.vaddr, self.memsz)
-    }
-}
-
-/// A range of link-time addresses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Extent {
-    /// Link-time address of the first byte.
-    pub vaddr: u64,
-    /// Length in bytes.
-    pub size: u64,
 }
 
 /// One program header that is not `PT_LOAD`.
@@ -455,57 +367,6 @@ pub(super) fn relocations(table: &[u8]) -> impl Iterator<Item = RawRela> + '_ {
     })
 }
 
-/// The little-endian 16-bit word at `offset`.
-pub(super) fn u16_at(bytes: &[u8], offset: u64) -> Option<u16> {
-    slice(bytes, offset, 2)?
-        .try_into()
-        .ok()
-        .map(u16::from_le_bytes)
-}
-
-/// The little-endian 32-bit word at `offset`.
-pub(super) fn u32_at(bytes: &[u8], offset: u64) -> Option<u32> {
-    slice(bytes, offset, 4)?
-        .try_into()
-        .ok()
-        .map(u32::from_le_bytes)
-}
-
-/// The little-endian 64-bit word at `offset`.
-pub(super) fn u64_at(bytes: &[u8], offset: u64) -> Option<u64> {
-    slice(bytes, offset, 8)?
-        .try_into()
-        .ok()
-        .map(u64::from_le_bytes)
-}
-
-/// `len` bytes at `offset`, or `None` where the bytes end before.
-pub(super) fn slice(bytes: &[u8], offset: u64, len: u64) -> Option<&[u8]> {
-    let start = usize::try_from(offset).ok()?;
-    let end = start.checked_add(usize::try_from(len).ok()?)?;
-    bytes.get(start..end)
-}
-
-/// The file offset of `len` bytes at `vaddr`, which must lie in one segment's file bytes.
-pub(super) fn offset_of(segments: &[Segment], vaddr: u64, len: u64) -> Option<u64> {
-    let after = segments.partition_point(|s| s.vaddr <= vaddr);
-    let segment = segments.get(after.checked_sub(1)?)?;
-    if !within(vaddr, len, segment.vaddr, segment.filesz) {
-        return None;
-    }
-    segment
-        .offset
-        .checked_add(vaddr.checked_sub(segment.vaddr)?)
-}
-
-/// Whether `len` bytes at `inner` lie in `size` bytes at `outer`.
-pub(super) fn within(inner: u64, len: u64, outer: u64, size: u64) -> bool {
-    match (inner.checked_add(len), outer.checked_add(size)) {
-        (Some(inner_end), Some(outer_end)) => inner >= outer && inner_end <= outer_end,
-        _ => false,
-    }
-}
-
 fn page_up(address: u64) -> u64 {
     address
         .checked_add(PAGE - 1)
@@ -751,4 +612,53 @@ fn hex(bytes: &[u8]) -> String {
     }
     let words: Vec<String> = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
     words.join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::image::tag;
+
+    #[test]
+    fn tags_have_the_numbers_of_the_standard() {
+        for (own, standard) in [
+            (tag::NEEDED, raw::DT_NEEDED),
+            (tag::PLTRELSZ, raw::DT_PLTRELSZ),
+            (tag::HASH, raw::DT_HASH),
+            (tag::STRTAB, raw::DT_STRTAB),
+            (tag::SYMTAB, raw::DT_SYMTAB),
+            (tag::RELA, raw::DT_RELA),
+            (tag::RELASZ, raw::DT_RELASZ),
+            (tag::RELAENT, raw::DT_RELAENT),
+            (tag::STRSZ, raw::DT_STRSZ),
+            (tag::SYMENT, raw::DT_SYMENT),
+            (tag::INIT, raw::DT_INIT),
+            (tag::FINI, raw::DT_FINI),
+            (tag::SONAME, raw::DT_SONAME),
+            (tag::RPATH, raw::DT_RPATH),
+            (tag::REL, raw::DT_REL),
+            (tag::PLTREL, raw::DT_PLTREL),
+            (tag::TEXTREL, raw::DT_TEXTREL),
+            (tag::JMPREL, raw::DT_JMPREL),
+            (tag::INIT_ARRAY, raw::DT_INIT_ARRAY),
+            (tag::FINI_ARRAY, raw::DT_FINI_ARRAY),
+            (tag::INIT_ARRAYSZ, raw::DT_INIT_ARRAYSZ),
+            (tag::FINI_ARRAYSZ, raw::DT_FINI_ARRAYSZ),
+            (tag::RUNPATH, raw::DT_RUNPATH),
+            (tag::FLAGS, raw::DT_FLAGS),
+            (tag::RELRSZ, raw::DT_RELRSZ),
+            (tag::RELR, raw::DT_RELR),
+            (tag::RELRENT, raw::DT_RELRENT),
+            (tag::GNU_HASH, raw::DT_GNU_HASH),
+            (tag::VERSYM, raw::DT_VERSYM),
+            (tag::RELACOUNT, raw::DT_RELACOUNT),
+            (tag::FLAGS_1, raw::DT_FLAGS_1),
+            (tag::VERDEF, raw::DT_VERDEF),
+            (tag::VERDEFNUM, raw::DT_VERDEFNUM),
+            (tag::VERNEED, raw::DT_VERNEED),
+            (tag::VERNEEDNUM, raw::DT_VERNEEDNUM),
+        ] {
+            assert_eq!(own, standard.0, "{}", tag::name(own));
+        }
+    }
 }

@@ -6,7 +6,9 @@
 
 use super::damage::Damage;
 use super::dynamic::Dynamic;
-use super::elf::{Elf, tag, u32_at};
+use super::elf::Elf;
+use super::segment::u32_at;
+use super::tag;
 
 /// How many dynamic symbols the hash tables know of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

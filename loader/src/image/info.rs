@@ -12,7 +12,8 @@ use std::str;
 
 use plug_api::abi::METADATA_PREFIX;
 
-use super::facts::{ElfSymbol, Facts, SymbolKind};
+use super::dynsym::{ElfSymbol, SymbolKind};
+use super::facts::Facts;
 
 /// Bytes of metadata a plugin may have in all.
 pub(super) const MAX_METADATA: u64 = 64 * 1024;

@@ -6,8 +6,9 @@
 
 use std::path::Path;
 
+use super::dynsym::{Binding, SymbolKind};
 use super::error::ImageError;
-use super::facts::{Binding, Facts, SymbolKind};
+use super::facts::Facts;
 use super::folder::next_nonce;
 use super::info::{Info, foreign_name};
 use super::rewrite::{Edit, RewritePolicy, plan};

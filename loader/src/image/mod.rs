@@ -8,6 +8,7 @@
 
 mod damage;
 mod dynamic;
+mod dynsym;
 mod elf;
 mod error;
 mod facts;
@@ -17,18 +18,21 @@ mod info;
 mod inspection;
 mod relocations;
 mod rewrite;
+mod segment;
 mod stage;
 pub(crate) mod symbols;
+mod tag;
 mod versions;
 
 pub use damage::Damage;
-pub use elf::{Extent, Segment};
+pub use dynsym::{Binding, ElfSymbol, SymbolKind, Visibility};
 pub use error::ImageError;
-pub use facts::{Binding, ElfSymbol, Facts, SymbolKind, Visibility};
+pub use facts::Facts;
 pub use folder::{next_nonce, remove_stage_folder};
 pub use info::{Export, Info, Malformed, Offer, canonical_name, foreign_name, is_name};
 pub use inspection::{InspectedSymbol, Inspection};
 pub use rewrite::{Edit, Owner, REMOVED_TAG, RewritePolicy, Rule, plan};
+pub use segment::{Extent, Segment};
 pub use stage::{Backing, DEFAULT_MAX_SIZE, FileKey, Opened, StageLink, Staged};
 
 /// A file that is ready for ld.so: copied, understood, edited and sealed.

@@ -6,7 +6,9 @@
 
 use super::damage::Damage;
 use super::dynamic::Dynamic;
-use super::elf::{Elf, RELA_SIZE, RelaKind, Segment, relocations, tag, u64_at};
+use super::elf::{Elf, RELA_SIZE, RelaKind, relocations};
+use super::segment::{Segment, u64_at};
+use super::tag;
 
 /// What the relocations of a file say about it.
 #[derive(Debug, Default)]
@@ -50,7 +52,7 @@ impl Relocations {
         size: i64,
         n_relative: u64,
     ) -> Result<(), Damage> {
-        let structure = super::dynamic::name(address);
+        let structure = tag::name(address);
         let table = dynamic.table(elf, address, size, RELA_SIZE)?;
         let start = elf.offset_of(dynamic.value(address), 1).unwrap_or(0);
         let mut n_seen = 0;

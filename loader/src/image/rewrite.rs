@@ -8,9 +8,11 @@
 
 use std::str;
 
-use super::dynamic;
-use super::elf::{self, DF_1_NODELETE, DynamicEntry, tag};
-use super::facts::{Binding, Facts};
+use super::dynsym::Binding;
+use super::elf::{DF_1_NODELETE, DynamicEntry};
+use super::facts::Facts;
+use super::segment;
+use super::tag;
 
 /// Which edits are wanted.
 #[derive(Clone, Debug)]
@@ -117,7 +119,7 @@ pub fn plan(facts: &Facts, bytes: &[u8], policy: &RewritePolicy) -> Vec<Edit> {
         {
             // st_info follows the 4 bytes of st_name; its high half is the binding.
             let offset = symbol.entry_offset.saturating_add(4);
-            let Some(&[info]) = elf::slice(bytes, offset, 1) else {
+            let Some(&[info]) = segment::slice(bytes, offset, 1) else {
                 continue;
             };
             let name = String::from_utf8_lossy(facts.symbol_name(bytes, symbol));
@@ -138,7 +140,7 @@ fn remove(entry: &DynamicEntry, why: &str) -> Edit {
     Edit {
         offset: entry.offset,
         bytes: REMOVED_TAG.saturating_add(entry.tag).to_le_bytes().to_vec(),
-        what: format!("{} hidden from ld.so: {why}", dynamic::name(entry.tag)),
+        what: format!("{} hidden from ld.so: {why}", tag::name(entry.tag)),
     }
 }
 
@@ -174,7 +176,7 @@ fn owns(facts: &Facts, bytes: &[u8], start: u32, soname: &str) -> bool {
         .rev()
         .take_while(|at| {
             let at = facts.strings.0.saturating_add(u64::from(*at));
-            elf::slice(bytes, at, 1).is_some_and(|byte| byte != [0])
+            segment::slice(bytes, at, 1).is_some_and(|byte| byte != [0])
         })
         .last()
         .unwrap_or(start);

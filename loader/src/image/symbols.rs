@@ -4,7 +4,8 @@
 
 use plug_readside::snapshot::{Symbol, SymbolKind as Kind};
 
-use super::facts::{Binding, ElfSymbol, Facts, SymbolKind, Visibility};
+use super::dynsym::{Binding, ElfSymbol, SymbolKind, Visibility};
+use super::facts::Facts;
 use crate::snapshot::OwnedIndex;
 
 /// The index of what other files may use: functions and data, under `name` and `version`.

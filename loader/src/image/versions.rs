@@ -6,7 +6,9 @@
 
 use super::damage::Damage;
 use super::dynamic::Dynamic;
-use super::elf::{Elf, VER_FLG_BASE, tag, u16_at, u32_at};
+use super::elf::{Elf, VER_FLG_BASE};
+use super::segment::{u16_at, u32_at};
+use super::tag;
 
 /// Which strings the version tables name, and the highest version they define.
 #[derive(Debug, Default)]

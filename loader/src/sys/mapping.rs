@@ -25,7 +25,8 @@ impl Mapping {
     /// Maps the first `len` bytes of `file`, which must not shrink while the result lives.
     ///
     /// A write to the file shows through: whoever edits it does so with no borrow of the bytes
-    /// alive, which [`super::super::image::Staged`] gets from `&mut self`.
+    /// alive. Processes of the same user could write too, until the file is sealed; they could as
+    /// well attach to this process, so nothing defends against them.
     ///
     /// # Errors
     /// What `mmap` says.
