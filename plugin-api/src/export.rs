@@ -5,7 +5,8 @@
 /// Each becomes an `extern "C" fn` that never unwinds: a panic is caught, its text goes to the
 /// host, and the caller gets [`Value::ON_PANIC`](crate::Value::ON_PANIC) of the return type. It
 /// may be called before `init`, or linked statically without one; the text is dropped then.
-/// `unsafe fn` is for those that take pointers, and their bodies need `unsafe` blocks as usual.
+/// A thread must not be ended inside by `pthread_exit` or `pthread_cancel`: Rust cannot let that
+/// through a catch, and the process aborts. `unsafe fn` is for those that take pointers, and their bodies need `unsafe` blocks as usual.
 ///
 /// ```standalone_crate
 /// plug_api::export! {
