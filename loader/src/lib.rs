@@ -26,6 +26,8 @@ mod calls;
 pub mod checkpoint;
 #[cfg(not(feature = "testing"))]
 mod checkpoint;
+mod config;
+mod constructors;
 mod context;
 mod deadline;
 mod drainer;
@@ -37,6 +39,7 @@ mod load;
 mod loader;
 mod params;
 mod plugin;
+mod process;
 mod quiesce;
 mod registry;
 mod retired;
@@ -48,9 +51,10 @@ mod trust;
 mod unload;
 mod worker;
 
+pub use config::{Capabilities, Config};
 pub use deadline::Deadline;
 pub use error::{CallError, Error, ErrorKind, Holder, HolderKind, Lingering, Stage};
-pub use loader::{Capabilities, Config, Loader};
+pub use loader::Loader;
 pub use params::Params;
 pub use plug_readside::snapshot::SymbolKind;
 pub use plug_readside::state::{MAX_PLUGINS, State};

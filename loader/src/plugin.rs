@@ -192,7 +192,7 @@ impl Plugin {
         let record = &*self.record;
         record.index.symbols().iter().map(|symbol| {
             let name = record.index.text((symbol.name, symbol.name_len));
-            (name, run_time(record.bias, symbol.svma))
+            (name, code::run_time(record.bias, symbol.svma))
         })
     }
 
@@ -210,7 +210,7 @@ impl Plugin {
         let Some(symbol) = record.index.by_name(name.as_bytes()) else {
             return fail(ErrorKind::NoSymbol, format!("no exported symbol {name:?}"));
         };
-        let mut address = run_time(record.bias, symbol.svma);
+        let mut address = code::run_time(record.bias, symbol.svma);
         match symbol.kind {
             SymbolKind::Func => {}
             SymbolKind::Ifunc => {
@@ -320,14 +320,6 @@ fn gone(record: &Record) -> Error {
     Error::new(ErrorKind::Gone, "the plugin is not Live").plugin(&record.name)
 }
 
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "usize has 64 bits, asserted in readside"
-)]
-fn run_time(bias: usize, svma: u64) -> usize {
-    bias.wrapping_add(svma as usize)
-}
-
 /// An exported function. `Copy`; keeps nothing alive; every call passes a gate that compares the
 /// generation, so that a stale handle never reaches a successor's code.
 pub struct PluginFn<F> {
@@ -371,7 +363,7 @@ impl<F: Signature> PluginFn<F> {
     #[inline]
     pub unsafe fn call_on(&self, worker: &Worker, args: F::Args) -> Result<F::Output, CallError> {
         let gate = calls::enter(
-            Some(worker.row()),
+            Some(worker.gate()),
             self.id,
             By::Word(self.word),
             self.address,
@@ -474,7 +466,7 @@ impl<T: Interface> PluginInterface<T> {
         by: By,
         call: impl FnOnce(&T, *const HostContext) -> R,
     ) -> Result<R, CallError> {
-        let gate = calls::enter(worker.map(Worker::row), self.id, by, self.table as usize)?;
+        let gate = calls::enter(worker.map(Worker::gate), self.id, by, self.table as usize)?;
         // SAFETY: the gate, or the pin behind `by`, keeps the plugin and with it the table mapped.
         let table = unsafe { &*self.table };
         let output = call(table, self.context);

@@ -109,7 +109,7 @@ pub struct Worker {
     row: Arc<WorkerRow>,
     workers: &'static Workers,
     /// The row the thread had before, if workers were nested.
-    before: *const WorkerRow,
+    before: *const GateRow,
     _not_send: PhantomData<*mut ()>,
 }
 
@@ -137,7 +137,7 @@ impl Worker {
         workers.add(&row);
         // A thread whose lines are all owned goes on as an unregistered reader: slower, not wrong.
         let _has_line = snapshot::sections().register(thread_pointer(), tid);
-        let before = calls::set_row(Arc::as_ptr(&row));
+        let before = calls::set_row(&raw const row.gate);
         Self {
             row,
             workers,
@@ -146,8 +146,8 @@ impl Worker {
         }
     }
 
-    pub(crate) fn row(&self) -> &WorkerRow {
-        &self.row
+    pub(crate) fn gate(&self) -> &GateRow {
+        &self.row.gate
     }
 
     /// The name it was registered under.

@@ -94,10 +94,8 @@ impl<'s> PluginView<'s> {
     #[must_use]
     pub unsafe fn of(row: &'s Row) -> Self {
         // SAFETY: passed on to our caller.
-        Self {
-            row,
-            index: unsafe { row.index() },
-        }
+        let index = unsafe { row.index() };
+        Self { row, index }
     }
 
     /// The name, as the plugin declares it.
