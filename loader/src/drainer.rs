@@ -1,6 +1,8 @@
 //! The background thread that frees retired memory and collects zombies, so that no load ever
 //! waits or frees.
 
+#![forbid(unsafe_code)]
+
 use std::time::Duration;
 
 use crate::deadline::Deadline;

@@ -231,7 +231,8 @@ fn land(
     checkpoint::pass("load.map").map_err(|error| error.at(Stage::Map))?;
     keep_shared_runtimes(&facts.needed);
     // SAFETY: the host vouched for the file through Trust; its constructors are not run by ld.so.
-    let mapped = unsafe { dl::open(link.as_path()) }.map_err(map_error)?;
+    let mapped = unsafe { dl::open(link.as_path()) }
+        .map_err(|refusal| Error::new(ErrorKind::Map, refusal.to_string()).at(Stage::Map))?;
     let (bias, mapped_name) = (mapped.bias, mapped.name.clone());
     let mut mapped = Mapping {
         mapped: Some(mapped),
@@ -419,7 +420,7 @@ impl Drop for Mapping<'_> {
         let reason = match unsafe { mapped.close() } {
             Ok(closed) if !closed.still_mapped => return,
             Ok(closed) => format!("still mapped as {:?} after dlclose", closed.name),
-            Err(error) => format!("dlclose: {error}"),
+            Err(refusal) => refusal.to_string(),
         };
         let (plugin, generation) = self
             .record
@@ -462,12 +463,6 @@ fn keep_shared_runtimes(needed: &[String]) {
             }
         }
     }
-}
-
-fn map_error(error: libloading::Error) -> Error {
-    let text =
-        std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string);
-    Error::new(ErrorKind::Map, format!("ld.so: {text}")).at(Stage::Map)
 }
 
 /// An image's error in the loader's words.

@@ -1,5 +1,7 @@
 //! The facade: one call into the floor below per method.
 
+#![forbid(unsafe_code)]
+
 use std::sync::Arc;
 
 use plug_api::abi::Interface;

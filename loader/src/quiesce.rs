@@ -1,5 +1,7 @@
 //! Proof that nobody is inside a plugin: pins drained, gates drained, readers drained.
 
+#![forbid(unsafe_code)]
+
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 use std::time::{Duration, Instant};

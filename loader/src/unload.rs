@@ -160,7 +160,7 @@ fn leave(
              the file holds it"
                 .to_owned(),
         ),
-        Some(Err(error)) => Some(format!("dlclose: {error}")),
+        Some(Err(refusal)) => Some(refusal.to_string()),
     };
     stages.end(Stage::Observe);
     if let Some(reason) = lingering {

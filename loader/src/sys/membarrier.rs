@@ -1,5 +1,7 @@
 //! Barriers in every running thread of the process, so that readers need none.
 
+#![forbid(unsafe_code)]
+
 use plug_readside::section::Sections;
 use rustix::io;
 use rustix::thread::{MembarrierCommand, MembarrierQuery, membarrier, membarrier_query};
