@@ -13,6 +13,8 @@ use crate::state::{self, MAX_PLUGINS};
 #[cfg(not(plug_loom))]
 use crate::sync::{AtomicPtr, AtomicUsize};
 use crate::sync::{AtomicU32, Ordering, compiler_fence, fence};
+#[cfg(not(plug_loom))]
+use crate::thread_pointer::ThreadPointer;
 
 /// Raises a counter that only the running thread writes, then looks at the state.
 ///
@@ -238,12 +240,12 @@ static PINS: [AtomicU32; MAX_PLUGINS] = [const { AtomicU32::new(0) }; MAX_PLUGIN
 #[cfg(not(plug_loom))]
 static NOBODY: AtomicU32 = AtomicU32::new(0);
 
-/// The shared counter of slot `id` for the thread `thread_pointer`.
+/// The shared counter of slot `id` for the running thread.
 #[cfg(not(plug_loom))]
 #[inline]
 #[must_use]
-pub fn shared(id: u32, thread_pointer: usize) -> &'static AtomicU32 {
-    let shard = (thread_pointer.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) % SHARDS;
+pub fn shared(id: u32, thread: ThreadPointer) -> &'static AtomicU32 {
+    let shard = (thread.address().wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) % SHARDS;
     SHARED
         .get(id as usize)
         .and_then(|line| line.get(shard))

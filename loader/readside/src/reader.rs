@@ -357,3 +357,6 @@ pub unsafe extern "C" fn plug_resolve(address: usize, out: *mut Resolved) -> i32
 }
 
 const _: () = assert!(size_of::<Resolved>() == 472);
+
+#[cfg(all(test, not(plug_loom)))]
+mod c_abi;
