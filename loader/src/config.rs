@@ -13,6 +13,8 @@ pub struct Config {
     pub load_patience: Duration,
     /// Whether plugins' exits and destructors run when the process exits. Default true.
     pub run_exits_at_process_exit: bool,
+    /// How many unloaded plugins are remembered with their symbols. Default 64.
+    pub history: usize,
 }
 
 impl Default for Config {
@@ -20,6 +22,7 @@ impl Default for Config {
         Self {
             load_patience: Duration::from_secs(30),
             run_exits_at_process_exit: true,
+            history: 64,
         }
     }
 }

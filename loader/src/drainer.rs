@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use crate::deadline::Deadline;
+use crate::events::EventKind;
 use crate::process::Process;
 use crate::quiesce;
 
@@ -27,11 +28,19 @@ pub(crate) fn start(process: &'static Process) -> std::io::Result<()> {
 
 /// One round: a grace period, then the freeing. A round whose grace period fails frees nothing.
 pub(crate) fn drain(process: &'static Process) {
-    process.registry.reclaim(|| {
+    let collected = process.registry.reclaim(|| {
         let grace = quiesce::patient_grace(Deadline::after(Duration::from_secs(10)));
         if let Err(error) = &grace {
             tracing::warn!(target: "plug::reclaim", %error, "nothing can be freed for now");
         }
         grace.is_ok()
     });
+    for record in collected {
+        let (plugin, generation) = (&*record.name, record.generation);
+        tracing::info!(target: "plug::unload", plugin, generation, "zombie left");
+        process
+            .events
+            .push(plugin, generation, EventKind::Collected);
+        process.history.add(record);
+    }
 }

@@ -13,6 +13,7 @@ use crate::constructors;
 use crate::context::Context;
 use crate::deadline::Deadline;
 use crate::error::{Error, ErrorKind, Lingering, Stage};
+use crate::events::EventKind;
 use crate::image::{
     DEFAULT_MAX_SIZE, Facts, ImageError, Info, Opened, RewritePolicy, Staged, foreign_name,
     is_name, next_nonce, plan, symbols,
@@ -39,6 +40,7 @@ pub(crate) fn load(
     let _entered = span.enter();
     let deadline = Deadline::after(process.config.load_patience);
     let name = source.name;
+    let named = name.as_deref().unwrap_or(&described);
     let result = (|| {
         if let Some(name) = name.as_deref().filter(|name| !is_name(name)) {
             let bad = ImageError::Name {
@@ -61,18 +63,33 @@ pub(crate) fn load(
                     &mut stages,
                     &mut left,
                 )
-                .map_err(|error| error.lingering_as(left))
+                .map_err(|error| error.lingering_as(left).plugin(named))
+                .inspect(|plugin| {
+                    let stages = plugin.load_times().to_vec();
+                    let kind = EventKind::Live(stages);
+                    process
+                        .events
+                        .push(plugin.name(), plugin.generation(), kind);
+                })
+                .inspect_err(|error| report_failure(process, error))
             })
     })();
-    let result = result.map_err(|error| error.plugin(name.as_deref().unwrap_or(&described)));
+    let result = result.map_err(|error| error.plugin(named));
     match &result {
         Ok(plugin) => {
             span.record("plugin", plugin.name());
-            tracing::info!(target: "plug::load", generation = plugin.generation(), stages = ?plugin.load_times(), "live");
+            let (generation, stages) = (plugin.generation(), plugin.load_times());
+            tracing::info!(target: "plug::load", generation, ?stages, "live");
         }
         Err(error) => tracing::warn!(target: "plug::load", %error, "not loaded"),
     }
     result
+}
+
+fn report_failure(process: &Process, error: &Error) {
+    let generation = error.lingering().map_or(0, |left| left.generation);
+    let kind = EventKind::Failed(error.stage(), error.to_string().into());
+    process.events.push(error.plugin_name(), generation, kind);
 }
 
 fn open(origin: Origin) -> Result<Opened, Error> {
@@ -263,7 +280,9 @@ fn land(
         generation: record.generation,
         kept: false,
     };
-    tracing::info!(target: "plug::load", generation = record.generation, "coming");
+    process
+        .events
+        .push(&record.name, record.generation, EventKind::Coming);
     checkpoint::pass("load.publish").map_err(|error| error.at(Stage::Publish))?;
     stages.end(Stage::Publish);
 

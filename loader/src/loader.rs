@@ -11,6 +11,8 @@ use crate::config::{Capabilities, Config};
 use crate::deadline::Deadline;
 use crate::drainer;
 use crate::error::{Error, ErrorKind, Lingering};
+use crate::events::Event;
+use crate::history::Departed;
 use crate::load;
 use crate::params::Params;
 use crate::plugin::Plugin;
@@ -139,6 +141,19 @@ impl Loader {
     #[must_use]
     pub fn zombies(&self) -> Vec<Lingering> {
         self.process.registry.zombies()
+    }
+
+    /// Plugins that left the process, the last one first; as many as [`Config::history`].
+    #[must_use]
+    pub fn history(&self) -> Vec<Departed> {
+        self.process.history.list()
+    }
+
+    /// Events after number `sequence`, waiting for the first one until the deadline. The last
+    /// 1,024 are kept; whoever asks too rarely sees a gap in their numbers.
+    #[must_use]
+    pub fn events(&self, sequence: u64, deadline: Deadline) -> Vec<Arc<Event>> {
+        self.process.events.wait_after(sequence, deadline)
     }
 
     /// The current snapshot, to keep and walk at leisure.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use plug_api::abi::{Descriptor, HostContext, Interface, KIND_INTERFACE, KIND_SERVICE};
 use plug_readside::gate;
-use plug_readside::snapshot::{Row, SymbolKind};
+use plug_readside::snapshot::{Row, SymbolKind, find_symbol};
 use plug_readside::state::{self, State, StateWord};
 
 use crate::calls::{self, By};
@@ -89,15 +89,15 @@ impl Record {
             bias: self.bias,
             id: self.id,
             generation: self.generation,
-            index: &raw const **self.index,
+            index: self.index.as_ptr(),
         }
     }
 
     /// The exported symbol that covers a run-time address, as text.
     pub(crate) fn symbol_at(&self, address: usize) -> Box<str> {
         let svma = address.wrapping_sub(self.bias) as u64;
-        self.index.find(svma).map_or_else(Box::default, |symbol| {
-            String::from_utf8_lossy(self.index.text((symbol.name, symbol.name_len))).into()
+        find_symbol(self.index.symbols(), svma).map_or_else(Box::default, |symbol| {
+            String::from_utf8_lossy(self.index.name_of(symbol)).into()
         })
     }
 }
@@ -156,11 +156,7 @@ impl Plugin {
     /// Build-id bytes; empty when the file has none.
     #[must_use]
     pub fn build_id(&self) -> &[u8] {
-        let index = &*self.record.index;
-        index
-            .build_id
-            .get(..usize::from(index.build_id_len))
-            .unwrap_or(&[])
+        self.record.index.build_id()
     }
 
     /// How long each stage of the load took; empty while it is Coming.
@@ -191,7 +187,7 @@ impl Plugin {
     pub fn symbols(&self) -> impl Iterator<Item = (&[u8], usize)> {
         let record = &*self.record;
         record.index.symbols().iter().map(|symbol| {
-            let name = record.index.text((symbol.name, symbol.name_len));
+            let name = record.index.name_of(symbol);
             (name, code::run_time(record.bias, symbol.svma))
         })
     }

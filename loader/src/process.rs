@@ -1,14 +1,14 @@
 //! Everything the loader has: one a process, never dropped.
 
-#![forbid(unsafe_code)]
-
 use std::sync::OnceLock;
 
 use plug_readside::snapshot;
 
 use crate::config::{Capabilities, Config};
 use crate::context::Services;
+use crate::events::Events;
 use crate::flights::Flights;
+use crate::history::History;
 use crate::registry::Registry;
 use crate::sys::membarrier;
 use crate::worker::Workers;
@@ -22,6 +22,8 @@ pub(crate) struct Process {
     pub(crate) flights: Flights,
     pub(crate) workers: Workers,
     pub(crate) services: Services,
+    pub(crate) events: Events,
+    pub(crate) history: History,
 }
 
 static PROCESS: OnceLock<Process> = OnceLock::new();
@@ -33,14 +35,17 @@ impl Process {
         let process = PROCESS.get_or_init(|| {
             made = true;
             Self {
+                history: History::new(config.history),
                 config,
                 capabilities: Capabilities {
-                    membarrier: membarrier::prepare(snapshot::sections()),
+                    // SAFETY: workers register through a `Process`, which this makes the first of.
+                    membarrier: unsafe { membarrier::prepare(snapshot::sections()) },
                 },
                 registry: Registry::new(),
                 flights: Flights::default(),
                 workers: Workers::default(),
                 services: Services::default(),
+                events: Events::default(),
             }
         });
         made.then_some(process)

@@ -9,6 +9,7 @@ use crate::checkpoint;
 use crate::constructors;
 use crate::deadline::Deadline;
 use crate::error::{Error, ErrorKind, Lingering, Stage};
+use crate::events::EventKind;
 use crate::executor::{self, Outcome};
 use crate::image::remove_stage_folder;
 use crate::plugin::{Loaded, Record};
@@ -62,10 +63,12 @@ pub(crate) fn unload(
     let result = run(process, name, generation, deadline).map_err(|error| error.plugin(name));
     match &result {
         Ok(Unloaded::Gone(report)) => {
-            tracing::info!(target: "plug::unload", generation = report.generation, stages = ?report.stages, "unloaded");
+            let (generation, stages) = (report.generation, &report.stages);
+            tracing::info!(target: "plug::unload", generation, ?stages, "unloaded");
         }
         Ok(Unloaded::Zombie(left) | Unloaded::Pinned(left)) => {
-            tracing::warn!(target: "plug::unload", generation = left.generation, reasons = ?left.reasons, "closed but still mapped");
+            let (generation, reasons) = (left.generation, &left.reasons);
+            tracing::warn!(target: "plug::unload", generation, ?reasons, "closed but still mapped");
         }
         Err(error) => tracing::warn!(target: "plug::unload", %error, "not unloaded"),
     }
@@ -96,7 +99,9 @@ fn run(
         .take(name, generation)
         .map_err(|e| e.at(Stage::Going))?;
     let record = Arc::clone(leaving.record());
-    tracing::info!(target: "plug::unload", generation = record.generation, "going");
+    process
+        .events
+        .push(&record.name, record.generation, EventKind::Going);
     checkpoint::note("unload.going");
     stages.end(Stage::Going);
 
@@ -105,6 +110,8 @@ fn run(
         Ok(workers) => workers,
         Err(error) => {
             process.registry.put_back(leaving);
+            let kind = EventKind::Stayed(error.to_string().into());
+            process.events.push(&record.name, record.generation, kind);
             return Err(error.at(Stage::Drain));
         }
     };
@@ -112,12 +119,19 @@ fn run(
     stages.end(Stage::Drain);
 
     match leave(process, leaving, deadline, &mut stages) {
-        ControlFlow::Continue(()) => Ok(Unloaded::Gone(UnloadReport {
-            plugin: record.name.clone(),
-            generation: record.generation,
-            workers,
-            stages: stages.into_inner(),
-        })),
+        ControlFlow::Continue(()) => {
+            let stages = stages.into_inner();
+            let kind = EventKind::Unloaded(stages.clone());
+            process.events.push(&record.name, record.generation, kind);
+            let (plugin, generation) = (record.name.clone(), record.generation);
+            process.history.add(record);
+            Ok(Unloaded::Gone(UnloadReport {
+                plugin,
+                generation,
+                workers,
+                stages,
+            }))
+        }
         ControlFlow::Break(verdict) => Ok(verdict),
     }
 }
@@ -227,6 +241,15 @@ fn bury(process: &'static Process, loaded: Loaded, reason: String) -> Unloaded {
         id,
         loaded,
     });
+    let reasons = lingering.reasons.clone();
+    let kind = if pinned {
+        EventKind::Pinned(reasons)
+    } else {
+        EventKind::Zombie(reasons)
+    };
+    process
+        .events
+        .push(&lingering.plugin, lingering.generation, kind);
     if pinned {
         Unloaded::Pinned(lingering)
     } else {

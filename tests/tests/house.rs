@@ -7,12 +7,13 @@ use std::path::{Path, PathBuf};
 use plug_tests::standalone::repository;
 
 /// The only files of the loader that may contain unsafe code.
-const UNSAFE: [&str; 17] = [
+const UNSAFE: [&str; 19] = [
     "calls",
     "constructors",
     "context",
     "load",
     "plugin",
+    "process",
     "registry",
     "signature",
     "snapshot",
@@ -20,6 +21,7 @@ const UNSAFE: [&str; 17] = [
     "sys/code",
     "sys/dl",
     "sys/mapping",
+    "sys/membarrier",
     "sys/process_exit",
     "trust",
     "unload",
@@ -57,7 +59,10 @@ fn loader() -> BTreeMap<String, String> {
         .map(|path| {
             let name = path.strip_prefix(&root).expect("below").with_extension("");
             let text = fs::read_to_string(&path).expect("text");
-            let text = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
+            let text = text
+                .split("#[cfg(test)]\nmod tests")
+                .next()
+                .unwrap_or_default();
             (name.display().to_string(), text.to_owned())
         })
         .collect()
@@ -65,7 +70,9 @@ fn loader() -> BTreeMap<String, String> {
 
 /// The code of a file without comments.
 fn code(text: &str) -> String {
-    let lines = text.lines().map(|line| line.split("//").next().unwrap_or_default());
+    let lines = text
+        .lines()
+        .map(|line| line.split("//").next().unwrap_or_default());
     lines.collect::<Vec<_>>().join("\n")
 }
 
@@ -75,10 +82,15 @@ fn floors() -> BTreeMap<String, usize> {
     let mut floors = BTreeMap::new();
     for line in text.lines() {
         let mut cells = line.split('|').map(str::trim).skip(1);
-        let (Some(floor), Some(files)) = (cells.next(), cells.next()) else { continue };
+        let (Some(floor), Some(files)) = (cells.next(), cells.next()) else {
+            continue;
+        };
         let Ok(floor) = floor.parse() else { continue };
         for file in files.split('`').skip(1).step_by(2) {
-            assert!(floors.insert(file.to_owned(), floor).is_none(), "{file} stands twice");
+            assert!(
+                floors.insert(file.to_owned(), floor).is_none(),
+                "{file} stands twice"
+            );
         }
     }
     floors
@@ -89,23 +101,38 @@ fn every_file_stands_on_a_floor_and_imports_only_go_down() {
     let floors = floors();
     let files = loader();
     assert!(files.len() > 30);
-    let missing: Vec<_> = files.keys().filter(|name| !floors.contains_key(*name)).collect();
-    assert!(missing.is_empty(), "not in the architecture document: {missing:?}");
-    let gone: Vec<_> = floors.keys().filter(|name| !files.contains_key(*name)).collect();
-    assert!(gone.is_empty(), "in the architecture document only: {gone:?}");
+    let missing: Vec<_> = files
+        .keys()
+        .filter(|name| !floors.contains_key(*name))
+        .collect();
+    assert!(
+        missing.is_empty(),
+        "not in the architecture document: {missing:?}"
+    );
+    let gone: Vec<_> = floors
+        .keys()
+        .filter(|name| !files.contains_key(*name))
+        .collect();
+    assert!(
+        gone.is_empty(),
+        "in the architecture document only: {gone:?}"
+    );
     let mut imports = 0;
     for (file, text) in &files {
         let code = code(text);
         for path in code.split("crate::").skip(1) {
-            let path: String =
-                path.chars().take_while(|c| c.is_alphanumeric() || matches!(c, '_' | ':')).collect();
+            let path: String = path
+                .chars()
+                .take_while(|c| c.is_alphanumeric() || matches!(c, '_' | ':'))
+                .collect();
             let mut words = path.split("::").filter(|word| !word.is_empty());
             let first = words.next().unwrap_or_default();
             let second = words.next().unwrap_or_default();
             let nested = format!("{first}/{second}");
             let module = format!("{first}/mod");
-            let Some(floor) =
-                [nested.as_str(), first, &module].iter().find_map(|name| floors.get(*name))
+            let Some(floor) = [nested.as_str(), first, &module]
+                .iter()
+                .find_map(|name| floors.get(*name))
             else {
                 continue;
             };
@@ -114,7 +141,10 @@ fn every_file_stands_on_a_floor_and_imports_only_go_down() {
             if file == "lib" || file.ends_with("/mod") {
                 continue;
             }
-            assert!(*floor <= floors[file], "{file} imports {path}, which stands above it");
+            assert!(
+                *floor <= floors[file],
+                "{file} imports {path}, which stands above it"
+            );
         }
     }
     assert!(imports > 50, "found only {imports} imports");
@@ -123,14 +153,19 @@ fn every_file_stands_on_a_floor_and_imports_only_go_down() {
 #[test]
 fn unsafe_code_stays_in_the_files_that_are_listed() {
     for (file, text) in loader() {
-        let has = code(&text).split(|c: char| !c.is_alphanumeric() && c != '_').any(|w| w == "unsafe");
+        let has = code(&text)
+            .split(|c: char| !c.is_alphanumeric() && c != '_')
+            .any(|w| w == "unsafe");
         if UNSAFE.contains(&file.as_str()) {
             continue;
         }
         assert!(!has, "{file} contains unsafe code and is not listed");
         // A folder's root that only names files cannot forbid it for them all.
         if file != "sys/mod" {
-            assert!(text.contains("#![forbid(unsafe_code)]"), "{file} does not forbid unsafe code");
+            assert!(
+                text.contains("#![forbid(unsafe_code)]"),
+                "{file} does not forbid unsafe code"
+            );
         }
     }
 }
@@ -161,15 +196,25 @@ fn the_floors_below_know_nobody() {
 #[test]
 fn readme_quotes_the_example_host_and_plugin_word_for_word() {
     let readme = fs::read_to_string(repository().join("README.md")).expect("README");
-    for (file, most) in
-        [("examples/src/bin/minimal-host.rs", 15), ("example-plugins/hello/src/lib.rs", 8)]
-    {
+    for (file, most) in [
+        ("examples/src/bin/minimal-host.rs", 15),
+        ("example-plugins/hello/src/lib.rs", 8),
+    ] {
         let text = fs::read_to_string(repository().join(file)).expect("example");
-        let body: Vec<&str> = text.lines().skip_while(|line| line.starts_with("//!")).collect();
+        let body: Vec<&str> = text
+            .lines()
+            .skip_while(|line| line.starts_with("//!"))
+            .collect();
         let body = body.join("\n");
         let body = body.trim();
-        assert!(readme.contains(body), "{file} is not quoted as it stands:\n{body}");
-        assert!(body.lines().count() <= most, "{file} has more than {most} lines");
+        assert!(
+            readme.contains(body),
+            "{file} is not quoted as it stands:\n{body}"
+        );
+        assert!(
+            body.lines().count() <= most,
+            "{file} has more than {most} lines"
+        );
     }
 }
 
@@ -177,7 +222,10 @@ fn readme_quotes_the_example_host_and_plugin_word_for_word() {
 fn readme_commands_are_the_ones_the_gate_runs() {
     let readme = fs::read_to_string(repository().join("README.md")).expect("README");
     let gate = fs::read_to_string(repository().join(".ci/run")).expect("gate");
-    for command in ["cargo run --release --bin pipeline", "cargo test --workspace"] {
+    for command in [
+        "cargo run --release --bin pipeline",
+        "cargo test --workspace",
+    ] {
         assert!(readme.contains(command), "README: {command}");
         assert!(gate.contains(command), ".ci/run: {command}");
     }

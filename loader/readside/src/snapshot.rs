@@ -193,18 +193,24 @@ impl Index {
     }
 
     /// The symbol that covers the link-time address `svma`.
-    ///
-    /// The one that starts last among those that reach past `svma`; at most 32 are looked at
-    /// backwards, which bounds the time where symbols overlap.
     #[inline]
     pub(crate) fn find(&self, svma: u64) -> Option<&Symbol> {
-        let symbols = self.symbols();
-        let after = symbols.partition_point(|symbol| symbol.svma <= svma);
-        symbols.get(..after)?.iter().rev().take(32).find(|symbol| {
-            let offset = svma.wrapping_sub(symbol.svma);
-            offset < symbol.size || (symbol.size == 0 && offset == 0)
-        })
+        find_symbol(self.symbols(), svma)
     }
+}
+
+/// The symbol that covers the link-time address `svma`, among symbols sorted by address.
+///
+/// The one that starts last among those that reach past `svma`; at most 32 are looked at
+/// backwards, which bounds the time where symbols overlap. Async-signal-safe.
+#[inline]
+#[must_use]
+pub fn find_symbol(symbols: &[Symbol], svma: u64) -> Option<&Symbol> {
+    let after = symbols.partition_point(|symbol| symbol.svma <= svma);
+    symbols.get(..after)?.iter().rev().take(32).find(|symbol| {
+        let offset = svma.wrapping_sub(symbol.svma);
+        offset < symbol.size || (symbol.size == 0 && offset == 0)
+    })
 }
 
 /// The row that covers `address`.

@@ -25,7 +25,11 @@ pub(crate) fn at_exit(function: fn()) {
 /// Makes the reader's table usable in the child of a fork, where only the forking thread lives.
 pub(crate) fn at_fork() {
     extern "C" fn child() {
-        plug_readside::snapshot::sections().reset_after_fork(plug_readside::thread_pointer());
+        // SAFETY: run by fork in the child; forks from inside a read section are not allowed
+        // (sections run no code that could fork but a walk's visitor, whose documentation says so).
+        unsafe {
+            plug_readside::snapshot::sections().reset_after_fork(plug_readside::thread_pointer());
+        }
     }
     // SAFETY: the handler only stores to the reader's table, which is allowed in a forked child.
     let _registered = unsafe { libc::pthread_atfork(None, None, Some(child)) };
