@@ -4,9 +4,8 @@
 //! registers nothing anywhere.
 
 use std::cell::Cell;
-use std::sync::atomic::AtomicU32;
 
-use plug_readside::gate::{self, GateRow};
+use plug_readside::gate::{self, Count, GateRow};
 use plug_readside::{snapshot, thread_pointer};
 
 use crate::error::CallError;
@@ -85,7 +84,7 @@ fn drop_raised(raised: *mut Box<str>) {
 /// Proof that the running thread counts as inside one plugin; leaves it when dropped.
 #[must_use = "the gate closes when it is dropped"]
 pub(crate) struct Entered<'a> {
-    count: &'a AtomicU32,
+    count: &'a Count,
     /// The row whose counter it is; none for a shared counter.
     row: Option<&'a GateRow>,
     /// The function the worker was in before.

@@ -389,6 +389,7 @@ fn describe(
                 size: entry.table_size,
             })
             .collect(),
+        calls_before: process.workers.calls(claim.id),
         context: Context::new(flight.name, flight.params, &process.services),
         times: OnceLock::new(),
     };

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use plug_api::abi::Interface;
 use plug_readside::SymbolReader;
@@ -10,12 +11,13 @@ use plug_readside::SymbolReader;
 use crate::config::{Capabilities, Config};
 use crate::deadline::Deadline;
 use crate::drainer;
-use crate::error::{Error, ErrorKind, Lingering};
+use crate::error::{Error, ErrorKind, Holder, Lingering};
 use crate::events::Event;
 use crate::history::Departed;
 use crate::load;
 use crate::params::Params;
 use crate::plugin::Plugin;
+use crate::presence::WorkerInfo;
 use crate::process::Process;
 use crate::snapshot::Snapshot;
 use crate::sys::process_exit;
@@ -141,6 +143,36 @@ impl Loader {
     #[must_use]
     pub fn zombies(&self) -> Vec<Lingering> {
         self.process.registry.zombies()
+    }
+
+    /// All workers and the plugins they are inside of.
+    ///
+    /// "Since" is measured from the first look that saw the same call: ask now and then.
+    #[must_use]
+    pub fn workers(&self) -> Vec<WorkerInfo> {
+        let process = self.process;
+        process
+            .presence
+            .look(&process.workers, &process.registry.records())
+    }
+
+    /// Calls that were made of this load of a plugin.
+    #[must_use]
+    pub fn calls(&self, plugin: &Plugin) -> u64 {
+        let record = plugin.record();
+        self.process
+            .workers
+            .calls(record.id)
+            .saturating_sub(record.calls_before)
+    }
+
+    /// Everybody who holds `plugin` at this moment.
+    #[must_use]
+    pub fn holders(&self, plugin: &Plugin) -> Vec<Holder> {
+        let process = self.process;
+        process
+            .presence
+            .holders(&process.workers, plugin.record(), Duration::ZERO)
     }
 
     /// Plugins that left the process, the last one first; as many as [`Config::history`].

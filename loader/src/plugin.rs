@@ -35,6 +35,8 @@ pub(crate) struct Record {
     pub(crate) index: Arc<OwnedIndex>,
     pub(crate) interfaces: Vec<Export>,
     pub(crate) context: Context,
+    /// Calls that the slot had counted before this load.
+    pub(crate) calls_before: u64,
     pub(crate) times: OnceLock<Vec<(Stage, Duration)>>,
 }
 
@@ -167,8 +169,20 @@ impl Plugin {
 
     /// Pins held right now.
     #[must_use]
-    pub fn pins(&self) -> u32 {
+    pub fn pins(&self) -> u64 {
         gate::inside(gate::pins(self.record.id))
+    }
+
+    /// Names and versions of the interfaces it exports, as `name/major.minor`.
+    pub fn interfaces(&self) -> impl Iterator<Item = String> {
+        let interfaces = self.record.interfaces.iter();
+        interfaces
+            .filter(|export| export.kind == KIND_INTERFACE)
+            .map(|export| format!("{}/{}.{}", export.name, export.major, export.minor))
+    }
+
+    pub(crate) fn record(&self) -> &Record {
+        &self.record
     }
 
     /// The state of this load; [`State::Empty`] once it is gone.

@@ -9,6 +9,7 @@ use crate::context::Services;
 use crate::events::Events;
 use crate::flights::Flights;
 use crate::history::History;
+use crate::presence::Presence;
 use crate::registry::Registry;
 use crate::sys::membarrier;
 use crate::worker::Workers;
@@ -21,6 +22,7 @@ pub(crate) struct Process {
     pub(crate) registry: Registry,
     pub(crate) flights: Flights,
     pub(crate) workers: Workers,
+    pub(crate) presence: Presence,
     pub(crate) services: Services,
     pub(crate) events: Events,
     pub(crate) history: History,
@@ -44,6 +46,7 @@ impl Process {
                 registry: Registry::new(),
                 flights: Flights::default(),
                 workers: Workers::default(),
+                presence: Presence::default(),
                 services: Services::default(),
                 events: Events::default(),
             }

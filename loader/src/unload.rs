@@ -106,7 +106,7 @@ fn run(
     stages.end(Stage::Going);
 
     checkpoint::note("unload.drain");
-    let workers = match quiesce::drain(&process.workers, &record, deadline) {
+    let workers = match quiesce::drain(&process.workers, &process.presence, &record, deadline) {
         Ok(workers) => workers,
         Err(error) => {
             process.registry.put_back(leaving);
@@ -209,7 +209,8 @@ fn say_goodbye(
             }
         }
         let exited = began.elapsed();
-        quiesce::drain(&process.workers, &record, deadline).map_err(|error| error.to_string())?;
+        quiesce::drain(&process.workers, &process.presence, &record, deadline)
+            .map_err(|error| error.to_string())?;
         checkpoint::note("unload.destructors");
         constructors::destroy(&destructors);
         Ok(exited)
@@ -264,7 +265,9 @@ pub(crate) fn at_process_exit(process: &'static Process) {
     for leaving in process.registry.take_all_at_exit() {
         let record: &Record = leaving.record();
         let soon = Deadline::after(Duration::from_millis(50));
-        if calls::depth() > 0 || quiesce::drain(&process.workers, record, soon).is_err() {
+        if calls::depth() > 0
+            || quiesce::drain(&process.workers, &process.presence, record, soon).is_err()
+        {
             continue;
         }
         let exit = leaving

@@ -22,7 +22,7 @@ use loom::thread;
 use crate::gate;
 use crate::section::Sections;
 use crate::state::{State, StateCell, StateWord};
-use crate::sync::{AtomicU32, AtomicUsize, Ordering, fence, signal};
+use crate::sync::{AtomicU64, AtomicUsize, Ordering, fence, signal};
 use crate::thread_pointer::ThreadPointer;
 
 /// How often a writer looks before it gives up and frees nothing.
@@ -378,9 +378,9 @@ const NEW: u64 = StateWord::new(2, State::Live).0;
 /// One plugin slot: its state, its counters and the code of two generations.
 struct Slot {
     state: StateCell,
-    row: AtomicU32,
-    shared: AtomicU32,
-    pins: AtomicU32,
+    row: AtomicU64,
+    shared: AtomicU64,
+    pins: AtomicU64,
     code: [UnsafeCell<u32>; 2],
 }
 
@@ -388,9 +388,9 @@ impl Slot {
     fn new() -> Arc<Self> {
         Arc::new(Self {
             state: StateCell::new(OLD),
-            row: AtomicU32::new(0),
-            shared: AtomicU32::new(0),
-            pins: AtomicU32::new(0),
+            row: AtomicU64::new(0),
+            shared: AtomicU64::new(0),
+            pins: AtomicU64::new(0),
             code: payloads(),
         })
     }

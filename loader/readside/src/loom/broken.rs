@@ -7,7 +7,7 @@ use loom::sync::Arc;
 use loom::thread;
 
 use super::{LOOKS, NEW, OLD, OLD_GOING, check, check_fails, free_payload, payloads, read_payload};
-use crate::sync::{AtomicU32, AtomicU64, AtomicUsize, Ordering, fence, signal};
+use crate::sync::{AtomicU64, AtomicUsize, Ordering, fence, signal};
 
 /// What is wrong with a copy of the sections.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -326,7 +326,7 @@ enum GateFault {
 struct Gate {
     fault: GateFault,
     state: AtomicU64,
-    count: AtomicU32,
+    count: AtomicU64,
     code: [UnsafeCell<u32>; 2],
 }
 
@@ -437,7 +437,7 @@ fn call_and_recycle(
         let gate = Arc::new(Gate {
             fault,
             state: AtomicU64::new(OLD),
-            count: AtomicU32::new(0),
+            count: AtomicU64::new(0),
             code: payloads(),
         });
         let theirs = Arc::clone(&gate);
