@@ -113,6 +113,8 @@ pub enum ErrorKind {
     InitFailed,
     /// A thread could not be started.
     Thread,
+    /// The control socket could not be made.
+    Control,
     /// The symbol is not exported.
     NoSymbol,
     /// The symbol is exported but is not a function.

@@ -14,7 +14,7 @@ use crate::calls::{self, By};
 use crate::context::Context;
 use crate::error::{CallError, Error, ErrorKind, Stage};
 use crate::image::symbols::Marks;
-use crate::image::{StageLink, SymbolRow};
+use crate::image::{Info, StageLink, SymbolRow};
 use crate::signature::Signature;
 use crate::snapshot::OwnedIndex;
 use crate::sys::{code, dl};
@@ -41,6 +41,8 @@ pub(crate) struct Record {
     /// Calls that the slot had counted before this load.
     pub(crate) calls_before: u64,
     pub(crate) times: OnceLock<Vec<(Stage, Duration)>>,
+    /// The author's metadata.
+    pub(crate) info: Info,
 }
 
 /// One interface or service that a plugin exports.
@@ -144,6 +146,12 @@ impl Plugin {
     #[must_use]
     pub fn origin(&self) -> &str {
         &self.record.origin
+    }
+
+    /// What its author says about it; empty for a foreign library.
+    #[must_use]
+    pub fn info(&self) -> &Info {
+        &self.record.info
     }
 
     /// The process-wide number of this load, never reused.

@@ -4,3 +4,4 @@ pub mod child;
 pub mod host;
 pub mod process;
 pub mod standalone;
+pub mod varlink;
