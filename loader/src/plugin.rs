@@ -100,8 +100,12 @@ impl Record {
         }
     }
 
-    /// The exported symbol that covers a run-time address, as text.
+    /// The exported symbol that covers a run-time address, as text; for the table of an interface
+    /// the interface.
     pub(crate) fn symbol_at(&self, address: usize) -> Box<str> {
+        if let Some(export) = self.interfaces.iter().find(|e| e.table == address) {
+            return export.name.as_str().into();
+        }
         let svma = address.wrapping_sub(self.bias) as u64;
         find_symbol(self.index.symbols(), svma).map_or_else(Box::default, |symbol| {
             String::from_utf8_lossy(self.index.name_of(symbol)).into()

@@ -67,6 +67,8 @@ pub struct SymbolRow {
     pub name: String,
     /// Its version; may be empty.
     pub version: String,
+    /// Whether the version is the one that the name alone means (`@@` in nm).
+    pub default: bool,
     /// Hexadecimal.
     pub address: String,
     /// Bytes.

@@ -124,9 +124,7 @@ impl Host {
             (INTERFACE, "Info") => self.named(parameters).map(|plugin| self.info(&plugin)),
             (INTERFACE, "Symbols") => {
                 let plugin = self.named(parameters)?;
-                let rows = (0..).map_while(move |n| rows::symbol(&plugin, n));
-                let texts = rows.map(|row| wire::text(&row));
-                sent(Listing::new("symbols", texts), more)
+                listing("symbols", plugin.symbol_table(), rows::symbol, more)
             }
             (INTERFACE, "Resolve") => {
                 let texts: Vec<String> = parameters.take("addresses")?;

@@ -5,8 +5,6 @@
 use std::error::Error as _;
 use std::time::{Duration, UNIX_EPOCH};
 
-use plug_readside::snapshot::SymbolKind;
-
 use super::messages::{
     DepartedRow, EventRow, Field, HolderRow, InsideRow, PluginRow, ProofRow, Refused, ResolvedRow,
     StageTime, SymbolRow, UnloadReply, WorkerRow,
@@ -15,11 +13,11 @@ use super::wire::Fault;
 use crate::error::{Error, ErrorKind, Holder, HolderKind, Stage};
 use crate::events::{Event, EventKind};
 use crate::history::Departed;
+use crate::image::SymbolRow as Symbol;
 use crate::loader::Loader;
 use crate::plugin::Plugin;
 use crate::presence::WorkerInfo;
 use crate::quiesce::Proof;
-use crate::sys::code;
 use crate::unload::Unloaded;
 
 pub(super) fn plugin(loader: &Loader, plugin: &Plugin) -> PluginRow {
@@ -65,26 +63,16 @@ pub(super) fn fields(plugin: &Plugin) -> Vec<Field> {
         .collect()
 }
 
-/// The exported symbol number `n` of a plugin, by address.
-///
-/// Versions and weakness are not part of the index: `version` is empty and `kind` is one of T, D,
-/// i and ?.
-pub(super) fn symbol(plugin: &Plugin, n: usize) -> Option<SymbolRow> {
-    let record = plugin.record();
-    let symbol = record.index.symbols().get(n)?;
-    let kind = match symbol.kind {
-        SymbolKind::Func => "T",
-        SymbolKind::Object => "D",
-        SymbolKind::Ifunc => "i",
-        SymbolKind::Notype => "?",
-    };
-    Some(SymbolRow {
-        name: String::from_utf8_lossy(record.index.name_of(symbol)).into_owned(),
-        version: String::new(),
-        address: hex(code::run_time(record.bias, symbol.svma)),
+/// One defined symbol as nm would show it, at its run-time address.
+pub(super) fn symbol(symbol: &Symbol) -> SymbolRow {
+    SymbolRow {
+        name: symbol.name.clone(),
+        version: symbol.version.clone(),
+        default: symbol.is_default,
+        address: format!("{:#x}", symbol.address),
         size: symbol.size,
-        kind: kind.to_owned(),
-    })
+        kind: symbol.kind.to_string(),
+    }
 }
 
 pub(super) fn resolved(loader: &Loader, address: usize) -> ResolvedRow {
