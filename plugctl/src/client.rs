@@ -18,6 +18,9 @@ use plug_loader::control::messages::{INTERFACE, NotFound, Refused};
 /// Longest reply believed; hosts send 64 KiB at most where there is more.
 const LONGEST: usize = 16 << 20;
 
+/// The kind of failure that is only a wait; what came so far is kept.
+const SILENT: &str = "silent";
+
 /// A connection to a host.
 #[derive(Debug)]
 pub(crate) struct Client {
@@ -143,6 +146,26 @@ impl Client {
         )?)
     }
 
+    /// The one reply of a call that may take long; `tell` is called after every second of silence
+    /// with their number.
+    pub(crate) fn long_reply<R: DeserializeOwned>(
+        &mut self,
+        mut tell: impl FnMut(u64),
+    ) -> Result<R, Failure> {
+        self.set_patience(Duration::from_secs(1))
+            .map_err(|error| self.lost(&error))?;
+        let mut seconds = 0;
+        loop {
+            match self.reply() {
+                Err(failure) if &*failure.kind == SILENT => {
+                    seconds += 1;
+                    tell(seconds);
+                }
+                reply => return reply.map(|(reply, _)| reply),
+            }
+        }
+    }
+
     /// The next reply, and whether another one follows.
     pub(crate) fn reply<R: DeserializeOwned>(&mut self) -> Result<(R, bool), Failure> {
         let message = self.message()?;
@@ -201,7 +224,7 @@ impl Client {
         match error.kind() {
             io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => self.gone(),
             io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
-                Failure::new(FAILED, "silent", format!("{} does not answer", self.label))
+                Failure::new(FAILED, SILENT, format!("{} does not answer", self.label))
             }
             _ => Failure::new(FAILED, "connection", format!("{}: {error}", self.label)),
         }

@@ -27,7 +27,10 @@ pub(crate) fn run(args: &args::Load, host: Option<&str>, render: &Render) -> Out
     };
     let mut client = hosts::connect(host)?;
     client.send("Load", &call, Replies::One, Some(file.as_fd()))?;
-    let (reply, _): (LoadReply, bool) = client.reply()?;
+    let reply: LoadReply = client.long_reply(|seconds| {
+        let what = format!("its load is in progress for {seconds} s");
+        render.waiting(&args.file.display().to_string(), &what);
+    })?;
     render.loaded(&reply);
     Ok(0)
 }

@@ -321,6 +321,27 @@ fn an_unload_of_a_plugin_in_use_names_its_holder() {
 }
 
 #[test]
+fn a_load_that_takes_long_shows_progress() {
+    let place = Place::new();
+    let host = place.serve("slow", &["--workers", "1"]);
+    let slow = hostile("constructor-slow");
+    let ended = place.run(&["load", &slow]);
+    let live = "constructor-slow 1.0.0 is Live at 0x1: 1 bytes, generation 1, in 2.0 s";
+    assert_eq!(
+        (ended.code, kit::masked(&ended.stdout)),
+        (Some(0), kit::masked(live))
+    );
+    let told: Vec<&str> = ended.stderr.lines().collect();
+    let waiting = |n| format!("plugctl: waiting for {slow}: its load is in progress for {n} s");
+    // The second second may end just before the load does.
+    assert!(!told.is_empty() && told.len() < 4, "{told:?}");
+    for (n, line) in told.iter().enumerate() {
+        assert_eq!(*line, waiting(n + 1));
+    }
+    host.end().is(0, "", "");
+}
+
+#[test]
 fn a_plugin_that_stays_mapped_has_code_7() {
     let place = Place::new();
     let stays = place.holding_plugin("stays", &["-Wl,-z,nodelete"]);
