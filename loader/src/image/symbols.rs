@@ -40,6 +40,7 @@ pub(crate) struct Marks {
     others: Box<[Other]>,
     /// Names of `others`.
     names: Box<[u8]>,
+    /// Names of the versions that the file knows.
     versions: Box<[Box<str>]>,
 }
 
@@ -101,9 +102,8 @@ impl Marks {
 /// Costs a sort; copies each name once.
 pub(crate) fn index(facts: &Facts, bytes: &[u8], name: &str, version: &str) -> (OwnedIndex, Marks) {
     let letters = letter::letters(facts);
-    let mut versions = Vec::new();
     let marked = facts.symbols.iter().zip(letters).map(|(symbol, letter)| {
-        let mark = mark(facts, bytes, symbol, letter, &mut versions);
+        let mark = mark(facts, bytes, symbol, letter);
         (symbol, kind(symbol), mark)
     });
     let (mut chosen, others): (Vec<_>, Vec<_>) = marked.partition(|(_, kind, _)| kind.is_some());
@@ -146,7 +146,11 @@ pub(crate) fn index(facts: &Facts, bytes: &[u8], name: &str, version: &str) -> (
         indexed: chosen.iter().map(|(.., mark)| *mark).collect(),
         others,
         names: names.into(),
-        versions: versions.into_iter().map(|(_, name)| name).collect(),
+        versions: facts
+            .versions
+            .iter()
+            .map(|named| String::from_utf8_lossy(facts.version_name(bytes, named)).into())
+            .collect(),
     };
     let build_id = facts.build_id.as_deref().unwrap_or_default();
     let index = OwnedIndex::new(symbols, strings, name, version, build_id);
@@ -160,26 +164,14 @@ fn append(strings: &mut Vec<u8>, name: &[u8]) -> u32 {
     start
 }
 
-fn mark<'a>(
-    facts: &Facts,
-    bytes: &'a [u8],
-    symbol: &ElfSymbol,
-    letter: char,
-    versions: &mut Vec<(&'a [u8], Box<str>)>,
-) -> Mark {
-    let (version, is_default) = facts.symbol_version(bytes, symbol).unzip();
-    let version = version.and_then(|name| {
-        // Libraries have a handful of versions, most symbols the one of the symbol before.
-        let at = versions.iter().rposition(|(known, _)| *known == name);
-        let at = at.unwrap_or_else(|| {
-            versions.push((name, String::from_utf8_lossy(name).into()));
-            versions.len() - 1
-        });
-        NonZeroU16::new(u16::try_from(at.checked_add(1)?).ok()?)
-    });
+fn mark(facts: &Facts, bytes: &[u8], symbol: &ElfSymbol, letter: char) -> Mark {
+    let place = facts.version_of(bytes, symbol);
+    let number = place.and_then(|at| u16::try_from(at.checked_add(1)?).ok());
     Mark {
-        version,
-        is_default: is_default.unwrap_or(false),
+        version: number.and_then(NonZeroU16::new),
+        is_default: facts
+            .symbol_version(bytes, symbol)
+            .is_some_and(|(_, is_default)| is_default),
         letter: u8::try_from(letter).unwrap_or(b'?'),
     }
 }
