@@ -1,6 +1,9 @@
 //! The kit of the integration tests.
 
+pub mod allocations;
 pub mod child;
 pub mod host;
+pub mod oracle;
 pub mod process;
 pub mod standalone;
+pub mod storm;

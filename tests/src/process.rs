@@ -58,27 +58,41 @@ pub fn is_mapped(inode: u64) -> bool {
         .any(|m| m.inode == inode && m.path.contains("memfd"))
 }
 
-/// The names of all objects that ld.so knows.
-pub fn objects() -> BTreeSet<String> {
+/// One object that ld.so knows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Object {
+    /// The name it was opened by; empty for the program.
+    pub name: String,
+    /// Run-time address minus link-time address.
+    pub bias: usize,
+}
+
+/// All objects that ld.so knows, in its own order.
+pub fn link_map() -> Vec<Object> {
     unsafe extern "C" fn note(info: *mut libc::dl_phdr_info, _: usize, data: *mut c_void) -> c_int {
-        // SAFETY: `data` is the set below, alive for the call.
-        let names = unsafe { &mut *data.cast::<BTreeSet<String>>() };
-        // SAFETY: ld.so passes a valid record with a terminated name or null.
-        let name = unsafe { (*info).dlpi_name };
-        if !name.is_null() {
+        // SAFETY: `data` is the list below, alive for the call.
+        let objects = unsafe { &mut *data.cast::<Vec<Object>>() };
+        // SAFETY: ld.so passes a valid record.
+        let info = unsafe { &*info };
+        if !info.dlpi_name.is_null() {
             // SAFETY: terminated.
-            names.insert(
-                unsafe { CStr::from_ptr(name) }
-                    .to_string_lossy()
-                    .into_owned(),
-            );
+            let name = unsafe { CStr::from_ptr(info.dlpi_name) };
+            objects.push(Object {
+                name: name.to_string_lossy().into_owned(),
+                bias: usize::try_from(info.dlpi_addr).expect("64 bits"),
+            });
         }
         0
     }
-    let mut names = BTreeSet::new();
+    let mut objects = Vec::new();
     // SAFETY: the callback only reads.
-    unsafe { libc::dl_iterate_phdr(Some(note), (&raw mut names).cast()) };
-    names
+    unsafe { libc::dl_iterate_phdr(Some(note), (&raw mut objects).cast()) };
+    objects
+}
+
+/// The names of all objects that ld.so knows.
+pub fn objects() -> BTreeSet<String> {
+    link_map().into_iter().map(|object| object.name).collect()
 }
 
 /// Open descriptors of the process.
