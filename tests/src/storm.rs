@@ -12,6 +12,7 @@ use std::ptr;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 /// Interrupts its own handler.
 const NESTING: c_int = libc::SIGUSR2;
@@ -105,14 +106,17 @@ pub fn program_counter(context: *mut c_void) -> usize {
     unsafe { (*context).uc_mcontext.pc as usize }
 }
 
-/// Installs a signal handler on alternate stacks.
+/// Installs a signal handler on alternate stacks, during which `blocked` is held back.
 pub fn install(
     signal: c_int,
     flags: c_int,
+    blocked: c_int,
     handler: extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void),
 ) {
     // SAFETY: all zeroes is a valid sigaction.
     let mut action: libc::sigaction = unsafe { mem::zeroed() };
+    // SAFETY: an initialised set and a valid signal.
+    unsafe { libc::sigaddset(&raw mut action.sa_mask, blocked) };
     action.sa_sigaction = handler as *const () as usize;
     action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK | libc::SA_RESTART | flags;
     // SAFETY: a valid action with a handler of the right type.
@@ -123,8 +127,35 @@ pub fn install(
 /// Lets `handler` run in every handler from now on.
 pub fn prepare(handler: Handler) {
     HANDLER.set(handler).expect("one storm a process");
-    install(PLAIN, 0, handle);
-    install(NESTING, libc::SA_NODEFER, handle);
+    // Only sheltered threads have room for two: neither signal interrupts the other's handler.
+    install(PLAIN, 0, NESTING, handle);
+    install(NESTING, libc::SA_NODEFER, PLAIN, handle);
+}
+
+/// Sleeps by the clock: under a storm, a relative sleep makes no progress, since the time spent
+/// in handlers does not count.
+pub fn nap(time: Duration) {
+    let mut until = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: a valid clock and room for the time.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut until) };
+    until.tv_nsec += i64::from(time.subsec_nanos());
+    until.tv_sec += i64::try_from(time.as_secs()).expect("short") + until.tv_nsec / 1_000_000_000;
+    until.tv_nsec %= 1_000_000_000;
+    let sleep = || {
+        // SAFETY: a valid clock and time; nothing is written in absolute mode.
+        unsafe {
+            libc::clock_nanosleep(
+                libc::CLOCK_MONOTONIC,
+                libc::TIMER_ABSTIME,
+                &raw const until,
+                ptr::null_mut(),
+            )
+        }
+    };
+    while sleep() == libc::EINTR {}
 }
 
 /// The running thread's id.

@@ -78,7 +78,10 @@ struct Faults;
 impl fmt::Display for Faults {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (n, (count, evidence)) in FAULTS.iter().zip(&EVIDENCE).enumerate() {
-            let (count, evidence) = (count.load(Ordering::SeqCst), evidence.load(Ordering::SeqCst));
+            let (count, evidence) = (
+                count.load(Ordering::SeqCst),
+                evidence.load(Ordering::SeqCst),
+            );
             if count > 0 {
                 write!(f, "fault {n}: {count} times, last {evidence:#x}; ")?;
             }
@@ -136,7 +139,9 @@ struct Entry {
 }
 
 fn ledger(generation: u64) -> Option<Entry> {
-    let word = LEDGER.get(usize::try_from(generation).ok()?)?.load(Ordering::SeqCst);
+    let word = LEDGER
+        .get(usize::try_from(generation).ok()?)?
+        .load(Ordering::SeqCst);
     (word & KNOWN != 0).then_some(Entry {
         gone: word & GONE != 0,
         file: usize::try_from(word >> 48 & 0xff).unwrap_or(0),
@@ -181,7 +186,10 @@ fn below(bound: usize) -> usize {
 }
 
 fn file_of(name: &[u8]) -> Option<usize> {
-    NAMES.iter().find(|(own, _)| own.as_bytes() == name).map(|(_, file)| *file)
+    NAMES
+        .iter()
+        .find(|(own, _)| own.as_bytes() == name)
+        .map(|(_, file)| *file)
 }
 
 /// Compares one answer with the file and the ledger. Async-signal-safe.
@@ -190,7 +198,9 @@ fn check_resolved(found: &Resolved) {
     let (Some(oracles), Some(file)) = (ORACLES.get(), file_of(found.plugin.as_bytes())) else {
         return fault(Fault::UnknownPlugin, found.address as u64);
     };
-    if ledger(found.generation).is_some_and(|known| known.bias != found.bias as u64 || known.file != file) {
+    if ledger(found.generation)
+        .is_some_and(|known| known.bias != found.bias as u64 || known.file != file)
+    {
         fault(Fault::WrongBias, found.generation);
     }
     if !(found.plugin_start..found.plugin_end).contains(&found.address) {
@@ -276,7 +286,11 @@ fn on_signal(pc: usize) {
     }
     // A known address of a plugin that is here, on its way, or long gone.
     let latest = LATEST.load(Ordering::SeqCst);
-    let back = if random().is_multiple_of(4) { latest } else { latest.min(16) };
+    let back = if random().is_multiple_of(4) {
+        latest
+    } else {
+        latest.min(16)
+    };
     let generation = latest.saturating_sub(random() % back.max(1));
     if let (Some(known), Some(oracles)) = (ledger(generation), ORACLES.get()) {
         let symbols = &oracles[known.file].symbols;
@@ -361,7 +375,9 @@ impl Handle {
         Ok(match (&self.function, worker) {
             (Function::Sum(f), Some(worker)) => unsafe { f.call_on(worker, args) }? == expected(0),
             (Function::Sum(f), None) => unsafe { f.call(args) }? == expected(0),
-            (Function::Words(f), Some(worker)) => unsafe { f.call_on(worker, args) }? == expected(2),
+            (Function::Words(f), Some(worker)) => {
+                unsafe { f.call_on(worker, args) }? == expected(2)
+            }
             (Function::Words(f), None) => unsafe { f.call(args) }? == expected(2),
             (Function::Encode(f), worker) => {
                 let mut out = [0_u8; 128];
@@ -399,7 +415,10 @@ fn caller(host: &Host, registered: bool) {
         if let Some(worker) = &worker {
             worker.quiescent();
         }
-        let current = CURRENT[below(NAMES.len())].read().expect("no panic").clone();
+        let current = CURRENT[below(NAMES.len())]
+            .read()
+            .expect("no panic")
+            .clone();
         if let Some((handle, plugin)) = current {
             for _ in 0..8 {
                 handle.call(worker.as_ref());
@@ -456,7 +475,10 @@ fn check_stale(plugin: &Plugin) {
     let sum = plugin.symbols().fold(0_u64, |sum, (name, address)| {
         sum.wrapping_add(oracle::share(name, address as u64))
     });
-    if ORACLES.get().is_some_and(|oracles| sum != oracles[known.file].checksum(known.bias)) {
+    if ORACLES
+        .get()
+        .is_some_and(|oracles| sum != oracles[known.file].checksum(known.bias))
+    {
         fault(Fault::WrongChecksum, plugin.generation());
     }
 }
@@ -480,7 +502,7 @@ fn profiler(host: &Host) {
         }
         last = sequence;
         check_kept(&host.loader.snapshot());
-        thread::sleep(Duration::from_millis(1));
+        storm::nap(Duration::from_millis(1));
     }
 }
 
@@ -533,9 +555,17 @@ fn unload(host: &Host, n: usize, loaded: &Loaded) {
     note_gone(loaded.plugin.generation());
     // The verdict was "gone": the process must say so as well.
     for inode in &loaded.inodes {
-        assert!(!process::is_mapped(*inode), "{} is mapped after Gone", loaded.link);
+        assert!(
+            !process::is_mapped(*inode),
+            "{} is mapped after Gone",
+            loaded.link
+        );
     }
-    assert!(!process::objects().contains(&loaded.link), "{} is linked after Gone", loaded.link);
+    assert!(
+        !process::objects().contains(&loaded.link),
+        "{} is linked after Gone",
+        loaded.link
+    );
     count(&COUNTS.unloads);
 }
 
@@ -567,7 +597,9 @@ fn churner(host: &Host, share: usize, shares: usize, registered: bool) {
 }
 
 fn duration() -> Duration {
-    let seconds = env::var("PLUG_TORTURE_SECONDS").ok().and_then(|text| text.parse().ok());
+    let seconds = env::var("PLUG_TORTURE_SECONDS")
+        .ok()
+        .and_then(|text| text.parse().ok());
     Duration::from_secs(seconds.unwrap_or(30))
 }
 
@@ -585,7 +617,10 @@ fn footprint() -> Footprint {
         descriptors: process::descriptors(),
         threads: process::threads(),
         objects: process::objects(),
-        memory_files: process::maps().iter().filter(|m| m.path.contains("memfd")).count(),
+        memory_files: process::maps()
+            .iter()
+            .filter(|m| m.path.contains("memfd"))
+            .count(),
     }
 }
 
@@ -605,7 +640,11 @@ fn torture() {
         let first = load(&host, n);
         let handle = Handle::of(&first.plugin, n).expect("live");
         assert!(handle.call(None));
-        assert!(handle.invoke(None).expect("live"), "{} computes", NAMES[n].0);
+        assert!(
+            handle.invoke(None).expect("live"),
+            "{} computes",
+            NAMES[n].0
+        );
         *CURRENT[n].write().expect("no panic") = None;
         unload(&host, n, &first);
     }
@@ -623,14 +662,16 @@ fn torture() {
         scope.spawn(|| caller(host, false));
         scope.spawn(|| profiler(host));
         let storm = Storm::start();
-        let _shelter = storm::shelter();
         while began.elapsed() < duration() && !FAULTS.iter().any(|f| f.load(Ordering::SeqCst) > 0) {
-            thread::sleep(Duration::from_millis(20));
+            storm::nap(Duration::from_millis(20));
         }
         STOP.store(true, Ordering::SeqCst);
         // The last unloads happen under the storm, too.
-        while CURRENT.iter().any(|slot| slot.read().expect("no panic").is_some()) {
-            thread::sleep(Duration::from_millis(1));
+        while CURRENT
+            .iter()
+            .any(|slot| slot.read().expect("no panic").is_some())
+        {
+            storm::nap(Duration::from_millis(1));
         }
         storm.stop()
     });
@@ -659,12 +700,21 @@ fn torture() {
     assert_eq!(Faults.to_string(), "");
     assert_eq!(allocations::in_handlers(), 0, "allocations in handlers");
     assert_eq!(of(&c.loads), of(&c.unloads));
-    for (what, counter) in [("loads", &c.loads), ("hits", &c.hits), ("stale", &c.stale), ("kept", &c.kept)] {
+    for (what, counter) in [
+        ("loads", &c.loads),
+        ("hits", &c.hits),
+        ("stale", &c.stale),
+        ("kept", &c.kept),
+    ] {
         assert!(of(counter) > 20, "only {} {what}", of(counter));
     }
     assert!(host.loader.plugins().is_empty() && host.loader.zombies().is_empty());
     host.loader.reclaim();
-    assert_eq!(host.loader.retired_bytes(), 0, "retired memory is reclaimed");
+    assert_eq!(
+        host.loader.retired_bytes(),
+        0,
+        "retired memory is reclaimed"
+    );
     // A joined thread may still be on its way out of the kernel's list.
     let deadline = Instant::now() + Duration::from_secs(2);
     while footprint() != before && Instant::now() < deadline {
