@@ -2,6 +2,7 @@
 
 pub mod allocations;
 pub mod child;
+pub mod confinement;
 pub mod host;
 pub mod oracle;
 pub mod process;
