@@ -4,6 +4,7 @@ pub mod allocations;
 pub mod child;
 pub mod confinement;
 pub mod host;
+pub mod journal;
 pub mod oracle;
 pub mod process;
 pub mod standalone;

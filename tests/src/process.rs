@@ -3,6 +3,9 @@
 use std::collections::BTreeSet;
 use std::ffi::{CStr, c_int, c_void};
 use std::fs;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+use std::{env, process, thread};
 
 /// One line of `/proc/self/maps`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -103,6 +106,58 @@ pub fn descriptors() -> usize {
 /// Threads of the process.
 pub fn threads() -> usize {
     fs::read_dir("/proc/self/task").expect("procfs").count()
+}
+
+/// What must be as before when everything that was loaded is gone again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Footprint {
+    /// Open descriptors.
+    pub descriptors: usize,
+    /// Threads.
+    pub threads: usize,
+    /// The objects that ld.so knows.
+    pub objects: BTreeSet<String>,
+    /// Mappings of memory files, which staged plugins are.
+    pub memory_files: usize,
+    /// Names of staged plugins.
+    pub links: usize,
+}
+
+/// The process's footprint at this moment.
+pub fn footprint() -> Footprint {
+    Footprint {
+        descriptors: descriptors(),
+        threads: threads(),
+        objects: objects(),
+        memory_files: maps().iter().filter(|m| m.path.contains("memfd")).count(),
+        links: links(),
+    }
+}
+
+/// Waits a little until the footprint is `before`: a joined thread may still be on its way out of
+/// the kernel's list.
+pub fn assert_footprint(before: &Footprint) {
+    let deadline = Instant::now() + Duration::from_secs(2);
+    while footprint() != *before && Instant::now() < deadline {
+        thread::yield_now();
+    }
+    assert_eq!(footprint(), *before);
+}
+
+/// Names in this process's stage folders.
+fn links() -> usize {
+    let runtime = env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
+    let own = format!("plug-{}-", process::id());
+    [Some(PathBuf::from("/tmp")), runtime]
+        .into_iter()
+        .flatten()
+        .filter_map(|base| fs::read_dir(base).ok())
+        .flatten()
+        .filter_map(Result::ok)
+        .filter(|entry| entry.file_name().to_string_lossy().starts_with(&own))
+        .filter_map(|folder| fs::read_dir(folder.path()).ok())
+        .map(Iterator::count)
+        .sum()
 }
 
 /// Resident memory in KiB.

@@ -8,7 +8,6 @@ use std::cell::Cell;
 use std::collections::{BTreeSet, HashSet, VecDeque};
 use std::env;
 use std::fmt;
-use std::hint;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, compiler_fence};
 use std::sync::{Arc, Mutex, OnceLock, RwLock};
 use std::thread;
@@ -603,27 +602,6 @@ fn duration() -> Duration {
     Duration::from_secs(seconds.unwrap_or(30))
 }
 
-/// What must be the same before and after.
-#[derive(Debug, PartialEq, Eq)]
-struct Footprint {
-    descriptors: usize,
-    threads: usize,
-    objects: BTreeSet<String>,
-    memory_files: usize,
-}
-
-fn footprint() -> Footprint {
-    Footprint {
-        descriptors: process::descriptors(),
-        threads: process::threads(),
-        objects: process::objects(),
-        memory_files: process::maps()
-            .iter()
-            .filter(|m| m.path.contains("memfd"))
-            .count(),
-    }
-}
-
 #[test]
 fn torture_every_answer_equals_the_oracle() {
     let test = "torture_every_answer_equals_the_oracle";
@@ -649,7 +627,7 @@ fn torture() {
         unload(&host, n, &first);
     }
     host.loader.reclaim();
-    let before = footprint();
+    let before = process::footprint();
     storm::prepare(on_signal);
     let began = Instant::now();
     let sent = thread::scope(|scope| {
@@ -715,10 +693,5 @@ fn torture() {
         0,
         "retired memory is reclaimed"
     );
-    // A joined thread may still be on its way out of the kernel's list.
-    let deadline = Instant::now() + Duration::from_secs(2);
-    while footprint() != before && Instant::now() < deadline {
-        hint::spin_loop();
-    }
-    assert_eq!(footprint(), before);
+    process::assert_footprint(&before);
 }
