@@ -280,7 +280,6 @@ fn home_of(thread: ThreadPointer) -> usize {
 
 /// A reader; a registered one goes out and in again all the time.
 fn read(registered: bool, delayed: bool) {
-    use_alternate_stack();
     // Of many threads one whose line is scanned first, while its stores still wait.
     if delayed && (home_of(thread_pointer()) >= 8 || CHOSEN.swap(true, Ordering::SeqCst)) {
         return;
@@ -398,6 +397,9 @@ fn torture(mode: Mode, time: Duration) -> u64 {
         .map(|&registered| {
             let ready = Arc::clone(&ready);
             thread::spawn(move || {
+                // Before the first signal: the stack that Rust gives a thread is too small for
+                // nested handlers.
+                use_alternate_stack();
                 ready.wait();
                 read(registered, mode == Mode::NoBarrier);
             })
@@ -497,7 +499,7 @@ fn torture_without_grace_period_is_caught() {
 /// Found within seconds on two processors; on one alone there is nothing to find. Without
 /// optimisation the store buffer empties faster than the code fills it.
 #[test]
-#[cfg_attr(debug_assertions, ignore = "needs a release build")]
+#[cfg(not(debug_assertions))]
 fn torture_without_barrier_is_caught() {
     if thread::available_parallelism().map_or(1, usize::from) < 2 {
         return;
