@@ -4,16 +4,15 @@
 //! registers nothing anywhere.
 
 use std::cell::Cell;
-use std::sync::atomic::AtomicU32;
 
-use plug_readside::{gate, snapshot, thread_pointer};
+use plug_readside::gate::{self, Count, GateRow};
+use plug_readside::{snapshot, thread_pointer};
 
 use crate::error::CallError;
-use crate::worker::WorkerRow;
 
 struct ThreadCalls {
-    /// The row of the worker this thread is, or null.
-    row: Cell<*const WorkerRow>,
+    /// The counters of the worker this thread is, or null.
+    row: Cell<*const GateRow>,
     /// How many calls into plugins this thread is in, executor jobs included.
     depth: Cell<u32>,
     /// Message of the call in progress that failed: an owned `Box<Box<str>>`, or null.
@@ -31,7 +30,7 @@ thread_local! {
 }
 
 /// Makes `row` the running thread's, or takes it away with null; returns the one before.
-pub(crate) fn set_row(row: *const WorkerRow) -> *const WorkerRow {
+pub(crate) fn set_row(row: *const GateRow) -> *const GateRow {
     THREAD.with(|thread| thread.row.replace(row))
 }
 
@@ -85,9 +84,9 @@ fn drop_raised(raised: *mut Box<str>) {
 /// Proof that the running thread counts as inside one plugin; leaves it when dropped.
 #[must_use = "the gate closes when it is dropped"]
 pub(crate) struct Entered<'a> {
-    count: &'a AtomicU32,
+    count: &'a Count,
     /// The row whose counter it is; none for a shared counter.
-    row: Option<&'a WorkerRow>,
+    row: Option<&'a GateRow>,
     /// The function the worker was in before.
     before: usize,
 }
@@ -106,7 +105,7 @@ pub(crate) enum By {
 /// `address` is the function about to be called, 0 if it is not one.
 #[inline]
 pub(crate) fn enter<'a>(
-    row: Option<&'a WorkerRow>,
+    row: Option<&'a GateRow>,
     id: u32,
     by: By,
     address: usize,
@@ -117,7 +116,7 @@ pub(crate) fn enter<'a>(
             // this thread. Its Arc stays in the list of workers while a call is in progress.
             unsafe { thread.row.get().as_ref() }
         });
-        let entered = match row.and_then(|row| Some((row, row.gate.count(id)?))) {
+        let entered = match row.and_then(|row| Some((row, row.count(id)?))) {
             Some((row, count)) => {
                 let fences = snapshot::sections().fences();
                 match by {
@@ -130,7 +129,7 @@ pub(crate) fn enter<'a>(
                 Entered {
                     count,
                     row: Some(row),
-                    before: row.gate.set_current(address),
+                    before: row.set_current(address),
                 }
             }
             None => {
@@ -172,7 +171,7 @@ impl Drop for Entered<'_> {
         THREAD.with(|thread| thread.depth.set(thread.depth.get().wrapping_sub(1)));
         match self.row {
             Some(row) => {
-                row.gate.set_current(self.before);
+                row.set_current(self.before);
                 gate::leave(self.count);
             }
             None => gate::leave_shared(self.count),

@@ -3,6 +3,8 @@
 //! Without the feature `testing` every point is an empty inline function. With it, a hook of the
 //! test is called at each point: it may block for ever, or ask for a failure.
 
+#![forbid(unsafe_code)]
+
 use crate::error::{Error, ErrorKind};
 
 /// The points, in the order of a load, an unload and a reclaim.

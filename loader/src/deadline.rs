@@ -1,5 +1,7 @@
 //! The latest moment a wait may end.
 
+#![forbid(unsafe_code)]
+
 use std::time::{Duration, Instant};
 
 /// The latest moment a wait may end. Every wait of the loader takes one.

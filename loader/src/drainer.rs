@@ -1,35 +1,46 @@
 //! The background thread that frees retired memory and collects zombies, so that no load ever
 //! waits or frees.
 
+#![forbid(unsafe_code)]
+
 use std::time::Duration;
 
 use crate::deadline::Deadline;
-use crate::loader::Core;
+use crate::events::EventKind;
+use crate::process::Process;
 use crate::quiesce;
 
 /// Starts the drainer; it lives as long as the process.
 ///
 /// # Errors
 /// The operating system's, when no thread could be started.
-pub(crate) fn start(core: &'static Core) -> std::io::Result<()> {
+pub(crate) fn start(process: &'static Process) -> std::io::Result<()> {
     std::thread::Builder::new()
         .name("plug-drainer".into())
         .spawn(move || {
             loop {
-                core.registry.wait_for_retired();
-                drain(core);
+                process.registry.wait_for_retired();
+                drain(process);
             }
         })?;
     Ok(())
 }
 
 /// One round: a grace period, then the freeing. A round whose grace period fails frees nothing.
-pub(crate) fn drain(core: &'static Core) {
-    core.registry.reclaim(|| {
+pub(crate) fn drain(process: &'static Process) {
+    let collected = process.registry.reclaim(|| {
         let grace = quiesce::patient_grace(Deadline::after(Duration::from_secs(10)));
         if let Err(error) = &grace {
             tracing::warn!(target: "plug::reclaim", %error, "nothing can be freed for now");
         }
         grace.is_ok()
     });
+    for record in collected {
+        let (plugin, generation) = (&*record.name, record.generation);
+        tracing::info!(target: "plug::unload", plugin, generation, "zombie left");
+        process
+            .events
+            .push(plugin, generation, EventKind::Collected);
+        process.history.add(record);
+    }
 }

@@ -1,5 +1,7 @@
 //! What can go wrong, one kind a cause, and who stands in the way.
 
+#![forbid(unsafe_code)]
+
 use std::error;
 use std::fmt;
 use std::sync::Arc;

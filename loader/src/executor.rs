@@ -4,6 +4,8 @@
 //! Each job gets a fresh thread that is joined before the loader goes on: joining waits for the
 //! thread's own thread-local destructors as well, so nothing of the plugin is left on it.
 
+#![forbid(unsafe_code)]
+
 use std::sync::mpsc;
 use std::thread::Builder;
 

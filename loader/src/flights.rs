@@ -3,6 +3,8 @@
 //! # Source
 //! `idempotent_init_module` in kernel/module/main.c: everybody waits and gets the same answer.
 
+#![forbid(unsafe_code)]
+
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use dashmap::DashMap;

@@ -3,42 +3,44 @@
 
 use std::collections::HashSet;
 use std::mem;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use plug_api::abi::{ABI_VERSION, DESCRIPTOR_SYMBOL, Descriptor, STATUS_OK};
+use plug_api::abi::{ABI_VERSION, DESCRIPTOR_SYMBOL, Descriptor};
 use plug_readside::state::State;
 
-use crate::calls;
 use crate::checkpoint;
+use crate::constructors;
 use crate::context::Context;
 use crate::deadline::Deadline;
 use crate::error::{Error, ErrorKind, Lingering, Stage};
-use crate::executor;
+use crate::events::EventKind;
 use crate::image::{
     DEFAULT_MAX_SIZE, Facts, ImageError, Info, Opened, RewritePolicy, Staged, foreign_name,
     is_name, next_nonce, plan, symbols,
 };
-use crate::loader::Core;
 use crate::params::Params;
 use crate::plugin::{Destructors, Export, Loaded, Plugin, Record};
+use crate::process::Process;
 use crate::registry::{Claim, canonical, claim_error};
 use crate::snapshot::OwnedIndex;
 use crate::stages::Stages;
-use crate::sys::arguments::{Arguments, arguments};
 use crate::sys::{code, dl};
 use crate::trust::{Origin, Source};
-use crate::unload;
 
 /// Loads what `source` names, or shares the result of a load of the same file in flight.
-pub(crate) fn load(core: &'static Core, source: Source, params: &Params) -> Result<Plugin, Error> {
+pub(crate) fn load(
+    process: &'static Process,
+    source: Source,
+    params: &Params,
+) -> Result<Plugin, Error> {
     let described = source.describe();
     let span = tracing::info_span!(
         target: "plug::load", "load", file = described, plugin = tracing::field::Empty
     );
     let _entered = span.enter();
-    let deadline = Deadline::after(core.config.load_patience);
+    let deadline = Deadline::after(process.config.load_patience);
     let name = source.name;
+    let named = name.as_deref().unwrap_or(&described);
     let result = (|| {
         if let Some(name) = name.as_deref().filter(|name| !is_name(name)) {
             let bad = ImageError::Name {
@@ -47,12 +49,13 @@ pub(crate) fn load(core: &'static Core, source: Source, params: &Params) -> Resu
             return Err(image_error(bad, Stage::Open));
         }
         let opened = open(source.origin)?;
-        core.flights
+        process
+            .flights
             .join((opened.key(), name.clone()), deadline, || {
                 let mut stages = Stages::start();
                 let mut left = None;
                 run(
-                    core,
+                    process,
                     &opened,
                     name.as_deref(),
                     params,
@@ -60,18 +63,33 @@ pub(crate) fn load(core: &'static Core, source: Source, params: &Params) -> Resu
                     &mut stages,
                     &mut left,
                 )
-                .map_err(|error| error.lingering_as(left))
+                .map_err(|error| error.lingering_as(left).plugin(named))
+                .inspect(|plugin| {
+                    let stages = plugin.load_times().to_vec();
+                    let kind = EventKind::Live(stages);
+                    process
+                        .events
+                        .push(plugin.name(), plugin.generation(), kind);
+                })
+                .inspect_err(|error| report_failure(process, error))
             })
     })();
-    let result = result.map_err(|error| error.plugin(name.as_deref().unwrap_or(&described)));
+    let result = result.map_err(|error| error.plugin(named));
     match &result {
         Ok(plugin) => {
             span.record("plugin", plugin.name());
-            tracing::info!(target: "plug::load", generation = plugin.generation(), stages = ?plugin.load_times(), "live");
+            let (generation, stages) = (plugin.generation(), plugin.load_times());
+            tracing::info!(target: "plug::load", generation, ?stages, "live");
         }
         Err(error) => tracing::warn!(target: "plug::load", %error, "not loaded"),
     }
     result
+}
+
+fn report_failure(process: &Process, error: &Error) {
+    let generation = error.lingering().map_or(0, |left| left.generation);
+    let kind = EventKind::Failed(error.stage(), error.to_string().into());
+    process.events.push(error.plugin_name(), generation, kind);
 }
 
 fn open(origin: Origin) -> Result<Opened, Error> {
@@ -84,7 +102,7 @@ fn open(origin: Origin) -> Result<Opened, Error> {
 }
 
 fn run(
-    core: &'static Core,
+    process: &'static Process,
     opened: &Opened,
     wanted: Option<&str>,
     params: &Params,
@@ -121,15 +139,15 @@ fn run(
     stages.end(Stage::Symbols);
 
     checkpoint::pass("load.claim").map_err(|error| error.at(Stage::Claim))?;
-    let claim = core
+    let claim = process
         .registry
         .claim(&name, deadline)
         .map_err(|error| claim_error(error, &name))?;
-    core.workers.grow(claim.id);
+    process.workers.grow(claim.id);
     stages.end(Stage::Claim);
 
     land(
-        core,
+        process,
         Flight {
             opened,
             facts,
@@ -201,7 +219,7 @@ fn admit(facts: &Facts, info: &Info, staged: &Staged) -> Result<Option<(u64, u64
 
 /// From the claim to Live.
 fn land(
-    core: &'static Core,
+    process: &'static Process,
     flight: Flight<'_>,
     mut staged: Staged,
     claim: Claim,
@@ -230,7 +248,8 @@ fn land(
     checkpoint::pass("load.map").map_err(|error| error.at(Stage::Map))?;
     keep_shared_runtimes(&facts.needed);
     // SAFETY: the host vouched for the file through Trust; its constructors are not run by ld.so.
-    let mapped = unsafe { dl::open(link.as_path()) }.map_err(map_error)?;
+    let mapped = unsafe { dl::open(link.as_path()) }
+        .map_err(|refusal| Error::new(ErrorKind::Map, refusal.to_string()).at(Stage::Map))?;
     let (bias, mapped_name) = (mapped.bias, mapped.name.clone());
     let mut mapped = Mapping {
         mapped: Some(mapped),
@@ -247,25 +266,28 @@ fn land(
         );
         return Err(Error::new(ErrorKind::Map, message).at(Stage::Describe));
     }
-    let (record, destructors, descriptor) = describe(core, &flight, &claim, &header, bias)?;
+    let (record, destructors, descriptor) = describe(process, &flight, &claim, &header, bias)?;
     let record = Arc::new(record);
     mapped.record = Some(Arc::clone(&record));
     stages.end(Stage::Describe);
 
-    core.registry
+    process
+        .registry
         .advance(record.id, record.generation, State::Coming);
-    core.registry.show(&record);
+    process.registry.show(&record);
     let shown = Shown {
-        core,
+        process,
         generation: record.generation,
         kept: false,
     };
-    tracing::info!(target: "plug::load", generation = record.generation, "coming");
+    process
+        .events
+        .push(&record.name, record.generation, EventKind::Coming);
     checkpoint::pass("load.publish").map_err(|error| error.at(Stage::Publish))?;
     stages.end(Stage::Publish);
 
     // Visible from here on: a crash or a profile sample in the plugin's first instruction resolves.
-    let built = construct(facts, &record, descriptor, &destructors, stages)?;
+    let built = constructors::run(facts, &record, descriptor, &destructors, stages)?;
 
     checkpoint::pass("load.activate").map_err(|error| error.at(Stage::Activate))?;
     built.keep();
@@ -273,7 +295,7 @@ fn land(
     claim.keep();
     let mapping = mapped.keep();
     let link_name = link.path().to_owned();
-    core.registry.settle(Loaded {
+    process.registry.settle(Loaded {
         record: Arc::clone(&record),
         mapped: mapping,
         link_name,
@@ -286,7 +308,8 @@ fn land(
     let times = mem::replace(stages, Stages::start()).into_inner();
     // Set once: the record was made by this load.
     let _first = record.times.set(times);
-    core.registry
+    process
+        .registry
         .advance(record.id, record.generation, State::Live);
     checkpoint::note("load.live");
     Ok(Plugin::new(record))
@@ -304,7 +327,7 @@ fn header(facts: &Facts, staged: &Staged) -> Vec<u8> {
 
 /// Checks that what is mapped is what was staged, and writes down what there is to know.
 fn describe(
-    core: &'static Core,
+    process: &'static Process,
     flight: &Flight<'_>,
     claim: &Claim,
     header: &[u8],
@@ -312,7 +335,7 @@ fn describe(
 ) -> Result<(Record, Destructors, Option<Descriptor>), Error> {
     let facts = &flight.facts;
     let fail = |message: String| Error::new(ErrorKind::Map, message).at(Stage::Describe);
-    let at = |svma: u64| run_time(bias, svma);
+    let at = |svma: u64| code::run_time(bias, svma);
     let first = facts.segments.first().map_or(0, |segment| segment.vaddr);
     // SAFETY: the first segment is mapped readable and has at least these bytes (validated).
     if unsafe { code::bytes(at(first), header.len()) } != header {
@@ -335,7 +358,7 @@ fn describe(
     };
     let mut fini: Vec<usize> = match facts.fini_array {
         // SAFETY: the array lies inside the image and is relocated.
-        Some(array) => unsafe { code::entries(at(array.vaddr), words(array.size)) },
+        Some(array) => unsafe { code::entries(at(array.vaddr), array.size) },
         None => Vec::new(),
     };
     fini.reverse();
@@ -366,129 +389,16 @@ fn describe(
                 size: entry.table_size,
             })
             .collect(),
-        context: Context::new(flight.name, flight.params, &core.services),
+        calls_before: process.workers.calls(claim.id),
+        context: Context::new(flight.name, flight.params, &process.services),
         times: OnceLock::new(),
     };
     Ok((record, destructors, descriptor))
 }
 
-/// Runs constructors and `init` on a thread of the loader's.
-fn construct<'a>(
-    facts: &Facts,
-    record: &Arc<Record>,
-    descriptor: Option<Descriptor>,
-    destructors: &'a Destructors,
-    stages: &mut Stages,
-) -> Result<Built<'a>, Error> {
-    let at = |svma: u64| run_time(record.bias, svma);
-    let mut constructors: Vec<usize> = facts.init.map(at).into_iter().collect();
-    if let Some(array) = facts.init_array {
-        // SAFETY: the array lies inside the image and is relocated.
-        constructors.extend(unsafe { code::entries(at(array.vaddr), words(array.size)) });
-    }
-    let done = AtomicUsize::new(0);
-    let init = descriptor.and_then(|descriptor| descriptor.init);
-    let outcome = executor::run("init", || {
-        let began = std::time::Instant::now();
-        let arguments = arguments();
-        run_constructors(&constructors, arguments, &done)?;
-        checkpoint::pass("load.constructors").map_err(|error| error.at(Stage::Constructors))?;
-        let constructed = began.elapsed();
-        checkpoint::pass("load.init").map_err(|error| error.at(Stage::Init))?;
-        if let Some(init) = init {
-            // SAFETY: the plugin is constructed; its context lives as long as its record, which
-            // stays until its exit has returned.
-            let status = unsafe { code::init(init, record.context.as_ptr()) };
-            let raised = calls::take_raised();
-            if status != STATUS_OK || raised.is_some() {
-                let why = raised.unwrap_or_else(|| "no message given".into());
-                return Err(Error::new(
-                    ErrorKind::InitFailed,
-                    format!("init returned {status}: {why}"),
-                )
-                .at(Stage::Init));
-            }
-        }
-        Ok(constructed)
-    });
-    // Relaxed: the executor's thread was joined, which orders its stores before this load.
-    let complete = done.load(Ordering::Relaxed) == constructors.len();
-    let mut built = Built {
-        destructors,
-        exit: None,
-        complete,
-        kept: false,
-    };
-    let constructed = outcome
-        .and_then(|outcome| outcome)
-        .map_err(|error| error.at(Stage::Constructors))?;
-    built.exit = descriptor.and_then(|descriptor| descriptor.exit);
-    stages.split(Stage::Constructors, constructed, Stage::Init);
-    Ok(built)
-}
-
-fn run_constructors(
-    constructors: &[usize],
-    arguments: Arguments,
-    done: &AtomicUsize,
-) -> Result<(), Error> {
-    for &constructor in constructors {
-        checkpoint::pass("load.constructor").map_err(|error| error.at(Stage::Constructors))?;
-        // SAFETY: taken from the plugin's own tables, in ld.so's order, each run once.
-        unsafe { code::construct(constructor, arguments) };
-        // Relaxed: read after this thread was joined.
-        done.fetch_add(1, Ordering::Relaxed);
-    }
-    Ok(())
-}
-
-/// Undoes `init` and the constructors, on a thread of the loader's, unless kept.
-struct Built<'a> {
-    destructors: &'a Destructors,
-    /// What undoes `init`; set once that has succeeded.
-    exit: Option<unsafe extern "C-unwind" fn()>,
-    /// Whether all constructors ran: only then may destructors.
-    complete: bool,
-    kept: bool,
-}
-
-impl Built<'_> {
-    fn keep(mut self) {
-        self.kept = true;
-    }
-}
-
-impl Drop for Built<'_> {
-    fn drop(&mut self) {
-        if self.kept {
-            return;
-        }
-        let destructors = self.destructors;
-        let (complete, exit) = (self.complete, self.exit);
-        let undone = executor::run("undo", || {
-            if let Some(exit) = exit {
-                // SAFETY: the descriptor of a plugin whose init succeeded; nobody has called it.
-                unsafe { exit() };
-            }
-            if complete {
-                unload::destroy(destructors);
-            } else {
-                for &handle in &destructors.dso_handles {
-                    // SAFETY: addresses inside the mapped plugin; where nothing was registered
-                    // under one, nothing happens.
-                    unsafe { code::finalize(handle) };
-                }
-            }
-        });
-        if let Err(error) = undone {
-            tracing::warn!(target: "plug::load", %error, "the constructors of a failed load are not undone");
-        }
-    }
-}
-
 /// Hides the plugin from readers, unless kept.
 struct Shown {
-    core: &'static Core,
+    process: &'static Process,
     generation: u64,
     kept: bool,
 }
@@ -502,7 +412,7 @@ impl Shown {
 impl Drop for Shown {
     fn drop(&mut self) {
         if !self.kept {
-            self.core.registry.hide(self.generation);
+            self.process.registry.hide(self.generation);
         }
     }
 }
@@ -530,7 +440,7 @@ impl Drop for Mapping<'_> {
         let reason = match unsafe { mapped.close() } {
             Ok(closed) if !closed.still_mapped => return,
             Ok(closed) => format!("still mapped as {:?} after dlclose", closed.name),
-            Err(error) => format!("dlclose: {error}"),
+            Err(refusal) => refusal.to_string(),
         };
         let (plugin, generation) = self
             .record
@@ -575,12 +485,6 @@ fn keep_shared_runtimes(needed: &[String]) {
     }
 }
 
-fn map_error(error: libloading::Error) -> Error {
-    let text =
-        std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string);
-    Error::new(ErrorKind::Map, format!("ld.so: {text}")).at(Stage::Map)
-}
-
 /// An image's error in the loader's words.
 fn image_error(error: ImageError, stage: Stage) -> Error {
     let kind = match &error {
@@ -592,16 +496,4 @@ fn image_error(error: ImageError, stage: Stage) -> Error {
         _ => ErrorKind::Stage,
     };
     Error::new(kind, error.to_string()).because(error).at(stage)
-}
-
-fn words(size: u64) -> usize {
-    usize::try_from(size / 8).unwrap_or(0)
-}
-
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "usize has 64 bits, asserted in readside"
-)]
-fn run_time(bias: usize, svma: u64) -> usize {
-    bias.wrapping_add(svma as usize)
 }

@@ -1,67 +1,29 @@
 //! The facade: one call into the floor below per method.
 
-use std::sync::{Arc, OnceLock};
+#![forbid(unsafe_code)]
+
+use std::sync::Arc;
 use std::time::Duration;
 
 use plug_api::abi::Interface;
 use plug_readside::SymbolReader;
-use plug_readside::snapshot;
 
-use crate::context::Services;
+use crate::config::{Capabilities, Config};
 use crate::deadline::Deadline;
 use crate::drainer;
-use crate::error::{Error, ErrorKind, Lingering};
-use crate::flights::Flights;
+use crate::error::{Error, ErrorKind, Holder, Lingering};
+use crate::events::Event;
+use crate::history::Departed;
 use crate::load;
 use crate::params::Params;
 use crate::plugin::Plugin;
-use crate::registry::Registry;
+use crate::presence::WorkerInfo;
+use crate::process::Process;
 use crate::snapshot::Snapshot;
-use crate::sys::{membarrier, process_exit};
+use crate::sys::process_exit;
 use crate::trust::{Source, Trust};
 use crate::unload::{self, Unloaded};
-use crate::worker::{Worker, Workers};
-
-/// How the loader behaves.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct Config {
-    /// How long a load waits for another load of the same file or name. Default 30 s, as long as
-    /// the kernel waits for a module's dependency.
-    pub load_patience: Duration,
-    /// Whether plugins' exits and destructors run when the process exits. Default true.
-    pub run_exits_at_process_exit: bool,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            load_patience: Duration::from_secs(30),
-            run_exits_at_process_exit: true,
-        }
-    }
-}
-
-/// What was found on this system at start.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Capabilities {
-    /// Whether unloads use membarrier; otherwise every reader and call fences.
-    pub membarrier: bool,
-}
-
-/// Everything the loader has; one a process, never dropped.
-#[derive(Debug)]
-pub(crate) struct Core {
-    pub(crate) config: Config,
-    pub(crate) registry: Registry,
-    pub(crate) flights: Flights,
-    pub(crate) workers: Workers,
-    pub(crate) services: Services,
-    capabilities: Capabilities,
-}
-
-static CORE: OnceLock<Core> = OnceLock::new();
+use crate::worker::Worker;
 
 /// The process's loader. Cheap to clone; dropping the last one unmaps nothing.
 ///
@@ -69,7 +31,7 @@ static CORE: OnceLock<Core> = OnceLock::new();
 /// Every method: thread context only.
 #[derive(Clone, Debug)]
 pub struct Loader {
-    core: &'static Core,
+    process: &'static Process,
 }
 
 impl Loader {
@@ -82,43 +44,30 @@ impl Loader {
     /// [`ErrorKind::AlreadyInitialised`] the second time; [`ErrorKind::Thread`] when the drainer
     /// could not be started.
     pub fn new(config: Config) -> Result<Self, Error> {
-        let mut made = false;
-        let core = CORE.get_or_init(|| {
-            made = true;
-            let membarrier = membarrier::prepare(snapshot::sections());
-            Core {
-                config,
-                registry: Registry::new(),
-                flights: Flights::default(),
-                workers: Workers::default(),
-                services: Services::default(),
-                capabilities: Capabilities { membarrier },
-            }
-        });
-        if !made {
+        let Some(process) = Process::start(config) else {
             return Err(Error::new(
                 ErrorKind::AlreadyInitialised,
                 "this process has its loader already; clone the handle",
             ));
-        }
+        };
         process_exit::at_fork();
-        if core.config.run_exits_at_process_exit {
+        if process.config.run_exits_at_process_exit {
             process_exit::at_exit(|| {
-                if let Some(core) = CORE.get() {
-                    unload::at_process_exit(core);
+                if let Some(process) = Process::get() {
+                    unload::at_process_exit(process);
                 }
             });
         }
-        drainer::start(core).map_err(|error| {
+        drainer::start(process).map_err(|error| {
             Error::new(ErrorKind::Thread, "no thread for the drainer").because(error)
         })?;
-        Ok(Self { core })
+        Ok(Self { process })
     }
 
     /// What was found on this system at start.
     #[must_use]
     pub fn capabilities(&self) -> Capabilities {
-        self.core.capabilities
+        self.process.capabilities
     }
 
     /// Loads a plugin: visible to readers before its first instruction runs, Live on return.
@@ -132,7 +81,7 @@ impl Loader {
     pub fn load(&self, trust: &Trust, source: Source, params: &Params) -> Result<Plugin, Error> {
         // Trust is the caller's word; holding one is all that is asked here.
         let _: &Trust = trust;
-        load::load(self.core, source, params)
+        load::load(self.process, source, params)
     }
 
     /// Makes the running thread a worker named `name` until the value is dropped.
@@ -140,7 +89,7 @@ impl Loader {
     /// # Errors
     /// None today; a limit on workers would be one.
     pub fn worker(&self, name: &str) -> Result<Worker, Error> {
-        Ok(Worker::register(&self.core.workers, name))
+        Ok(Worker::register(&self.process.workers, name))
     }
 
     /// Unloads the plugin `name`: refuses new calls, waits for those inside, runs its `exit` and
@@ -152,7 +101,7 @@ impl Loader {
     /// [`ErrorKind::SelfDeadlock`] from inside a plugin's code or a read section;
     /// [`ErrorKind::Barrier`].
     pub fn unload(&self, name: &str, deadline: Deadline) -> Result<Unloaded, Error> {
-        unload::unload(self.core, name, None, deadline)
+        unload::unload(self.process, name, None, deadline)
     }
 
     /// As [`Loader::unload`], but only this very load of the plugin.
@@ -161,7 +110,7 @@ impl Loader {
     /// As [`Loader::unload`].
     pub fn unload_exactly(&self, plugin: &Plugin, deadline: Deadline) -> Result<Unloaded, Error> {
         unload::unload(
-            self.core,
+            self.process,
             plugin.name(),
             Some(plugin.generation()),
             deadline,
@@ -170,19 +119,19 @@ impl Loader {
 
     /// Offers a service to all plugins loaded from now on and before.
     pub fn offer<S: Interface + Sync>(&self, table: &'static S) {
-        self.core.services.offer(table);
+        self.process.services.offer(table);
     }
 
     /// The plugin `name`, from Coming to Going.
     #[must_use]
     pub fn plugin(&self, name: &str) -> Option<Plugin> {
-        self.core.registry.record(name).map(Plugin::new)
+        self.process.registry.record(name).map(Plugin::new)
     }
 
     /// All plugins from Coming to Going in order of load, then zombies.
     #[must_use]
     pub fn plugins(&self) -> Vec<Plugin> {
-        self.core
+        self.process
             .registry
             .records()
             .into_iter()
@@ -193,13 +142,56 @@ impl Loader {
     /// Closed plugins that are still mapped, and why.
     #[must_use]
     pub fn zombies(&self) -> Vec<Lingering> {
-        self.core.registry.zombies()
+        self.process.registry.zombies()
+    }
+
+    /// All workers and the plugins they are inside of.
+    ///
+    /// "Since" is measured from the first look that saw the same call: ask now and then.
+    #[must_use]
+    pub fn workers(&self) -> Vec<WorkerInfo> {
+        let process = self.process;
+        process
+            .presence
+            .look(&process.workers, &process.registry.records())
+    }
+
+    /// Calls that were made of this load of a plugin.
+    #[must_use]
+    pub fn calls(&self, plugin: &Plugin) -> u64 {
+        let record = plugin.record();
+        self.process
+            .workers
+            .calls(record.id)
+            .saturating_sub(record.calls_before)
+    }
+
+    /// Everybody who holds `plugin` at this moment.
+    #[must_use]
+    pub fn holders(&self, plugin: &Plugin) -> Vec<Holder> {
+        let process = self.process;
+        process
+            .presence
+            .holders(&process.workers, plugin.record(), Duration::ZERO)
+    }
+
+    /// Plugins that left the process, the last one first; as many as [`Config::history`].
+    #[must_use]
+    pub fn history(&self) -> Vec<Departed> {
+        self.process.history.list()
+    }
+
+    /// Events after number `sequence`, waiting for the first one until the deadline. The last
+    /// 1,024 are kept; whoever asks too rarely sees a gap in their numbers.
+    #[must_use]
+    pub fn events(&self, sequence: u64, deadline: Deadline) -> Vec<Arc<Event>> {
+        self.process.events.wait_after(sequence, deadline)
     }
 
     /// The current snapshot, to keep and walk at leisure.
     #[must_use]
     pub fn snapshot(&self) -> Arc<Snapshot> {
-        self.core.registry.snapshot()
+        self.process.registry.snapshot()
     }
 
     /// The reader for signal handlers and anybody else; needs no loader.
@@ -212,20 +204,20 @@ impl Loader {
     ///
     /// For tests and for hosts that want their memory back at a moment of their choice.
     pub fn reclaim(&self) {
-        drainer::drain(self.core);
+        drainer::drain(self.process);
     }
 
     /// Bytes of snapshots and symbols retired and not yet freed.
     #[must_use]
     pub fn retired_bytes(&self) -> usize {
-        self.core.registry.retired_bytes()
+        self.process.registry.retired_bytes()
     }
 
     /// Unloads all plugins, last loaded first, and refuses loads from now on.
     ///
     /// Each plugin gets what is left of the deadline; one that refuses does not stop the others.
     pub fn shutdown(&self, deadline: Deadline) -> Vec<(String, Result<Unloaded, Error>)> {
-        self.core
+        self.process
             .registry
             .shut_down()
             .into_iter()

@@ -1,5 +1,7 @@
 //! Parameters given to a plugin at load: keys and values as text.
 
+#![forbid(unsafe_code)]
+
 /// Parameters of one load, in the order given. Of several with one key the last counts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Params(Vec<(String, String)>);

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use plug_api::abi::{Descriptor, HostContext, Interface, KIND_INTERFACE, KIND_SERVICE};
 use plug_readside::gate;
-use plug_readside::snapshot::{Row, SymbolKind};
+use plug_readside::snapshot::{Row, SymbolKind, find_symbol};
 use plug_readside::state::{self, State, StateWord};
 
 use crate::calls::{self, By};
@@ -35,6 +35,8 @@ pub(crate) struct Record {
     pub(crate) index: Arc<OwnedIndex>,
     pub(crate) interfaces: Vec<Export>,
     pub(crate) context: Context,
+    /// Calls that the slot had counted before this load.
+    pub(crate) calls_before: u64,
     pub(crate) times: OnceLock<Vec<(Stage, Duration)>>,
 }
 
@@ -89,15 +91,15 @@ impl Record {
             bias: self.bias,
             id: self.id,
             generation: self.generation,
-            index: &raw const **self.index,
+            index: self.index.as_ptr(),
         }
     }
 
     /// The exported symbol that covers a run-time address, as text.
     pub(crate) fn symbol_at(&self, address: usize) -> Box<str> {
         let svma = address.wrapping_sub(self.bias) as u64;
-        self.index.find(svma).map_or_else(Box::default, |symbol| {
-            String::from_utf8_lossy(self.index.text((symbol.name, symbol.name_len))).into()
+        find_symbol(self.index.symbols(), svma).map_or_else(Box::default, |symbol| {
+            String::from_utf8_lossy(self.index.name_of(symbol)).into()
         })
     }
 }
@@ -156,11 +158,7 @@ impl Plugin {
     /// Build-id bytes; empty when the file has none.
     #[must_use]
     pub fn build_id(&self) -> &[u8] {
-        let index = &*self.record.index;
-        index
-            .build_id
-            .get(..usize::from(index.build_id_len))
-            .unwrap_or(&[])
+        self.record.index.build_id()
     }
 
     /// How long each stage of the load took; empty while it is Coming.
@@ -171,8 +169,20 @@ impl Plugin {
 
     /// Pins held right now.
     #[must_use]
-    pub fn pins(&self) -> u32 {
+    pub fn pins(&self) -> u64 {
         gate::inside(gate::pins(self.record.id))
+    }
+
+    /// Names and versions of the interfaces it exports, as `name/major.minor`.
+    pub fn interfaces(&self) -> impl Iterator<Item = String> {
+        let interfaces = self.record.interfaces.iter();
+        interfaces
+            .filter(|export| export.kind == KIND_INTERFACE)
+            .map(|export| format!("{}/{}.{}", export.name, export.major, export.minor))
+    }
+
+    pub(crate) fn record(&self) -> &Record {
+        &self.record
     }
 
     /// The state of this load; [`State::Empty`] once it is gone.
@@ -191,8 +201,8 @@ impl Plugin {
     pub fn symbols(&self) -> impl Iterator<Item = (&[u8], usize)> {
         let record = &*self.record;
         record.index.symbols().iter().map(|symbol| {
-            let name = record.index.text((symbol.name, symbol.name_len));
-            (name, run_time(record.bias, symbol.svma))
+            let name = record.index.name_of(symbol);
+            (name, code::run_time(record.bias, symbol.svma))
         })
     }
 
@@ -210,7 +220,7 @@ impl Plugin {
         let Some(symbol) = record.index.by_name(name.as_bytes()) else {
             return fail(ErrorKind::NoSymbol, format!("no exported symbol {name:?}"));
         };
-        let mut address = run_time(record.bias, symbol.svma);
+        let mut address = code::run_time(record.bias, symbol.svma);
         match symbol.kind {
             SymbolKind::Func => {}
             SymbolKind::Ifunc => {
@@ -320,14 +330,6 @@ fn gone(record: &Record) -> Error {
     Error::new(ErrorKind::Gone, "the plugin is not Live").plugin(&record.name)
 }
 
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "usize has 64 bits, asserted in readside"
-)]
-fn run_time(bias: usize, svma: u64) -> usize {
-    bias.wrapping_add(svma as usize)
-}
-
 /// An exported function. `Copy`; keeps nothing alive; every call passes a gate that compares the
 /// generation, so that a stale handle never reaches a successor's code.
 pub struct PluginFn<F> {
@@ -371,7 +373,7 @@ impl<F: Signature> PluginFn<F> {
     #[inline]
     pub unsafe fn call_on(&self, worker: &Worker, args: F::Args) -> Result<F::Output, CallError> {
         let gate = calls::enter(
-            Some(worker.row()),
+            Some(worker.gate()),
             self.id,
             By::Word(self.word),
             self.address,
@@ -474,7 +476,7 @@ impl<T: Interface> PluginInterface<T> {
         by: By,
         call: impl FnOnce(&T, *const HostContext) -> R,
     ) -> Result<R, CallError> {
-        let gate = calls::enter(worker.map(Worker::row), self.id, by, self.table as usize)?;
+        let gate = calls::enter(worker.map(Worker::gate), self.id, by, self.table as usize)?;
         // SAFETY: the gate, or the pin behind `by`, keeps the plugin and with it the table mapped.
         let table = unsafe { &*self.table };
         let output = call(table, self.context);

@@ -1,6 +1,7 @@
 //! Proof that nobody is inside a plugin: pins drained, gates drained, readers drained.
 
-use std::sync::Arc;
+#![forbid(unsafe_code)]
+
 use std::sync::atomic::{Ordering, fence};
 use std::time::{Duration, Instant};
 
@@ -11,6 +12,7 @@ use rustix::io;
 use crate::deadline::{Deadline, Patience};
 use crate::error::{Error, ErrorKind, Holder, HolderKind};
 use crate::plugin::Record;
+use crate::presence::Presence;
 use crate::sys::membarrier;
 use crate::worker::{WorkerRow, Workers};
 
@@ -63,6 +65,7 @@ fn barrier_error(error: io::Errno) -> Error {
 /// [`ErrorKind::Deadline`] with the holders, [`ErrorKind::Barrier`].
 pub(crate) fn drain(
     workers: &Workers,
+    presence: &Presence,
     record: &Record,
     deadline: Deadline,
 ) -> Result<Vec<WorkerProof>, Error> {
@@ -99,7 +102,7 @@ pub(crate) fn drain(
             proofs.fill(None);
         }
         if !patience.pause() {
-            let holders = holders(&rows, record, closed.elapsed());
+            let holders = presence.holders(workers, record, closed.elapsed());
             if holders.is_empty() {
                 continue;
             }
@@ -112,42 +115,8 @@ pub(crate) fn drain(
     }
 }
 
-fn inside(row: &WorkerRow, record: &Record) -> u32 {
+fn inside(row: &WorkerRow, record: &Record) -> u64 {
     row.gate.count(record.id).map_or(0, gate::inside)
-}
-
-fn holders(rows: &[Arc<WorkerRow>], record: &Record, since: Duration) -> Vec<Holder> {
-    let mut holders = Vec::new();
-    for row in rows {
-        let count = inside(row, record);
-        if count > 0 {
-            holders.push(Holder {
-                kind: HolderKind::Call,
-                thread: row.name.clone(),
-                tid: row.tid,
-                function: record.symbol_at(row.gate.current()),
-                count: u64::from(count),
-                since,
-            });
-        }
-    }
-    let nobody = |kind, count| Holder {
-        kind,
-        thread: Box::default(),
-        tid: 0,
-        function: Box::default(),
-        count: u64::from(count),
-        since,
-    };
-    let unregistered = gate::shared_inside(record.id);
-    if unregistered > 0 {
-        holders.push(nobody(HolderKind::UnregisteredCalls, unregistered));
-    }
-    let pins = gate::inside(gate::pins(record.id));
-    if pins > 0 {
-        holders.push(nobody(HolderKind::Pins, pins));
-    }
-    holders
 }
 
 /// Waits until every reader's section that could see what was unpublished has ended.

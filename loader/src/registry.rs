@@ -371,8 +371,9 @@ impl Registry {
         self.retired.notify_all();
     }
 
-    /// Zombies that have left the process meanwhile.
-    fn collect_zombies(&self) {
+    /// Forgets zombies that have left the process meanwhile, and names them.
+    fn collect_zombies(&self) -> Vec<Arc<Record>> {
+        let mut collected = Vec::new();
         let waiting: Vec<u64> = self
             .lock()
             .zombies
@@ -403,10 +404,11 @@ impl Registry {
             let zombie = at.map(|at| writer.zombies.swap_remove(at));
             drop(writer);
             if let Some(zombie) = zombie {
-                tracing::info!(target: "plug::unload", plugin = &*zombie.loaded.record.name, generation, "zombie left");
                 self.release(zombie.id, generation);
+                collected.push(Arc::clone(&zombie.loaded.record));
             }
         }
+        collected
     }
 
     /// Plugins that readers may see, in order of load, then zombies.
@@ -500,8 +502,9 @@ impl Registry {
 
     /// Frees what was retired and is seen by nobody any more.
     ///
-    /// `grace` must complete one grace period; what was retired before it began may go.
-    pub(crate) fn reclaim(&self, grace: impl FnOnce() -> bool) {
+    /// `grace` must complete one grace period; what was retired before it began may go. Returns
+    /// the zombies that have left the process meanwhile.
+    pub(crate) fn reclaim(&self, grace: impl FnOnce() -> bool) -> Vec<Arc<Record>> {
         let upto = self.lock().sequence;
         checkpoint::note("reclaim.taken");
         if grace() {
@@ -510,7 +513,7 @@ impl Registry {
             checkpoint::note("reclaim.free");
             drop(garbage);
         }
-        self.collect_zombies();
+        self.collect_zombies()
     }
 
     /// Bytes retired and not yet freed.

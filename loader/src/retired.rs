@@ -6,6 +6,8 @@
 //! reachable only through the `Arc`s already given out, and arc-swap pays its debts when it is
 //! replaced.
 
+#![forbid(unsafe_code)]
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 

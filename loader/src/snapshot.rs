@@ -1,6 +1,5 @@
 //! The loader's side of the snapshot: the owners of the memory that readers walk.
 
-use std::ops::Deref;
 use std::sync::Arc;
 
 use plug_readside::PluginView;
@@ -63,6 +62,33 @@ impl OwnedIndex {
         }
     }
 
+    /// What readers reach by raw pointer: part of this very object.
+    pub(crate) fn as_ptr(&self) -> *const Index {
+        &raw const self.index
+    }
+
+    /// The symbols, sorted by link-time address.
+    pub(crate) fn symbols(&self) -> &[Symbol] {
+        &self.symbols
+    }
+
+    /// The name of a symbol.
+    pub(crate) fn name_of(&self, symbol: &Symbol) -> &[u8] {
+        let start = symbol.name as usize;
+        self.strings
+            .get(start..start.saturating_add(symbol.name_len as usize))
+            .unwrap_or_default()
+    }
+
+    /// Build-id bytes; empty when the file has none.
+    pub(crate) fn build_id(&self) -> &[u8] {
+        let index = &self.index;
+        index
+            .build_id
+            .get(..usize::from(index.build_id_len))
+            .unwrap_or_default()
+    }
+
     /// Bytes it occupies.
     pub(crate) fn bytes(&self) -> usize {
         size_of_val(&*self.symbols) + self.strings.len() + size_of::<Self>()
@@ -73,15 +99,7 @@ impl OwnedIndex {
     pub(crate) fn by_name(&self, name: &[u8]) -> Option<&Symbol> {
         self.symbols
             .iter()
-            .rfind(|s| self.text((s.name, s.name_len)) == name)
-    }
-}
-
-impl Deref for OwnedIndex {
-    type Target = Index;
-
-    fn deref(&self) -> &Index {
-        &self.index
+            .rfind(|symbol| self.name_of(symbol) == name)
     }
 }
 

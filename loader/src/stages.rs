@@ -1,5 +1,7 @@
 //! How long each stage of a load or unload took.
 
+#![forbid(unsafe_code)]
+
 use std::time::{Duration, Instant};
 
 use crate::error::Stage;

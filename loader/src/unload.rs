@@ -4,19 +4,19 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use plug_readside::state::State;
-
 use crate::calls;
 use crate::checkpoint;
+use crate::constructors;
 use crate::deadline::Deadline;
 use crate::error::{Error, ErrorKind, Lingering, Stage};
+use crate::events::EventKind;
 use crate::executor::{self, Outcome};
-use crate::loader::Core;
-use crate::plugin::{Destructors, Loaded, Record};
+use crate::image::remove_stage_folder;
+use crate::plugin::{Loaded, Record};
+use crate::process::Process;
 use crate::quiesce::{self, WorkerProof};
 use crate::registry::{Leaving, Zombie};
 use crate::stages::Stages;
-use crate::sys::code;
 
 /// How an unload ended. What it says was observed, not assumed.
 #[derive(Clone, Debug)]
@@ -53,20 +53,22 @@ const SECTION: Duration = Duration::from_secs(10);
 
 /// Unloads the plugin `name`; only the load `generation` if that is given.
 pub(crate) fn unload(
-    core: &'static Core,
+    process: &'static Process,
     name: &str,
     generation: Option<u64>,
     deadline: Deadline,
 ) -> Result<Unloaded, Error> {
     let span = tracing::info_span!(target: "plug::unload", "unload", plugin = name);
     let _entered = span.enter();
-    let result = run(core, name, generation, deadline).map_err(|error| error.plugin(name));
+    let result = run(process, name, generation, deadline).map_err(|error| error.plugin(name));
     match &result {
         Ok(Unloaded::Gone(report)) => {
-            tracing::info!(target: "plug::unload", generation = report.generation, stages = ?report.stages, "unloaded");
+            let (generation, stages) = (report.generation, &report.stages);
+            tracing::info!(target: "plug::unload", generation, ?stages, "unloaded");
         }
         Ok(Unloaded::Zombie(left) | Unloaded::Pinned(left)) => {
-            tracing::warn!(target: "plug::unload", generation = left.generation, reasons = ?left.reasons, "closed but still mapped");
+            let (generation, reasons) = (left.generation, &left.reasons);
+            tracing::warn!(target: "plug::unload", generation, ?reasons, "closed but still mapped");
         }
         Err(error) => tracing::warn!(target: "plug::unload", %error, "not unloaded"),
     }
@@ -74,7 +76,7 @@ pub(crate) fn unload(
 }
 
 fn run(
-    core: &'static Core,
+    process: &'static Process,
     name: &str,
     generation: Option<u64>,
     deadline: Deadline,
@@ -92,40 +94,51 @@ fn run(
         ));
     }
     let mut stages = Stages::start();
-    let leaving = core
+    let leaving = process
         .registry
         .take(name, generation)
         .map_err(|e| e.at(Stage::Going))?;
     let record = Arc::clone(leaving.record());
-    tracing::info!(target: "plug::unload", generation = record.generation, "going");
+    process
+        .events
+        .push(&record.name, record.generation, EventKind::Going);
     checkpoint::note("unload.going");
     stages.end(Stage::Going);
 
     checkpoint::note("unload.drain");
-    let workers = match quiesce::drain(&core.workers, &record, deadline) {
+    let workers = match quiesce::drain(&process.workers, &process.presence, &record, deadline) {
         Ok(workers) => workers,
         Err(error) => {
-            core.registry.put_back(leaving);
+            process.registry.put_back(leaving);
+            let kind = EventKind::Stayed(error.to_string().into());
+            process.events.push(&record.name, record.generation, kind);
             return Err(error.at(Stage::Drain));
         }
     };
     checkpoint::note("unload.drained");
     stages.end(Stage::Drain);
 
-    match leave(core, leaving, deadline, &mut stages) {
-        ControlFlow::Continue(()) => Ok(Unloaded::Gone(UnloadReport {
-            plugin: record.name.clone(),
-            generation: record.generation,
-            workers,
-            stages: stages.into_inner(),
-        })),
+    match leave(process, leaving, deadline, &mut stages) {
+        ControlFlow::Continue(()) => {
+            let stages = stages.into_inner();
+            let kind = EventKind::Unloaded(stages.clone());
+            process.events.push(&record.name, record.generation, kind);
+            let (plugin, generation) = (record.name.clone(), record.generation);
+            process.history.add(record);
+            Ok(Unloaded::Gone(UnloadReport {
+                plugin,
+                generation,
+                workers,
+                stages,
+            }))
+        }
         ControlFlow::Break(verdict) => Ok(verdict),
     }
 }
 
 /// From here on there is no way back: the plugin leaves, or becomes a zombie.
 fn leave(
-    core: &'static Core,
+    process: &'static Process,
     leaving: Leaving,
     deadline: Deadline,
     stages: &mut Stages,
@@ -133,16 +146,16 @@ fn leave(
     let Leaving { mut loaded } = leaving;
     let record = Arc::clone(&loaded.record);
     let last_words = Deadline::after(deadline.remaining().max(LAST_WORDS));
-    if let Err(reason) = say_goodbye(core, &loaded, last_words, stages) {
-        return ControlFlow::Break(bury(core, loaded, reason));
+    if let Err(reason) = say_goodbye(process, &loaded, last_words, stages) {
+        return ControlFlow::Break(bury(process, loaded, reason));
     }
 
     checkpoint::note("unload.unpublish");
-    core.registry.hide(record.generation);
+    process.registry.hide(record.generation);
     checkpoint::note("unload.grace");
     if let Err(error) = quiesce::grace(Deadline::after(SECTION)) {
-        core.registry.show(&record);
-        return ControlFlow::Break(bury(core, loaded, error.to_string()));
+        process.registry.show(&record);
+        return ControlFlow::Break(bury(process, loaded, error.to_string()));
     }
     stages.end(Stage::Unpublish);
 
@@ -161,23 +174,23 @@ fn leave(
              the file holds it"
                 .to_owned(),
         ),
-        Some(Err(error)) => Some(format!("dlclose: {error}")),
+        Some(Err(refusal)) => Some(refusal.to_string()),
     };
     stages.end(Stage::Observe);
     if let Some(reason) = lingering {
-        core.registry.show(&record);
-        return ControlFlow::Break(bury(core, loaded, reason));
+        process.registry.show(&record);
+        return ControlFlow::Break(bury(process, loaded, reason));
     }
     drop(loaded);
     checkpoint::note("unload.release");
-    core.registry.release(record.id, record.generation);
+    process.registry.release(record.id, record.generation);
     ControlFlow::Continue(())
 }
 
 /// Runs `exit`, makes sure once more that nobody is inside, and runs the destructors, all on one
 /// thread of the loader's that has ended when this returns.
 fn say_goodbye(
-    core: &'static Core,
+    process: &'static Process,
     loaded: &Loaded,
     deadline: Deadline,
     stages: &mut Stages,
@@ -196,9 +209,10 @@ fn say_goodbye(
             }
         }
         let exited = began.elapsed();
-        quiesce::drain(&core.workers, &record, deadline).map_err(|error| error.to_string())?;
+        quiesce::drain(&process.workers, &process.presence, &record, deadline)
+            .map_err(|error| error.to_string())?;
         checkpoint::note("unload.destructors");
-        destroy(&destructors);
+        constructors::destroy(&destructors);
         Ok(exited)
     };
     match executor::run_until("exit", deadline, job) {
@@ -212,16 +226,7 @@ fn say_goodbye(
     }
 }
 
-/// Runs the destructors of a plugin whose constructors all ran.
-pub(crate) fn destroy(destructors: &Destructors) {
-    for &destructor in &destructors.fini {
-        // SAFETY: taken from the plugin's own tables when it was described; it is still mapped,
-        // and each is run once, in the order ld.so would.
-        unsafe { code::destruct(destructor) };
-    }
-}
-
-fn bury(core: &'static Core, loaded: Loaded, reason: String) -> Unloaded {
+fn bury(process: &'static Process, loaded: Loaded, reason: String) -> Unloaded {
     let pinned = !loaded.pinned_because.is_empty() && loaded.mapped.is_none();
     let mut reasons = loaded.pinned_because.clone();
     reasons.push(reason);
@@ -232,11 +237,20 @@ fn bury(core: &'static Core, loaded: Loaded, reason: String) -> Unloaded {
         reasons,
     };
     let id = record.id;
-    core.registry.bury(Zombie {
+    process.registry.bury(Zombie {
         lingering: lingering.clone(),
         id,
         loaded,
     });
+    let reasons = lingering.reasons.clone();
+    let kind = if pinned {
+        EventKind::Pinned(reasons)
+    } else {
+        EventKind::Zombie(reasons)
+    };
+    process
+        .events
+        .push(&lingering.plugin, lingering.generation, kind);
     if pinned {
         Unloaded::Pinned(lingering)
     } else {
@@ -247,11 +261,13 @@ fn bury(core: &'static Core, loaded: Loaded, reason: String) -> Unloaded {
 /// Runs exits and destructors when the process exits. Nothing is unmapped.
 ///
 /// A plugin that somebody is inside of, the exiting thread itself included, is left alone.
-pub(crate) fn at_process_exit(core: &'static Core) {
-    for leaving in core.registry.take_all_at_exit() {
+pub(crate) fn at_process_exit(process: &'static Process) {
+    for leaving in process.registry.take_all_at_exit() {
         let record: &Record = leaving.record();
         let soon = Deadline::after(Duration::from_millis(50));
-        if calls::depth() > 0 || quiesce::drain(&core.workers, record, soon).is_err() {
+        if calls::depth() > 0
+            || quiesce::drain(&process.workers, &process.presence, record, soon).is_err()
+        {
             continue;
         }
         let exit = leaving
@@ -263,10 +279,11 @@ pub(crate) fn at_process_exit(core: &'static Core) {
                 // SAFETY: the descriptor of a plugin whose init succeeded; nobody is inside.
                 unsafe { exit() };
             }
-            destroy(&leaving.loaded.destructors);
+            constructors::destroy(&leaving.loaded.destructors);
         });
-        // What is left stays mapped: other threads may still run.
-        core.registry
-            .advance(record.id, record.generation, State::Going);
+        // It stays mapped and Going: other threads may still run.
+    }
+    if let Err(error) = remove_stage_folder() {
+        tracing::debug!(target: "plug::unload", %error, "the stage folder stays");
     }
 }

@@ -6,7 +6,7 @@ use std::marker::PhantomData;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use plug_readside::gate::{CHUNK, Chunk, GateRow};
+use plug_readside::gate::{self, CHUNK, Chunk, GateRow};
 use plug_readside::{snapshot, thread_pointer};
 
 use crate::calls;
@@ -14,12 +14,22 @@ use crate::calls;
 /// What the loader knows about one worker.
 #[derive(Debug)]
 pub(crate) struct WorkerRow {
+    /// Never reused, other than the thread id.
+    pub(crate) serial: u64,
     /// Who is inside what. Counted by the worker, scanned by unloads.
     pub(crate) gate: GateRow,
     pub(crate) name: Box<str>,
     pub(crate) tid: u32,
     /// Quiescent points passed. Written by the worker (Relaxed: a report), read for reports.
     quiescent: AtomicU64,
+}
+
+impl WorkerRow {
+    /// Quiescent points passed.
+    pub(crate) fn quiescent(&self) -> u64 {
+        // Relaxed: shown in reports.
+        self.quiescent.load(Ordering::Relaxed)
+    }
 }
 
 impl Drop for WorkerRow {
@@ -43,6 +53,7 @@ struct Inner {
     rows: Vec<Arc<WorkerRow>>,
     /// Chunks of gate counters that rows must have: one past the highest slot in use.
     chunks: usize,
+    serial: u64,
 }
 
 impl Workers {
@@ -69,6 +80,12 @@ impl Workers {
         self.lock().rows.clone()
     }
 
+    fn next_serial(&self) -> u64 {
+        let mut inner = self.lock();
+        inner.serial += 1;
+        inner.serial
+    }
+
     fn add(&self, row: &Arc<WorkerRow>) {
         let mut inner = self.lock();
         // Rows of workers that left while still inside a call are given up here.
@@ -81,8 +98,24 @@ impl Workers {
 
     fn remove(&self, row: &Arc<WorkerRow>) {
         if row.gate.depth() == 0 {
-            self.lock().rows.retain(|other| !Arc::ptr_eq(row, other));
+            let mut inner = self.lock();
+            inner.rows.retain(|other| !Arc::ptr_eq(row, other));
+            // What the row counted stays counted.
+            for id in 0..u32::try_from(inner.chunks * CHUNK).unwrap_or(0) {
+                let calls = row.gate.count(id).map_or(0, gate::calls);
+                if calls > 0 {
+                    gate::inherit(gate::shared(id, thread_pointer()), calls);
+                }
+            }
         }
+    }
+
+    /// Calls of slot `id` since the process began, whichever plugins had it.
+    pub(crate) fn calls(&self, id: u32) -> u64 {
+        let inner = self.lock();
+        let rows = inner.rows.iter().filter_map(|row| row.gate.count(id));
+        rows.map(gate::calls)
+            .fold(gate::shared_calls(id), u64::saturating_add)
     }
 }
 
@@ -109,7 +142,7 @@ pub struct Worker {
     row: Arc<WorkerRow>,
     workers: &'static Workers,
     /// The row the thread had before, if workers were nested.
-    before: *const WorkerRow,
+    before: *const GateRow,
     _not_send: PhantomData<*mut ()>,
 }
 
@@ -129,6 +162,7 @@ impl Worker {
             .get()
             .unsigned_abs();
         let row = Arc::new(WorkerRow {
+            serial: workers.next_serial(),
             gate: GateRow::new(),
             name: name.into(),
             tid,
@@ -137,7 +171,7 @@ impl Worker {
         workers.add(&row);
         // A thread whose lines are all owned goes on as an unregistered reader: slower, not wrong.
         let _has_line = snapshot::sections().register(thread_pointer(), tid);
-        let before = calls::set_row(Arc::as_ptr(&row));
+        let before = calls::set_row(&raw const row.gate);
         Self {
             row,
             workers,
@@ -146,8 +180,8 @@ impl Worker {
         }
     }
 
-    pub(crate) fn row(&self) -> &WorkerRow {
-        &self.row
+    pub(crate) fn gate(&self) -> &GateRow {
+        &self.row.gate
     }
 
     /// The name it was registered under.

@@ -12,31 +12,48 @@ use crate::state::StateCell;
 use crate::state::{self, MAX_PLUGINS};
 #[cfg(not(plug_loom))]
 use crate::sync::{AtomicPtr, AtomicUsize};
-use crate::sync::{AtomicU32, Ordering, compiler_fence, fence};
+use crate::sync::{AtomicU64, Ordering, compiler_fence, fence};
+#[cfg(not(plug_loom))]
+use crate::thread_pointer::ThreadPointer;
+
+/// One gate's counter: `calls << 16 | inside`.
+///
+/// One word, so that counting calls costs nothing beside counting who is inside. A thread nests
+/// at most 65,535 calls of one plugin, and as many unregistered threads may be inside one shard:
+/// both far beyond what stacks and thread limits allow.
+///
+/// Written by its owner with plain stores, or by anybody with locked additions where it is
+/// shared; read by the loader's scans (SeqCst, see [`inside`]).
+pub type Count = AtomicU64;
+
+/// One call, in the upper part.
+const CALL: u64 = 1 << 16;
+const INSIDE: u64 = CALL - 1;
 
 /// Raises a counter that only the running thread writes, then looks at the state.
 ///
 /// True: the thread is inside and must [`leave`]. False: the counter is as before.
 /// `fences` is [`crate::section::Sections::fences`].
 #[inline]
-pub fn enter(count: &AtomicU32, state: &StateCell, word: u64, fences: bool) -> bool {
+pub fn enter(count: &Count, state: &StateCell, word: u64, fences: bool) -> bool {
     raise(count, fences);
     // Acquire: what the loader wrote before it made the plugin Live is seen; and it is this
     // load that the fence or the loader's membarrier orders after the count.
     if state.load(Ordering::Acquire) == word {
         return true;
     }
-    leave(count);
+    lower(count, CALL | 1);
     false
 }
 
 /// Raises a counter that only the running thread writes, whatever the state: for a caller whom
 /// a pin protects.
 #[inline]
-pub fn raise(count: &AtomicU32, fences: bool) {
-    // Relaxed: written by this thread and by handlers that interrupt it and put it back.
-    let inside = count.load(Ordering::Relaxed);
-    count.store(inside.wrapping_add(1), Ordering::Relaxed);
+pub fn raise(count: &Count, fences: bool) {
+    // Relaxed: written by this thread and by handlers that interrupt it and put it back. A scan
+    // never passes on this store, only on one that makes the lower part zero.
+    let before = count.load(Ordering::Relaxed);
+    count.store(before.wrapping_add(CALL | 1), Ordering::Relaxed);
     if fences {
         // SeqCst: the caller's half when membarrier is missing; pairs with the fence that the
         // loader puts between its state store and its scan.
@@ -48,47 +65,67 @@ pub fn raise(count: &AtomicU32, fences: bool) {
 
 /// Lowers a counter raised by [`enter`] or [`raise`].
 #[inline]
-pub fn leave(count: &AtomicU32) {
+pub fn leave(count: &Count) {
+    lower(count, 1);
+}
+
+#[inline]
+fn lower(count: &Count, by: u64) {
     // Relaxed load: own counter. Release: the call comes before it; pairs with the loader's
     // Acquire load of the counter, after which it unmaps.
-    let inside = count.load(Ordering::Relaxed);
-    count.store(inside.wrapping_sub(1), Ordering::Release);
+    let before = count.load(Ordering::Relaxed);
+    count.store(before.wrapping_sub(by), Ordering::Release);
 }
 
 /// Raises a counter that many threads share, then looks at the state.
 #[inline]
-pub fn enter_shared(count: &AtomicU32, state: &StateCell, word: u64) -> bool {
-    // SeqCst, both: increment and look stand in one total order with the loader's state store
-    // and its look at the counter.
-    count.fetch_add(1, Ordering::SeqCst);
+pub fn enter_shared(count: &Count, state: &StateCell, word: u64) -> bool {
+    raise_shared(count);
+    // SeqCst, as the increment: both stand in one total order with the loader's state store and
+    // its look at the counter.
     if state.load(Ordering::SeqCst) == word {
         return true;
     }
-    leave_shared(count);
+    // Release: as in leave_shared().
+    count.fetch_sub(CALL | 1, Ordering::Release);
     false
 }
 
 /// Raises a counter that many threads share, whatever the state: for a caller whom a pin
 /// protects.
 #[inline]
-pub fn raise_shared(count: &AtomicU32) {
+pub fn raise_shared(count: &Count) {
     // SeqCst: as in enter_shared(), so that a scan that follows the pin's release sees it.
-    count.fetch_add(1, Ordering::SeqCst);
+    count.fetch_add(CALL | 1, Ordering::SeqCst);
 }
 
 /// Lowers a counter raised by [`enter_shared`] or [`raise_shared`].
 #[inline]
-pub fn leave_shared(count: &AtomicU32) {
-    // Release: as in leave().
+pub fn leave_shared(count: &Count) {
+    // Release: as in leave(); the additions of others continue the release sequence.
     count.fetch_sub(1, Ordering::Release);
 }
 
-/// The present value of a counter, for the loader's scan.
+/// How many are inside, for the loader's scan.
 #[inline]
 #[must_use]
-pub fn inside(count: &AtomicU32) -> u32 {
+pub fn inside(count: &Count) -> u64 {
     // SeqCst: in the total order with enter_shared(); has the Acquire that leave() pairs with.
-    count.load(Ordering::SeqCst)
+    count.load(Ordering::SeqCst) & INSIDE
+}
+
+/// How many calls were counted since the process began, whichever plugins had the slot.
+#[inline]
+#[must_use]
+pub fn calls(count: &Count) -> u64 {
+    // Relaxed: a statistic.
+    count.load(Ordering::Relaxed) >> 16
+}
+
+/// Adds calls that a row counted to a shared counter, before the row goes away.
+pub fn inherit(count: &Count, calls: u64) {
+    // Relaxed: a statistic; the lower part is left as it is.
+    count.fetch_add(calls << 16, Ordering::Relaxed);
 }
 
 /// Counters in a chunk of a [`GateRow`].
@@ -98,14 +135,14 @@ pub const CHUNK: usize = 64;
 /// Counters of 64 consecutive plugin slots.
 #[cfg(not(plug_loom))]
 #[derive(Debug)]
-pub struct Chunk(pub [AtomicU32; CHUNK]);
+pub struct Chunk(pub [Count; CHUNK]);
 
 #[cfg(not(plug_loom))]
 impl Chunk {
     /// All counters at zero.
     #[must_use]
     pub const fn new() -> Self {
-        Self([const { AtomicU32::new(0) }; CHUNK])
+        Self([const { AtomicU64::new(0) }; CHUNK])
     }
 }
 
@@ -142,7 +179,7 @@ impl GateRow {
     /// The counter of slot `id`; `None` where no chunk has been grown.
     #[inline]
     #[must_use]
-    pub fn count(&self, id: u32) -> Option<&AtomicU32> {
+    pub fn count(&self, id: u32) -> Option<&Count> {
         let id = id as usize;
         // Acquire: the chunk's zeroes are seen; pairs with the Release in grow().
         let chunk = self.chunks.get(id / CHUNK)?.load(Ordering::Acquire);
@@ -179,6 +216,17 @@ impl GateRow {
             .filter(|chunk| !chunk.is_null())
     }
 
+    /// Calls counted by all counters.
+    #[must_use]
+    pub fn calls(&self) -> u64 {
+        self.chunks()
+            // SAFETY: chunks live as long as the row, by the contract of grow().
+            .filter_map(|chunk| unsafe { chunk.as_ref() })
+            .flat_map(|chunk| &chunk.0)
+            .map(calls)
+            .fold(0, u64::saturating_add)
+    }
+
     /// Sum over all counters: how deep the worker is inside plugins at all.
     #[must_use]
     pub fn depth(&self) -> u64 {
@@ -186,8 +234,7 @@ impl GateRow {
             // SAFETY: chunks live as long as the row, by the contract of grow().
             .filter_map(|chunk| unsafe { chunk.as_ref() })
             .flat_map(|chunk| &chunk.0)
-            // Relaxed: asked by the owner about itself, or for a report.
-            .map(|count| u64::from(count.load(Ordering::Relaxed)))
+            .map(inside)
             .fold(0, u64::saturating_add)
     }
 
@@ -223,48 +270,61 @@ const SHARDS: usize = 4;
 #[cfg(not(plug_loom))]
 #[derive(Debug)]
 #[repr(align(64))]
-struct SharedLine(AtomicU32);
+struct SharedLine(Count);
 
 /// The shared counters of all slots: zero pages until a slot is used.
 #[cfg(not(plug_loom))]
 static SHARED: [[SharedLine; SHARDS]; MAX_PLUGINS] =
-    [const { [const { SharedLine(AtomicU32::new(0)) }; SHARDS] }; MAX_PLUGINS];
+    [const { [const { SharedLine(AtomicU64::new(0)) }; SHARDS] }; MAX_PLUGINS];
 
 /// Pins of all slots; see [`pins`].
 #[cfg(not(plug_loom))]
-static PINS: [AtomicU32; MAX_PLUGINS] = [const { AtomicU32::new(0) }; MAX_PLUGINS];
+static PINS: [Count; MAX_PLUGINS] = [const { AtomicU64::new(0) }; MAX_PLUGINS];
 
 /// A counter nobody uses, for ids past the end.
 #[cfg(not(plug_loom))]
-static NOBODY: AtomicU32 = AtomicU32::new(0);
+static NOBODY: Count = AtomicU64::new(0);
 
-/// The shared counter of slot `id` for the thread `thread_pointer`.
+/// The shared counter of slot `id` for the running thread.
 #[cfg(not(plug_loom))]
 #[inline]
 #[must_use]
-pub fn shared(id: u32, thread_pointer: usize) -> &'static AtomicU32 {
-    let shard = (thread_pointer.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) % SHARDS;
+pub fn shared(id: u32, thread: ThreadPointer) -> &'static Count {
+    let shard = (thread.address().wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) % SHARDS;
     SHARED
         .get(id as usize)
         .and_then(|line| line.get(shard))
         .map_or(&NOBODY, |line| &line.0)
 }
 
+/// The shared counters of slot `id`.
+#[cfg(not(plug_loom))]
+fn shards(id: u32) -> impl Iterator<Item = &'static Count> {
+    SHARED
+        .get(id as usize)
+        .into_iter()
+        .flatten()
+        .map(|line| &line.0)
+}
+
 /// Callers without a row that are inside slot `id`.
 #[cfg(not(plug_loom))]
 #[must_use]
-pub fn shared_inside(id: u32) -> u32 {
-    SHARED.get(id as usize).map_or(0, |shards| {
-        shards
-            .iter()
-            .fold(0, |sum: u32, s| sum.saturating_add(inside(&s.0)))
-    })
+pub fn shared_inside(id: u32) -> u64 {
+    shards(id).map(inside).fold(0, u64::saturating_add)
+}
+
+/// Calls counted by the shared counters of slot `id` since the process began.
+#[cfg(not(plug_loom))]
+#[must_use]
+pub fn shared_calls(id: u32) -> u64 {
+    shards(id).map(calls).fold(0, u64::saturating_add)
 }
 
 /// The pin counter of slot `id`: raised by [`enter_shared`], lowered by [`leave_shared`].
 #[cfg(not(plug_loom))]
 #[must_use]
-pub fn pins(id: u32) -> &'static AtomicU32 {
+pub fn pins(id: u32) -> &'static Count {
     PINS.get(id as usize).unwrap_or(&NOBODY)
 }
 

@@ -57,7 +57,7 @@ impl SymbolReader {
     /// `visit` borrows cannot leave it.
     ///
     /// # Contexts
-    /// Async-signal-safe, if `visit` is.
+    /// Async-signal-safe, if `visit` is. `visit` must not fork.
     pub fn walk(self, mut visit: impl FnMut(PluginView<'_>) -> bool) -> u64 {
         let section = snapshot::sections().enter(thread_pointer());
         let Some(view) = snapshot::view(&section) else {
@@ -94,10 +94,8 @@ impl<'s> PluginView<'s> {
     #[must_use]
     pub unsafe fn of(row: &'s Row) -> Self {
         // SAFETY: passed on to our caller.
-        Self {
-            row,
-            index: unsafe { row.index() },
-        }
+        let index = unsafe { row.index() };
+        Self { row, index }
     }
 
     /// The name, as the plugin declares it.
@@ -359,3 +357,6 @@ pub unsafe extern "C" fn plug_resolve(address: usize, out: *mut Resolved) -> i32
 }
 
 const _: () = assert!(size_of::<Resolved>() == 472);
+
+#[cfg(all(test, not(plug_loom)))]
+mod c_abi;

@@ -11,6 +11,7 @@
 use core::marker::PhantomData;
 
 use crate::sync::{AtomicBool, AtomicU32, AtomicUsize, Ordering, compiler_fence, fence};
+use crate::thread_pointer::ThreadPointer;
 
 /// Lines in the table: 16 KiB, scanned in under a microsecond by a grace period.
 #[cfg(not(plug_loom))]
@@ -51,8 +52,8 @@ struct Line {
     /// Thread id of the owner, for reports. Written by the owner, read by grace periods
     /// (Relaxed: it is only shown).
     tid: AtomicU32,
-    /// `epoch << 16 | nest` of the owner. Plain stores by the owner and its signal handlers;
-    /// read by grace periods (SeqCst; pairs with the Release in `Section::drop`).
+    /// `epoch << 16 | nest` of the owner. Release stores by the owner and its signal handlers, on
+    /// entering and on leaving; read by grace periods (SeqCst).
     word: AtomicUsize,
     /// `epoch << 16 | 1` of whoever claimed the slot, 0 when free. Claimed by a SeqCst CAS,
     /// released by a Release store; read by grace periods (SeqCst).
@@ -119,9 +120,11 @@ pub enum Incomplete<B> {
 
 impl Sections {
     /// An empty table.
+    ///
+    /// Not public: [`crate::snapshot`] owns the only table of the process, so that a
+    /// `Section<'static>` always is one that protects the current view.
     #[cfg(not(plug_loom))]
-    #[must_use]
-    pub const fn new() -> Self {
+    pub(crate) const fn new() -> Self {
         Self {
             epoch: AtomicUsize::new(EPOCH_ONE),
             fences: AtomicBool::new(false),
@@ -142,9 +145,8 @@ impl Sections {
     }
 
     /// An empty table in a loom model, which always runs in fence mode.
-    #[cfg(plug_loom)]
-    #[must_use]
-    pub fn new() -> Self {
+    #[cfg(all(test, plug_loom))]
+    pub(crate) fn new() -> Self {
         Self {
             epoch: AtomicUsize::new(EPOCH_ONE),
             fences: AtomicBool::new(true),
@@ -160,10 +162,27 @@ impl Sections {
         }
     }
 
+    /// Fills all spare slots with readers that no grace period waits for, so that the next one
+    /// takes the shared counter.
+    #[cfg(all(test, plug_loom))]
+    pub(crate) fn occupy_spares(&self) {
+        for line in &self.lines {
+            for spare in &line.spare {
+                // Relaxed: before the model makes a thread.
+                spare.store(!NEST_MASK | 1, Ordering::Relaxed);
+            }
+        }
+    }
+
     /// Makes every enter fence, for a process where membarrier is not to be had.
     ///
-    /// Thread context, before the first registration. There is no way back.
-    pub fn use_fences(&self) {
+    /// Thread context. There is no way back.
+    ///
+    /// # Safety
+    /// - No thread is registered, and each later registration happens after this call: a
+    ///   registered thread that missed the change would enter without a fence while grace periods
+    ///   no longer send a barrier.
+    pub unsafe fn use_fences(&self) {
         // SeqCst: cold, and the strongest order is the easiest to audit.
         self.fences.store(true, Ordering::SeqCst);
     }
@@ -178,20 +197,20 @@ impl Sections {
 
     /// The lines that the thread may use, home first.
     #[inline]
-    fn window(&self, thread_pointer: usize) -> impl Iterator<Item = &Line> {
-        let home = hash(thread_pointer);
+    fn window(&self, thread: ThreadPointer) -> impl Iterator<Item = &Line> {
+        let home = hash(thread.address());
         (0..WINDOW).filter_map(move |step| self.lines.get(home.wrapping_add(step) % LINES))
     }
 
-    /// Enters a section for the thread `thread_pointer`, which must be the running one.
+    /// Enters a section for the running thread.
     ///
     /// Async-signal-safe, wait-free: at most `WINDOW` loads, then at most `WINDOW * SPARE`
     /// compare-and-swaps, then one addition.
     #[inline]
-    pub fn enter(&self, thread_pointer: usize) -> Section<'_> {
-        for line in self.window(thread_pointer) {
+    pub fn enter(&self, thread: ThreadPointer) -> Section<'_> {
+        for line in self.window(thread) {
             // Relaxed: only this thread ever stores its own thread pointer.
-            if line.owner.load(Ordering::Relaxed) == thread_pointer {
+            if line.owner.load(Ordering::Relaxed) == thread.address() {
                 self.enter_line(line);
                 return Section {
                     word: &line.word,
@@ -200,7 +219,7 @@ impl Sections {
                 };
             }
         }
-        self.enter_unregistered(thread_pointer)
+        self.enter_unregistered(thread)
     }
 
     /// Enters by a plain store into the owned line.
@@ -217,9 +236,11 @@ impl Sections {
         } else {
             word.wrapping_add(1)
         };
-        // Relaxed: ordered before the later load of the snapshot pointer by the fence below, or
-        // by the membarrier in synchronize().
-        line.word.store(entered, Ordering::Relaxed);
+        // Release: a scan that passes this word for its epoch never sees the store that left the
+        // thread's section before, so this store must itself carry that section's reads to the
+        // scan in synchronize(). It is ordered before the later load of the snapshot pointer by
+        // the fence below, or by the membarrier in synchronize().
+        line.word.store(entered, Ordering::Release);
         if self.fences() {
             // SeqCst: the asymmetric half of synchronize() when membarrier is missing: either
             // the scan sees the store above, or the reader sees the unpublication.
@@ -231,8 +252,8 @@ impl Sections {
 
     /// Enters by claiming a spare slot near home, or through the shared counter.
     #[inline]
-    fn enter_unregistered(&self, thread_pointer: usize) -> Section<'_> {
-        for line in self.window(thread_pointer) {
+    fn enter_unregistered(&self, thread: ThreadPointer) -> Section<'_> {
+        for line in self.window(thread) {
             for spare in &line.spare {
                 // Acquire: as in enter_line().
                 let entered = self.epoch.load(Ordering::Acquire) | 1;
@@ -251,7 +272,7 @@ impl Sections {
         // The modulo is in range, so the first shard is never taken for another reason.
         let shard = self
             .shards
-            .get(hash(thread_pointer) % SHARDS)
+            .get(hash(thread.address()) % SHARDS)
             .unwrap_or(&self.shards[0]);
         // SeqCst: as for the claim.
         shard.inside.fetch_add(1, Ordering::SeqCst);
@@ -266,13 +287,13 @@ impl Sections {
     /// in which case the thread goes on as an unregistered one.
     ///
     /// Thread context, outside any section.
-    pub fn register(&self, thread_pointer: usize, tid: u32) -> bool {
-        for line in self.window(thread_pointer) {
+    pub fn register(&self, thread: ThreadPointer, tid: u32) -> bool {
+        for line in self.window(thread) {
             // Acquire: the idle word that the previous owner left is seen; pairs with the Release
             // in unregister(). Relaxed on failure: nothing was taken.
             let claim = line.owner.compare_exchange(
                 0,
-                thread_pointer,
+                thread.address(),
                 Ordering::Acquire,
                 Ordering::Relaxed,
             );
@@ -288,10 +309,10 @@ impl Sections {
     /// Gives the running thread's line back; does nothing if it has none or is inside a section.
     ///
     /// Thread context.
-    pub fn unregister(&self, thread_pointer: usize) {
-        for line in self.window(thread_pointer) {
+    pub fn unregister(&self, thread: ThreadPointer) {
+        for line in self.window(thread) {
             // Relaxed: own line, own stores.
-            let owned = line.owner.load(Ordering::Relaxed) == thread_pointer;
+            let owned = line.owner.load(Ordering::Relaxed) == thread.address();
             if owned && line.word.load(Ordering::Relaxed) & NEST_MASK == 0 {
                 // Relaxed: shown in reports only.
                 line.tid.store(0, Ordering::Relaxed);
@@ -306,10 +327,10 @@ impl Sections {
     ///
     /// Thread context; used to refuse an unload that would wait for itself.
     #[must_use]
-    pub fn is_inside(&self, thread_pointer: usize) -> bool {
-        self.window(thread_pointer).any(|line| {
+    pub fn is_inside(&self, thread: ThreadPointer) -> bool {
+        self.window(thread).any(|line| {
             // Relaxed: own line, own stores.
-            line.owner.load(Ordering::Relaxed) == thread_pointer
+            line.owner.load(Ordering::Relaxed) == thread.address()
                 && line.word.load(Ordering::Relaxed) & NEST_MASK != 0
         })
     }
@@ -342,11 +363,11 @@ impl Sections {
         } else {
             barrier().map_err(Incomplete::Barrier)?;
         }
-        let mut wait = |word: &AtomicUsize, line: Option<&Line>| {
+        let mut wait = |word: &AtomicUsize, line: Option<&Line>, past: &dyn Fn(usize) -> bool| {
             // SeqCst: the scan takes part in the total order with the claims; it also has the
-            // Acquire that pairs with the Release on leaving, so that the freeing that follows
-            // comes after the reader's last access.
-            while !is_past(word.load(Ordering::SeqCst), target) {
+            // Acquire that pairs with the Release on leaving and on entering a line, so that the
+            // freeing that follows comes after the reader's last access.
+            while !past(word.load(Ordering::SeqCst)) {
                 let stall = Stall {
                     // Relaxed: shown in reports only.
                     thread_pointer: line.map_or(0, |line| line.owner.load(Ordering::Relaxed)),
@@ -359,27 +380,32 @@ impl Sections {
             Ok(())
         };
         for line in &self.lines {
-            wait(&line.word, Some(line))?;
+            wait(&line.word, Some(line), &|word| is_past(word, target))?;
             for spare in &line.spare {
-                wait(spare, None)?;
+                wait(spare, None, &|word| is_past(word, target))?;
             }
         }
         for shard in &self.shards {
-            // A shard has no epoch: it is passed at a moment when nobody at all is in it. Its
-            // count stays below the first epoch, so is_past() takes it for an old section.
-            wait(&shard.inside, None)?;
+            // A shard has no epoch: it is passed at a moment when nobody at all is in it.
+            wait(&shard.inside, None, &|inside| inside == 0)?;
         }
         Ok(())
     }
 
     /// Makes every slot idle again in a forked child, where no other thread exists, apart from
-    /// the line of `thread_pointer`, the one thread that was copied.
+    /// the line of `thread`, the one thread that was copied.
     ///
-    /// Async-signal-safe; only in the child of a fork, before it makes threads.
-    pub fn reset_after_fork(&self, thread_pointer: usize) {
+    /// Async-signal-safe.
+    ///
+    /// # Safety
+    /// - Called in the child of a fork, before it makes a thread.
+    /// - The thread was inside no section that it entered unregistered: its slot is idle after
+    ///   this call, and leaving the section would make it idle a second time, under whoever
+    ///   claimed it in between.
+    pub unsafe fn reset_after_fork(&self, thread: ThreadPointer) {
         for line in &self.lines {
             // Relaxed, here and below: the child has one thread.
-            if line.owner.load(Ordering::Relaxed) != thread_pointer {
+            if line.owner.load(Ordering::Relaxed) != thread.address() {
                 line.word.store(0, Ordering::Relaxed);
                 line.owner.store(0, Ordering::Relaxed);
             }
@@ -390,12 +416,6 @@ impl Sections {
         for shard in &self.shards {
             shard.inside.store(0, Ordering::Relaxed);
         }
-    }
-}
-
-impl Default for Sections {
-    fn default() -> Self {
-        Self::new()
     }
 }
 
@@ -446,6 +466,12 @@ mod tests {
         Box::new(Sections::new())
     }
 
+    /// A name of this thread, which is the only one that uses the test's own table.
+    fn me(address: usize) -> ThreadPointer {
+        // SAFETY: each test has its table to itself and runs in one thread.
+        unsafe { ThreadPointer::assume(address) }
+    }
+
     fn grace(sections: &Sections) -> Result<(), Incomplete<()>> {
         sections.synchronize(|| Ok(()), |_| false)
     }
@@ -458,7 +484,7 @@ mod tests {
     #[test]
     fn synchronize_with_unregistered_reader_stalls_until_it_left() {
         let sections = table();
-        let section = sections.enter(64);
+        let section = sections.enter(me(64));
         assert_eq!(
             grace(&sections),
             Err(Incomplete::Stalled(Stall {
@@ -473,10 +499,10 @@ mod tests {
     #[test]
     fn synchronize_with_registered_nested_reader_names_it() {
         let sections = table();
-        assert!(sections.register(128, 7));
-        let outer = sections.enter(128);
-        let inner = sections.enter(128);
-        assert!(sections.is_inside(128));
+        assert!(sections.register(me(128), 7));
+        let outer = sections.enter(me(128));
+        let inner = sections.enter(me(128));
+        assert!(sections.is_inside(me(128)));
         drop(inner);
         assert_eq!(
             grace(&sections),
@@ -486,7 +512,7 @@ mod tests {
             }))
         );
         drop(outer);
-        assert!(!sections.is_inside(128));
+        assert!(!sections.is_inside(me(128)));
         assert_eq!(grace(&sections), Ok(()));
     }
 
@@ -494,12 +520,12 @@ mod tests {
     fn synchronize_ignores_sections_entered_after_it_began() {
         let sections = table();
         let mut late = None;
-        let early = sections.enter(64);
+        let early = sections.enter(me(64));
         let mut early = Some(early);
         let done = sections.synchronize(
             || Ok::<(), ()>(()),
             |_| {
-                late.get_or_insert_with(|| sections.enter(64));
+                late.get_or_insert_with(|| sections.enter(me(64)));
                 early = None;
                 true
             },
@@ -512,7 +538,7 @@ mod tests {
     fn enter_with_all_slots_taken_uses_the_shared_counter() {
         let sections = table();
         let all: std::vec::Vec<_> = (0..WINDOW * SPARE + 3)
-            .map(|_| sections.enter(64))
+            .map(|_| sections.enter(me(64)))
             .collect();
         assert_eq!(all.iter().filter(|s| s.kind == Kind::Shard).count(), 3);
         assert!(grace(&sections).is_err());
@@ -525,8 +551,8 @@ mod tests {
         let sections = table();
         for round in 0..1000_usize {
             let pointer = (round + 1) * 64;
-            assert!(sections.register(pointer, 1));
-            sections.unregister(pointer);
+            assert!(sections.register(me(pointer), 1));
+            sections.unregister(me(pointer));
         }
     }
 

@@ -29,7 +29,7 @@ pub struct Symbol {
     pub svma: u64,
     /// Size in bytes; 0 covers only the very address.
     pub size: u64,
-    /// Start of the name in [`Index::strings`].
+    /// Start of the name in the index's `strings`.
     pub name: u32,
     /// Length of the name in bytes.
     pub name_len: u32,
@@ -160,9 +160,11 @@ impl Row {
 
 impl Index {
     /// The symbols, sorted by link-time address.
+    ///
+    /// This and the other methods stay within the crate: they trust pointers that anybody may
+    /// write into an index, and are sound only for one reached through [`Row::index`].
     #[inline]
-    #[must_use]
-    pub fn symbols(&self) -> &[Symbol] {
+    pub(crate) fn symbols(&self) -> &[Symbol] {
         if self.n_symbols == 0 {
             return &[];
         }
@@ -173,8 +175,7 @@ impl Index {
 
     /// All name bytes.
     #[inline]
-    #[must_use]
-    pub fn strings(&self) -> &[u8] {
+    pub(crate) fn strings(&self) -> &[u8] {
         if self.n_strings == 0 {
             return &[];
         }
@@ -184,8 +185,7 @@ impl Index {
 
     /// The bytes of a name; empty if the span is outside.
     #[inline]
-    #[must_use]
-    pub fn text(&self, (start, len): (u32, u32)) -> &[u8] {
+    pub(crate) fn text(&self, (start, len): (u32, u32)) -> &[u8] {
         let start = start as usize;
         self.strings()
             .get(start..start.saturating_add(len as usize))
@@ -193,19 +193,24 @@ impl Index {
     }
 
     /// The symbol that covers the link-time address `svma`.
-    ///
-    /// The one that starts last among those that reach past `svma`; at most 32 are looked at
-    /// backwards, which bounds the time where symbols overlap.
     #[inline]
-    #[must_use]
-    pub fn find(&self, svma: u64) -> Option<&Symbol> {
-        let symbols = self.symbols();
-        let after = symbols.partition_point(|symbol| symbol.svma <= svma);
-        symbols.get(..after)?.iter().rev().take(32).find(|symbol| {
-            let offset = svma.wrapping_sub(symbol.svma);
-            offset < symbol.size || (symbol.size == 0 && offset == 0)
-        })
+    pub(crate) fn find(&self, svma: u64) -> Option<&Symbol> {
+        find_symbol(self.symbols(), svma)
     }
+}
+
+/// The symbol that covers the link-time address `svma`, among symbols sorted by address.
+///
+/// The one that starts last among those that reach past `svma`; at most 32 are looked at
+/// backwards, which bounds the time where symbols overlap. Async-signal-safe.
+#[inline]
+#[must_use]
+pub fn find_symbol(symbols: &[Symbol], svma: u64) -> Option<&Symbol> {
+    let after = symbols.partition_point(|symbol| symbol.svma <= svma);
+    symbols.get(..after)?.iter().rev().take(32).find(|symbol| {
+        let offset = svma.wrapping_sub(symbol.svma);
+        offset < symbol.size || (symbol.size == 0 && offset == 0)
+    })
 }
 
 /// The row that covers `address`.

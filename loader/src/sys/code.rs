@@ -9,11 +9,21 @@ use super::arguments::Arguments;
 type Constructor = unsafe extern "C-unwind" fn(c_int, *mut *mut c_char, *mut *mut c_char);
 type Destructor = unsafe extern "C-unwind" fn();
 
+/// The run-time address of a link-time one.
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "usize has 64 bits, asserted in readside"
+)]
+pub(crate) fn run_time(bias: usize, svma: u64) -> usize {
+    bias.wrapping_add(svma as usize)
+}
+
 /// The entries of an init or fini array that are to be called, in file order.
 ///
 /// # Safety
-/// - `start` is the run-time address of `count` relocated pointers that stay mapped.
-pub(crate) unsafe fn entries(start: usize, count: usize) -> Vec<usize> {
+/// - `start` is the run-time address of `size` bytes of relocated pointers that stay mapped.
+pub(crate) unsafe fn entries(start: usize, size: u64) -> Vec<usize> {
+    let count = usize::try_from(size).unwrap_or(0) / size_of::<usize>();
     (0..count)
         .map(|n| {
             let slot = (start as *const usize).wrapping_add(n);

@@ -1,6 +1,8 @@
 //! The one door to ld.so: open a staged copy, close it, and see what was mapped.
 
+use std::error;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::fmt;
 use std::path::Path;
 
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
@@ -18,6 +20,21 @@ pub(crate) struct Mapped {
 // SAFETY: the handle is only ever given back to dlclose, which may be called from any thread
 // (POSIX: dlclose is thread-safe); the rest is plain data.
 unsafe impl Send for Mapped {}
+
+/// Why ld.so refused, in its own words.
+#[derive(Debug)]
+pub(crate) struct Refusal(String);
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ld.so: {}", self.0)
+    }
+}
+
+/// The words are in the source; the error itself only names the call.
+fn refusal(error: libloading::Error) -> Refusal {
+    Refusal(error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string))
+}
 
 /// The public part of glibc's `struct link_map` (`<link.h>`).
 #[repr(C)]
@@ -37,9 +54,9 @@ struct LinkMap {
 /// # Safety
 /// - The file at `path` is one whose mapping runs no code but IFUNC resolvers that the caller
 ///   trusts.
-pub(crate) unsafe fn open(path: &Path) -> Result<Mapped, libloading::Error> {
+pub(crate) unsafe fn open(path: &Path) -> Result<Mapped, Refusal> {
     // SAFETY: passed on to our caller.
-    let library = unsafe { Library::open(Some(path), RTLD_NOW | RTLD_LOCAL) }?;
+    let library = unsafe { Library::open(Some(path), RTLD_NOW | RTLD_LOCAL) }.map_err(refusal)?;
     let handle = library.into_raw();
     let mut map: *mut LinkMap = std::ptr::null_mut();
     // SAFETY: `handle` came from dlopen just now; RTLD_DI_LINKMAP stores one pointer.
@@ -67,10 +84,10 @@ impl Mapped {
     ///
     /// # Safety
     /// - No thread is inside the object or will enter it, and nobody keeps a pointer into it.
-    pub(crate) unsafe fn close(self) -> Result<Closed, libloading::Error> {
+    pub(crate) unsafe fn close(self) -> Result<Closed, Refusal> {
         // SAFETY: the handle came from Library::into_raw in open() and is closed once.
         let library = unsafe { Library::from_raw(self.handle) };
-        library.close()?;
+        library.close().map_err(refusal)?;
         Ok(Closed {
             still_mapped: is_mapped(&self.name),
             name: self.name,
@@ -118,9 +135,9 @@ pub(crate) fn is_mapped(name: &CStr) -> bool {
 ///
 /// # Safety
 /// - `name` is a library that the host trusts to run its constructors now.
-pub(crate) unsafe fn keep(name: &str) -> Result<(), libloading::Error> {
+pub(crate) unsafe fn keep(name: &str) -> Result<(), Refusal> {
     // SAFETY: passed on to our caller.
-    let library = unsafe { Library::open(Some(name), RTLD_NOW | RTLD_LOCAL) }?;
+    let library = unsafe { Library::open(Some(name), RTLD_NOW | RTLD_LOCAL) }.map_err(refusal)?;
     // Never closed: that is the point.
     let _handle = library.into_raw();
     Ok(())

@@ -7,13 +7,17 @@ use rustix::thread::{MembarrierCommand, MembarrierQuery, membarrier, membarrier_
 /// Registers the process for expedited barriers; readers fence themselves where that fails.
 ///
 /// Returns whether membarrier is used.
-pub(crate) fn prepare(sections: &Sections) -> bool {
+///
+/// # Safety
+/// - No thread is registered yet, and each registration happens after this call.
+pub(crate) unsafe fn prepare(sections: &Sections) -> bool {
     let needed = MembarrierQuery::PRIVATE_EXPEDITED | MembarrierQuery::REGISTER_PRIVATE_EXPEDITED;
     let usable = membarrier_query().contains(needed)
         && membarrier(MembarrierCommand::RegisterPrivateExpedited).is_ok()
         && membarrier(MembarrierCommand::PrivateExpedited).is_ok();
     if !usable {
-        sections.use_fences();
+        // SAFETY: passed on to our caller.
+        unsafe { sections.use_fences() };
     }
     usable
 }

@@ -1,0 +1,36 @@
+//! How the loader behaves, and what it found.
+
+#![forbid(unsafe_code)]
+
+use std::time::Duration;
+
+/// How the loader behaves.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Config {
+    /// How long a load waits for another load of the same file or name. Default 30 s, as long as
+    /// the kernel waits for a module's dependency.
+    pub load_patience: Duration,
+    /// Whether plugins' exits and destructors run when the process exits. Default true.
+    pub run_exits_at_process_exit: bool,
+    /// How many unloaded plugins are remembered with their symbols. Default 64.
+    pub history: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            load_patience: Duration::from_secs(30),
+            run_exits_at_process_exit: true,
+            history: 64,
+        }
+    }
+}
+
+/// What was found on this system at start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Capabilities {
+    /// Whether unloads use membarrier; otherwise every reader and call fences.
+    pub membarrier: bool,
+}

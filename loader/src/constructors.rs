@@ -1,0 +1,144 @@
+//! Constructors, `init` and destructors of a plugin, run by the loader and not by ld.so.
+//!
+//! They run on threads of the loader's own, after readers can see the plugin, outside ld.so's
+//! lock.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+use plug_api::abi::{Descriptor, STATUS_OK};
+
+use crate::calls;
+use crate::checkpoint;
+use crate::error::{Error, ErrorKind, Stage};
+use crate::executor;
+use crate::image::Facts;
+use crate::plugin::{Destructors, Record};
+use crate::stages::Stages;
+use crate::sys::arguments::{Arguments, arguments};
+use crate::sys::code;
+
+/// Runs constructors and `init` on a thread of the loader's.
+pub(crate) fn run<'a>(
+    facts: &Facts,
+    record: &Arc<Record>,
+    descriptor: Option<Descriptor>,
+    destructors: &'a Destructors,
+    stages: &mut Stages,
+) -> Result<Built<'a>, Error> {
+    let at = |svma: u64| code::run_time(record.bias, svma);
+    let mut constructors: Vec<usize> = facts.init.map(at).into_iter().collect();
+    if let Some(array) = facts.init_array {
+        // SAFETY: the array lies inside the image and is relocated.
+        constructors.extend(unsafe { code::entries(at(array.vaddr), array.size) });
+    }
+    let done = AtomicUsize::new(0);
+    let init = descriptor.and_then(|descriptor| descriptor.init);
+    let outcome = executor::run("init", || {
+        let began = Instant::now();
+        let arguments = arguments();
+        run_constructors(&constructors, arguments, &done)?;
+        checkpoint::pass("load.constructors").map_err(|error| error.at(Stage::Constructors))?;
+        let constructed = began.elapsed();
+        checkpoint::pass("load.init").map_err(|error| error.at(Stage::Init))?;
+        if let Some(init) = init {
+            // SAFETY: the plugin is constructed; its context lives as long as its record, which
+            // stays until its exit has returned.
+            let status = unsafe { code::init(init, record.context.as_ptr()) };
+            let raised = calls::take_raised();
+            if status != STATUS_OK || raised.is_some() {
+                let why = raised.unwrap_or_else(|| "no message given".into());
+                return Err(Error::new(
+                    ErrorKind::InitFailed,
+                    format!("init returned {status}: {why}"),
+                )
+                .at(Stage::Init));
+            }
+        }
+        Ok(constructed)
+    });
+    // Relaxed: the executor's thread was joined, which orders its stores before this load.
+    let complete = done.load(Ordering::Relaxed) == constructors.len();
+    let mut built = Built {
+        destructors,
+        exit: None,
+        complete,
+        kept: false,
+    };
+    let constructed = outcome
+        .and_then(|outcome| outcome)
+        .map_err(|error| error.at(Stage::Constructors))?;
+    built.exit = descriptor.and_then(|descriptor| descriptor.exit);
+    stages.split(Stage::Constructors, constructed, Stage::Init);
+    Ok(built)
+}
+
+fn run_constructors(
+    constructors: &[usize],
+    arguments: Arguments,
+    done: &AtomicUsize,
+) -> Result<(), Error> {
+    for &constructor in constructors {
+        checkpoint::pass("load.constructor").map_err(|error| error.at(Stage::Constructors))?;
+        // SAFETY: taken from the plugin's own tables, in ld.so's order, each run once.
+        unsafe { code::construct(constructor, arguments) };
+        // Relaxed: read after this thread was joined.
+        done.fetch_add(1, Ordering::Relaxed);
+    }
+    Ok(())
+}
+
+/// Undoes `init` and the constructors, on a thread of the loader's, unless kept.
+pub(crate) struct Built<'a> {
+    destructors: &'a Destructors,
+    /// What undoes `init`; set once that has succeeded.
+    exit: Option<unsafe extern "C-unwind" fn()>,
+    /// Whether all constructors ran: only then may destructors.
+    complete: bool,
+    kept: bool,
+}
+
+impl Built<'_> {
+    /// The constructors stay done.
+    pub(crate) fn keep(mut self) {
+        self.kept = true;
+    }
+}
+
+impl Drop for Built<'_> {
+    fn drop(&mut self) {
+        if self.kept {
+            return;
+        }
+        let destructors = self.destructors;
+        let (complete, exit) = (self.complete, self.exit);
+        let undone = executor::run("undo", || {
+            if let Some(exit) = exit {
+                // SAFETY: the descriptor of a plugin whose init succeeded; nobody has called it.
+                unsafe { exit() };
+            }
+            if complete {
+                destroy(destructors);
+            } else {
+                for &handle in &destructors.dso_handles {
+                    // SAFETY: addresses inside the mapped plugin; where nothing was registered
+                    // under one, nothing happens.
+                    unsafe { code::finalize(handle) };
+                }
+            }
+        });
+        if let Err(error) = undone {
+            tracing::warn!(target: "plug::load", %error, "the constructors of a failed load are not undone");
+        }
+    }
+}
+
+/// Runs the destructors of a plugin whose constructors all ran.
+pub(crate) fn destroy(destructors: &Destructors) {
+    for &destructor in &destructors.fini {
+        // SAFETY: taken from the plugin's own tables when it was described; it is still mapped,
+        // and each is run once, in the order ld.so would.
+        unsafe { code::destruct(destructor) };
+    }
+}

@@ -1,0 +1,140 @@
+//! Who is inside which plugin, and since when it has been seen there.
+//!
+//! Workers note no time: whoever asks compares with what was seen before. A counter that has not
+//! moved since then means the same call, so that "since" is never longer than the truth and at
+//! most one look shorter.
+
+#![forbid(unsafe_code)]
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use plug_readside::gate;
+
+use crate::error::{Holder, HolderKind};
+use crate::plugin::Record;
+use crate::worker::{WorkerRow, Workers};
+
+/// A worker thread at one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct WorkerInfo {
+    /// The worker's name.
+    pub name: Box<str>,
+    /// Its thread id.
+    pub tid: u32,
+    /// The plugins it is inside of.
+    pub inside: Vec<Inside>,
+    /// Calls of plugins it has made.
+    pub calls: u64,
+    /// Quiescent points it has passed.
+    pub quiescent: u64,
+}
+
+/// A plugin that a worker is inside of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Inside {
+    /// The plugin's name.
+    pub plugin: Box<str>,
+    /// The function of the innermost call; empty where no exported symbol covers it.
+    pub function: Box<str>,
+    /// How long it has been seen there.
+    pub since: Duration,
+}
+
+/// What was seen at the last look, by worker and plugin generation.
+#[derive(Debug, Default)]
+pub(crate) struct Presence(Mutex<HashMap<(u64, u64), (u64, Instant)>>);
+
+impl Presence {
+    /// How long `row` has been seen in its present call of `record`'s plugin; none outside.
+    fn since(&self, row: &WorkerRow, record: &Record) -> Option<Duration> {
+        let count = row.gate.count(record.id)?;
+        let key = (row.serial, record.generation);
+        let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if gate::inside(count) == 0 {
+            seen.remove(&key);
+            return None;
+        }
+        let calls = gate::calls(count);
+        let now = Instant::now();
+        let entry = seen.entry(key).or_insert((calls, now));
+        if entry.0 != calls {
+            *entry = (calls, now);
+        }
+        Some(now.saturating_duration_since(entry.1))
+    }
+
+    /// All workers and where they are; to be called now and then so that "since" is fresh.
+    pub(crate) fn look(&self, workers: &Workers, records: &[Arc<Record>]) -> Vec<WorkerInfo> {
+        let rows = workers.rows();
+        let alive = |key: &(u64, u64)| {
+            rows.iter().any(|row| row.serial == key.0)
+                && records.iter().any(|record| record.generation == key.1)
+        };
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .retain(|key, _| alive(key));
+        rows.iter()
+            .map(|row| WorkerInfo {
+                name: row.name.clone(),
+                tid: row.tid,
+                inside: records
+                    .iter()
+                    .filter_map(|record| {
+                        Some(Inside {
+                            since: self.since(row, record)?,
+                            plugin: record.name.clone(),
+                            function: record.symbol_at(row.gate.current()),
+                        })
+                    })
+                    .collect(),
+                calls: row.gate.calls(),
+                quiescent: row.quiescent(),
+            })
+            .collect()
+    }
+
+    /// Everybody who holds `record`'s plugin. `waited` is how long the caller has seen those
+    /// that nobody can name.
+    pub(crate) fn holders(
+        &self,
+        workers: &Workers,
+        record: &Record,
+        waited: Duration,
+    ) -> Vec<Holder> {
+        let mut holders = Vec::new();
+        for row in workers.rows() {
+            if let Some(since) = self.since(&row, record) {
+                holders.push(Holder {
+                    kind: HolderKind::Call,
+                    thread: row.name.clone(),
+                    tid: row.tid,
+                    function: record.symbol_at(row.gate.current()),
+                    count: row.gate.count(record.id).map_or(1, gate::inside),
+                    since: since.max(waited),
+                });
+            }
+        }
+        let nobody = |kind, count| Holder {
+            kind,
+            thread: Box::default(),
+            tid: 0,
+            function: Box::default(),
+            count,
+            since: waited,
+        };
+        let unregistered = gate::shared_inside(record.id);
+        if unregistered > 0 {
+            holders.push(nobody(HolderKind::UnregisteredCalls, unregistered));
+        }
+        let pins = gate::inside(gate::pins(record.id));
+        if pins > 0 {
+            holders.push(nobody(HolderKind::Pins, pins));
+        }
+        holders
+    }
+}

@@ -1,0 +1,61 @@
+//! Everything the loader has: one a process, never dropped.
+
+use std::sync::OnceLock;
+
+use plug_readside::snapshot;
+
+use crate::config::{Capabilities, Config};
+use crate::context::Services;
+use crate::events::Events;
+use crate::flights::Flights;
+use crate::history::History;
+use crate::presence::Presence;
+use crate::registry::Registry;
+use crate::sys::membarrier;
+use crate::worker::Workers;
+
+/// The loader's parts.
+#[derive(Debug)]
+pub(crate) struct Process {
+    pub(crate) config: Config,
+    pub(crate) capabilities: Capabilities,
+    pub(crate) registry: Registry,
+    pub(crate) flights: Flights,
+    pub(crate) workers: Workers,
+    pub(crate) presence: Presence,
+    pub(crate) services: Services,
+    pub(crate) events: Events,
+    pub(crate) history: History,
+}
+
+static PROCESS: OnceLock<Process> = OnceLock::new();
+
+impl Process {
+    /// Makes the parts; none the second time.
+    pub(crate) fn start(config: Config) -> Option<&'static Self> {
+        let mut made = false;
+        let process = PROCESS.get_or_init(|| {
+            made = true;
+            Self {
+                history: History::new(config.history),
+                config,
+                capabilities: Capabilities {
+                    // SAFETY: workers register through a `Process`, which this makes the first of.
+                    membarrier: unsafe { membarrier::prepare(snapshot::sections()) },
+                },
+                registry: Registry::new(),
+                flights: Flights::default(),
+                workers: Workers::default(),
+                presence: Presence::default(),
+                services: Services::default(),
+                events: Events::default(),
+            }
+        });
+        made.then_some(process)
+    }
+
+    /// The parts, if there are any.
+    pub(crate) fn get() -> Option<&'static Self> {
+        PROCESS.get()
+    }
+}

@@ -1,0 +1,242 @@
+//! The rules of the house that a reader of the code relies on: floors, unsafe, crates, README.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use plug_tests::standalone::repository;
+
+/// The only files of the loader that may contain unsafe code.
+const UNSAFE: [&str; 19] = [
+    "calls",
+    "constructors",
+    "context",
+    "load",
+    "plugin",
+    "process",
+    "registry",
+    "signature",
+    "snapshot",
+    "sys/arguments",
+    "sys/code",
+    "sys/dl",
+    "sys/mapping",
+    "sys/membarrier",
+    "sys/process_exit",
+    "trust",
+    "unload",
+    "worker",
+    "lib",
+];
+
+/// The one file of the loader that names an outside crate.
+const OUTSIDE: [(&str, &str); 4] = [
+    ("object", "image/elf"),
+    ("libloading", "sys/dl"),
+    ("dashmap", "flights"),
+    ("arc_swap", "registry"),
+];
+
+fn sources(under: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(under).expect("folder").flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            found.extend(sources(&path));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path);
+        }
+    }
+    found.sort();
+    found
+}
+
+/// Name of each file of the loader, such as `image/elf`, and its text without tests.
+fn loader() -> BTreeMap<String, String> {
+    let root = repository().join("loader/src");
+    sources(&root)
+        .into_iter()
+        .map(|path| {
+            let name = path.strip_prefix(&root).expect("below").with_extension("");
+            let text = fs::read_to_string(&path).expect("text");
+            let text = text
+                .split("#[cfg(test)]\nmod tests")
+                .next()
+                .unwrap_or_default();
+            (name.display().to_string(), text.to_owned())
+        })
+        .collect()
+}
+
+/// The code of a file without comments.
+fn code(text: &str) -> String {
+    let lines = text
+        .lines()
+        .map(|line| line.split("//").next().unwrap_or_default());
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+/// The floors as the architecture document tells them.
+fn floors() -> BTreeMap<String, usize> {
+    let text = fs::read_to_string(repository().join("docs/ARCHITECTURE.md")).expect("document");
+    let mut floors = BTreeMap::new();
+    for line in text.lines() {
+        let mut cells = line.split('|').map(str::trim).skip(1);
+        let (Some(floor), Some(files)) = (cells.next(), cells.next()) else {
+            continue;
+        };
+        let Ok(floor) = floor.parse() else { continue };
+        for file in files.split('`').skip(1).step_by(2) {
+            assert!(
+                floors.insert(file.to_owned(), floor).is_none(),
+                "{file} stands twice"
+            );
+        }
+    }
+    floors
+}
+
+#[test]
+fn every_file_stands_on_a_floor_and_imports_only_go_down() {
+    let floors = floors();
+    let files = loader();
+    assert!(files.len() > 30);
+    let missing: Vec<_> = files
+        .keys()
+        .filter(|name| !floors.contains_key(*name))
+        .collect();
+    assert!(
+        missing.is_empty(),
+        "not in the architecture document: {missing:?}"
+    );
+    let gone: Vec<_> = floors
+        .keys()
+        .filter(|name| !files.contains_key(*name))
+        .collect();
+    assert!(
+        gone.is_empty(),
+        "in the architecture document only: {gone:?}"
+    );
+    let mut imports = 0;
+    for (file, text) in &files {
+        let code = code(text);
+        for path in code.split("crate::").skip(1) {
+            let path: String = path
+                .chars()
+                .take_while(|c| c.is_alphanumeric() || matches!(c, '_' | ':'))
+                .collect();
+            let mut words = path.split("::").filter(|word| !word.is_empty());
+            let first = words.next().unwrap_or_default();
+            let second = words.next().unwrap_or_default();
+            let nested = format!("{first}/{second}");
+            let module = format!("{first}/mod");
+            let Some(floor) = [nested.as_str(), first, &module]
+                .iter()
+                .find_map(|name| floors.get(*name))
+            else {
+                continue;
+            };
+            imports += 1;
+            // The crate's root and a folder's own root name what is above or beside them.
+            if file == "lib" || file.ends_with("/mod") {
+                continue;
+            }
+            assert!(
+                *floor <= floors[file],
+                "{file} imports {path}, which stands above it"
+            );
+        }
+    }
+    assert!(imports > 50, "found only {imports} imports");
+}
+
+#[test]
+fn unsafe_code_stays_in_the_files_that_are_listed() {
+    for (file, text) in loader() {
+        let has = code(&text)
+            .split(|c: char| !c.is_alphanumeric() && c != '_')
+            .any(|w| w == "unsafe");
+        if UNSAFE.contains(&file.as_str()) {
+            continue;
+        }
+        assert!(!has, "{file} contains unsafe code and is not listed");
+        // A folder's root that only names files cannot forbid it for them all.
+        if file != "sys/mod" {
+            assert!(
+                text.contains("#![forbid(unsafe_code)]"),
+                "{file} does not forbid unsafe code"
+            );
+        }
+    }
+}
+
+#[test]
+fn outside_crates_are_named_in_one_file() {
+    let files = loader();
+    for (name, home) in OUTSIDE {
+        for (file, text) in &files {
+            let named = code(text).contains(&format!("{name}::"));
+            assert_eq!(named, file == home, "{name} in {file}");
+        }
+    }
+}
+
+#[test]
+fn the_floors_below_know_nobody() {
+    for folder in ["loader/readside/src", "plugin-api/src"] {
+        for path in sources(&repository().join(folder)) {
+            let text = code(&fs::read_to_string(&path).expect("text"));
+            for other in ["plug_loader", "plug_filter", "libc::", "tracing"] {
+                assert!(!text.contains(other), "{} names {other}", path.display());
+            }
+        }
+    }
+}
+
+#[test]
+fn readme_quotes_the_example_host_and_plugin_word_for_word() {
+    let readme = fs::read_to_string(repository().join("README.md")).expect("README");
+    for (file, most) in [
+        ("examples/src/bin/minimal-host.rs", 15),
+        ("example-plugins/hello/src/lib.rs", 8),
+    ] {
+        let text = fs::read_to_string(repository().join(file)).expect("example");
+        let body: Vec<&str> = text
+            .lines()
+            .skip_while(|line| line.starts_with("//!"))
+            .collect();
+        let body = body.join("\n");
+        let body = body.trim();
+        assert!(
+            readme.contains(body),
+            "{file} is not quoted as it stands:\n{body}"
+        );
+        assert!(
+            body.lines().count() <= most,
+            "{file} has more than {most} lines"
+        );
+    }
+}
+
+#[test]
+fn readme_commands_are_the_ones_the_gate_runs() {
+    let readme = fs::read_to_string(repository().join("README.md")).expect("README");
+    let gate = fs::read_to_string(repository().join(".ci/run")).expect("gate");
+    for command in [
+        "cargo run --release --bin pipeline",
+        "cargo test --workspace",
+    ] {
+        assert!(readme.contains(command), "README: {command}");
+        assert!(gate.contains(command), ".ci/run: {command}");
+    }
+}
+
+#[test]
+fn every_test_file_runs_tests() {
+    for path in sources(&repository().join("tests/tests")) {
+        let text = fs::read_to_string(&path).expect("text");
+        assert!(text.contains("#[test]"), "{} has no test", path.display());
+        let ignored = concat!("#[", "ignore");
+        assert!(!text.contains(ignored), "{} ignores one", path.display());
+    }
+}
