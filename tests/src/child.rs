@@ -69,8 +69,14 @@ pub fn run(test: &str, role: &str, time: Duration) -> Ended {
 /// Starts a child; see [`run`].
 pub fn spawn(test: &str, role: &str) -> Child {
     let program = env::current_exe().expect("a test knows its own binary");
-    Command::new(program)
-        .args([test, "--exact", "--nocapture", "--test-threads=1"])
+    let mut command = Command::new(program);
+    command.args([test, "--exact", "--nocapture", "--test-threads=1"]);
+    start(&mut command, role)
+}
+
+/// Starts `command` as a child in the given role.
+pub fn start(command: &mut Command, role: &str) -> Child {
+    command
         .env(ROLE, role)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
