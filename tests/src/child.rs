@@ -54,6 +54,8 @@ pub fn isolated_for(time: Duration, test: &str, body: impl FnOnce()) {
         ended.status,
         ended.output
     );
+    // Shown with --nocapture, like what any test prints.
+    print!("{}", ended.output);
 }
 
 /// What this process was made to run, if it is a child.
