@@ -20,7 +20,7 @@ mod tools;
 mod worker;
 
 use std::fs;
-use std::io;
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -80,16 +80,8 @@ fn main() -> ExitCode {
         .with_writer(io::stderr)
         .init();
     match run(&options) {
-        Ok(failures) if failures.is_empty() => {
-            println!("all well: nothing lost, nothing differs, everything unloaded");
-            ExitCode::SUCCESS
-        }
-        Ok(failures) => {
-            for failure in failures {
-                println!("FAILED: {failure}");
-            }
-            ExitCode::FAILURE
-        }
+        Ok(failures) if failures.is_empty() => ExitCode::SUCCESS,
+        Ok(_) => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("pipeline: {error}");
             ExitCode::FAILURE
@@ -121,7 +113,7 @@ fn run(options: &Options) -> Result<Vec<String>, String> {
     }
 
     progress.phase("measuring plugins and linked filters in turns");
-    let round = (time / 20).clamp(Duration::from_millis(50), Duration::from_millis(250));
+    let round = (time / 80).clamp(Duration::from_millis(10), Duration::from_millis(60));
     let mut bench = Tally::default();
     let throughput = throughput::measure(fleet, &input, lanes, workers, round, &mut bench);
 
@@ -155,6 +147,7 @@ fn run(options: &Options) -> Result<Vec<String>, String> {
     }
     let comparison = compare::compare(&all, fleet, &input, workers);
     progress.phase("unloading");
+    let mapped_before = mapped(fleet)?;
     let verdicts = (0..fleet.len()).rev().map(|at| {
         let verdict = match fleet.unload(at) {
             Ok(Unloaded::Gone(_)) => Ok(()),
@@ -179,10 +172,18 @@ fn run(options: &Options) -> Result<Vec<String>, String> {
         profile,
         samples: sampler::samples(),
         verdicts,
-        still_mapped: still_mapped()?,
+        mapped: (mapped_before, mapped(fleet)?),
     };
-    println!("{}", report.render());
-    Ok(report.failures())
+    let failures = report.failures();
+    let mut text = report.render();
+    for failure in &failures {
+        text += &format!("\nFAILED: {failure}");
+    }
+    if failures.is_empty() {
+        text += "\nall well: nothing lost, nothing differs, everything unloaded";
+    }
+    writeln!(io::stdout(), "{text}").map_err(|error| format!("print the table: {error}"))?;
+    Ok(failures)
 }
 
 fn cores() -> usize {
@@ -247,11 +248,13 @@ fn phase(
     })
 }
 
-/// Mappings of staged plugin files, as the kernel shows them.
-fn still_mapped() -> Result<usize, String> {
+/// Mappings of files that plugins of these names were staged in, as the kernel shows them.
+fn mapped(fleet: &Fleet) -> Result<usize, String> {
     let maps = fs::read_to_string("/proc/self/maps").map_err(|error| format!("maps: {error}"))?;
-    Ok(maps
-        .lines()
-        .filter(|line| line.contains("memfd:plug"))
-        .count())
+    let staged = |line: &&str| {
+        fleet
+            .names()
+            .any(|name| line.ends_with(&format!("/memfd:{name} (deleted)")))
+    };
+    Ok(maps.lines().filter(staged).count())
 }

@@ -16,8 +16,9 @@ use crate::stream::{Fault, Gate, Linked, Stream};
 use crate::tally::{Pace, Tally};
 use crate::worker::Pinned;
 
-/// Rounds of both sides; odd, so that there is a middle one.
-pub const ROUNDS: usize = 11;
+/// Rounds of both sides; odd, so that there is a middle one. Many short ones: what else happens on
+/// the machine comes in bursts, and the median steps over a burst but not over a slow half.
+pub const ROUNDS: usize = 41;
 
 /// The most blocks of a pass, so that a round through a large input ends.
 const LONGEST_PASS: usize = 256;
