@@ -170,7 +170,7 @@ fn random() -> u64 {
     RANDOM.with(|state| {
         let mut n = state.get();
         if n == 0 {
-            n = plug_readside::thread_pointer() as u64 | 1;
+            n = plug_readside::thread_pointer().address() as u64 | 1;
         }
         n ^= n << 13;
         n ^= n >> 7;
