@@ -16,6 +16,7 @@ mod folder;
 mod hash;
 mod info;
 mod inspection;
+mod letter;
 mod relocations;
 mod rewrite;
 mod segment;
