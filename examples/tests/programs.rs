@@ -24,11 +24,11 @@ fn pipeline(arguments: &[&str]) -> Command {
 
 /// What the table says of `what`.
 fn row<'t>(table: &'t str, what: &str) -> &'t str {
-    let rows = table.lines().filter_map(|line| {
+    let mut rows = table.lines().filter_map(|line| {
         let (name, text) = line.strip_prefix('│')?.split_once('┆')?;
         (name.trim() == what).then(|| text.trim_end_matches('│').trim())
     });
-    rows.last()
+    rows.next_back()
         .unwrap_or_else(|| panic!("no row {what:?}\n{table}"))
 }
 
