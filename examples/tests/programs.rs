@@ -24,11 +24,11 @@ fn pipeline(arguments: &[&str]) -> Command {
 
 /// What the table says of `what`.
 fn row<'t>(table: &'t str, what: &str) -> &'t str {
-    let rows = table.lines().filter_map(|line| {
+    let mut rows = table.lines().filter_map(|line| {
         let (name, text) = line.strip_prefix('│')?.split_once('┆')?;
         (name.trim() == what).then(|| text.trim_end_matches('│').trim())
     });
-    rows.last()
+    rows.next_back()
         .unwrap_or_else(|| panic!("no row {what:?}\n{table}"))
 }
 
@@ -142,6 +142,32 @@ fn pipeline_of_a_plugin_without_a_filter_fails() {
 }
 
 #[test]
+fn pipeline_of_a_filter_that_writes_nonsense_fails() {
+    let scratch = Scratch::new("nonsense");
+    let plugin = changed_base64(&scratch.0, "\"ABC", "\"BAC");
+    let (output, table) = run(&mut pipeline(&["--plugin", &plugin]));
+    assert_eq!(output.status.code(), Some(1), "{table}");
+    assert!(table.contains("differ from the tools"), "{table}");
+    assert!(table.contains("differ from the linked filters"), "{table}");
+    assert_eq!(row(&table, "base64"), "unloaded");
+}
+
+#[test]
+fn pipeline_of_a_filter_that_refuses_blocks_fails() {
+    let scratch = Scratch::new("refuses");
+    let plugin = changed_base64(
+        &scratch.0,
+        "    self->n_carry = len % 3;\n",
+        "    if (len < 4096) return refused(self);\n    self->n_carry = len % 3;\n",
+    );
+    let (output, table) = run(&mut pipeline(&["--plugin", &plugin]));
+    assert_eq!(output.status.code(), Some(1), "{table}");
+    assert!(number(&table, "blocks lost") > 0, "{table}");
+    assert!(table.contains("the host takes no more output"), "{table}");
+    assert_eq!(row(&table, "base64"), "unloaded");
+}
+
+#[test]
 fn minimal_host_calls_hello_and_unloads_it() {
     let scratch = Scratch::new("hello");
     let (output, text) = run(Command::new(MINIMAL_HOST).arg(hello(&scratch.0)));
@@ -200,6 +226,25 @@ fn hello(target: &Path) -> PathBuf {
     let (output, text) = run(&mut cargo);
     assert!(output.status.success(), "{text}");
     target.join("debug/libhello.so")
+}
+
+/// Builds base64 in `folder` with a mistake: `good` replaced by `bad` in its source.
+fn changed_base64(folder: &Path, good: &str, bad: &str) -> String {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let source = fs::read_to_string(root.join("example-plugins/base64/base64.c")).expect("ours");
+    assert!(source.contains(good), "{good:?} is in the source");
+    let file = folder.join("base64.c");
+    fs::write(&file, source.replace(good, bad)).expect("scratch is ours");
+    let library = folder.join("libbase64.so");
+    let mut gcc = Command::new("gcc");
+    for include in ["plugin-api/include", "example-plugins/filter/include"] {
+        gcc.arg("-I").arg(root.join(include));
+    }
+    gcc.args(["-std=c11", "-shared", "-fPIC", "-O2"]);
+    gcc.arg(file).arg("-o").arg(&library);
+    let (output, text) = run(&mut gcc);
+    assert!(output.status.success(), "{text}");
+    library.to_str().expect("UTF-8").to_owned()
 }
 
 /// A folder that is gone when this is dropped.

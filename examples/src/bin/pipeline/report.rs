@@ -197,9 +197,14 @@ impl Report<'_> {
                 None => "not measured: not all of the filters are linked".to_owned(),
             },
         );
-        if let Some(ratio) = self.throughput.ratio {
-            let off = (ratio - 1.0) * 100.0;
-            row("plugins : linked", format!("{ratio:.3} ({off:+.1} %)"));
+        for (what, ratio) in [
+            ("plugins : linked", self.throughput.ratio),
+            ("by processor time", self.throughput.cpu_ratio),
+        ] {
+            if let Some(ratio) = ratio {
+                let off = (ratio - 1.0) * 100.0;
+                row(what, format!("{ratio:.3} ({off:+.1} %)"));
+            }
         }
         for passes in &self.comparison.passes {
             row(

@@ -31,6 +31,8 @@ pub struct Throughput {
     pub linked: Option<f64>,
     /// Median of the rounds' own ratios, plugins to linked.
     pub ratio: Option<f64>,
+    /// The same by the processor time of the threads, which other programs' load does not enter.
+    pub cpu_ratio: Option<f64>,
 }
 
 /// Measures for `ROUNDS` rounds of `round` for each side, and notes the plugins' results.
@@ -59,22 +61,53 @@ pub fn measure(
         let join = |thread: thread::ScopedJoinHandle<'_, _>| thread.join().expect("no panic");
         threads.into_iter().map(join).collect::<Vec<Run>>()
     });
-    let mut plugins = vec![0.0; ROUNDS];
-    let mut linked = vec![0.0; ROUNDS];
+    let mut plugins = vec![Speed::default(); ROUNDS];
+    let mut linked = vec![Speed::default(); ROUNDS];
     for run in runs {
         tally.add(run.tally);
         for at in 0..ROUNDS {
-            plugins[at] += run.plugins.get(at).copied().unwrap_or(f64::NAN);
-            linked[at] += run.linked.get(at).copied().unwrap_or(f64::NAN);
+            plugins[at].add(run.plugins.get(at));
+            linked[at].add(run.linked.get(at));
         }
     }
-    let ratios: Vec<f64> = plugins.iter().zip(&linked).map(|(a, b)| a / b).collect();
     let known = |value: f64| (!value.is_nan()).then_some(value);
+    let each = |speeds: &[Speed], by: fn(&Speed) -> f64| speeds.iter().map(by).collect();
+    let ratios = |by: fn(&Speed) -> f64| {
+        let pairs = plugins.iter().zip(&linked);
+        known(median(pairs.map(|(a, b)| by(a) / by(b)).collect()))
+    };
     Throughput {
-        plugins: median(plugins),
-        linked: known(median(linked)),
-        ratio: known(median(ratios)),
+        plugins: median(each(&plugins, |speed| speed.wall)),
+        linked: known(median(each(&linked, |speed| speed.wall))),
+        ratio: ratios(|speed| speed.wall),
+        cpu_ratio: ratios(|speed| speed.cpu),
     }
+}
+
+/// Bytes a second, by the clock and by the thread's processor time.
+#[derive(Clone, Copy, Debug, Default)]
+struct Speed {
+    wall: f64,
+    cpu: f64,
+}
+
+impl Speed {
+    fn add(&mut self, other: Option<&Self>) {
+        self.wall += other.map_or(f64::NAN, |other| other.wall);
+        self.cpu += other.map_or(f64::NAN, |other| other.cpu);
+    }
+}
+
+/// Seconds of processor time that the running thread has used.
+fn processor_time() -> f64 {
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: the pointer is to a value that lives for the call. Every Linux has this clock, and
+    // the time stays 0 on one that has not.
+    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
+    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
 }
 
 fn median(mut values: Vec<f64>) -> f64 {
@@ -84,8 +117,8 @@ fn median(mut values: Vec<f64>) -> f64 {
 
 #[derive(Default)]
 struct Run {
-    plugins: Vec<f64>,
-    linked: Vec<f64>,
+    plugins: Vec<Speed>,
+    linked: Vec<Speed>,
     tally: Tally,
 }
 
@@ -134,8 +167,8 @@ impl Bench<'_> {
         tally: &mut Tally,
         worker: &Worker,
         gate: impl Fn(usize) -> Option<G>,
-    ) -> Option<f64> {
-        let began = Instant::now();
+    ) -> Option<Speed> {
+        let (began, used) = (Instant::now(), processor_time());
         let mut bytes = 0;
         while began.elapsed() < self.round {
             let mut streams = Vec::with_capacity(self.lanes.len());
@@ -155,7 +188,11 @@ impl Bench<'_> {
                 tally.note(stream.end());
             }
         }
-        Some(bytes as f64 / began.elapsed().as_secs_f64())
+        let bytes = bytes as f64;
+        Some(Speed {
+            wall: bytes / began.elapsed().as_secs_f64(),
+            cpu: bytes / (processor_time() - used),
+        })
     }
 
     fn pass<G: Gate>(
