@@ -265,9 +265,7 @@ pub(crate) fn at_process_exit(process: &'static Process) {
     for leaving in process.registry.take_all_at_exit() {
         let record: &Record = leaving.record();
         let soon = Deadline::after(Duration::from_millis(50));
-        if calls::depth() > 0
-            || quiesce::drain(&process.workers, &process.presence, record, soon).is_err()
-        {
+        if quiesce::drain(&process.workers, &process.presence, record, soon).is_err() {
             continue;
         }
         let exit = leaving
