@@ -7,9 +7,11 @@ use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use plug_example_plugins::{HOSTILE, USEFUL};
 use plug_loader::image::{ImageError, Inspection, SymbolKind};
+use plug_loader::{Config, Deadline, Loader, Params, Policy, Source, Trust, Unloaded};
 use plug_tests::standalone::Scratch;
 
 /// One symbol in nm's words: name with version, address, size, letter.
@@ -207,4 +209,91 @@ fn symbols_of_system_libraries_equal_nm() {
         lines.join("\n")
     );
     assert!(files >= 150.min(all.len()), "only {files} libraries");
+}
+
+const EVERY_KIND: &str = r#"
+int data_word = 42;
+int zeroes[40];
+const char table[300] = "x";
+_Thread_local int per_thread = 3;
+_Thread_local int per_thread_zero;
+__attribute__((weak)) int weak_one(int x) { return x + 1; }
+__attribute__((weak)) int weak_data = 7;
+int first(int x) { return x; }
+int second(int x) { return x + 2; }
+__asm__(".symver first, add@V1\n.symver second, add@@V2");
+static int chosen(int x) { return x * 2; }
+static int (*pick(void))(int) { return chosen; }
+int twice(int) __attribute__((ifunc("pick")));
+__asm__(".globl a_number\n.set a_number, 4711\n");
+"#;
+
+fn compile(scratch: &Scratch, name: &str, flags: &[&str]) -> PathBuf {
+    let source = scratch.write("every-kind.c", EVERY_KIND);
+    let map = scratch.write("map", "V1 { global: *; }; V2 { } V1;\n");
+    let out = scratch.path().join(name);
+    let output = Command::new("gcc")
+        .args(["-shared", "-fPIC", "-O1", "-o"])
+        .arg(&out)
+        .arg(&source)
+        .arg(format!("-Wl,--version-script={}", map.display()))
+        .args(flags)
+        .output()
+        .expect("gcc");
+    assert!(output.status.success(), "{output:?}");
+    out
+}
+
+#[test]
+fn symbols_of_every_kind_equal_nm_whatever_the_linker_and_layout() {
+    let scratch = Scratch::new("kinds");
+    let copy = scratch.path().join("cut.so");
+    for (name, flags) in [
+        ("plain.so", [].as_slice()),
+        ("one-segment.so", &["-Wl,-z,noseparate-code"]),
+        ("gold.so", &["-fuse-ld=gold"]),
+        ("no-relro.so", &["-Wl,-z,norelro"]),
+        ("sysv.so", &["-Wl,--hash-style=sysv"]),
+    ] {
+        let path = compile(&scratch, name, flags);
+        let (lines, compared) = compare(&path, &copy).expect("nm reads it");
+        assert!(lines.is_empty(), "{}", lines.join("\n"));
+        assert!(compared >= 13, "{name}: {compared}");
+    }
+}
+
+#[test]
+fn symbol_table_of_a_loaded_plugin_is_nm_at_run_time_addresses() {
+    let scratch = Scratch::new("loaded");
+    let path = compile(&scratch, "loaded.so", &[]);
+    let loader = Loader::new(Config::default()).expect("loader");
+    // SAFETY: the library above; nothing of it is called.
+    let trust = unsafe { Trust::new(Policy::default()) };
+    let plugin = loader
+        .load(&trust, Source::path(&path), &Params::new())
+        .expect("load");
+    let bias = plugin.range().0 as u64;
+    let mut found: Vec<Row> = plugin
+        .symbol_table()
+        .into_iter()
+        .map(|row| {
+            let at = match (row.version.as_str(), row.is_default) {
+                ("", _) => "",
+                (_, true) => "@@",
+                (_, false) => "@",
+            };
+            let name = format!("{}{at}{}", row.name, row.version);
+            let bias = if row.kind == 'A' || row.name.starts_with("per_thread") {
+                0
+            } else {
+                bias
+            };
+            (name, row.address - bias, row.size, row.kind)
+        })
+        .collect();
+    found.sort();
+    assert_eq!(found, nm(&path).expect("nm"));
+    let gone = loader.unload(plugin.name(), Deadline::after(Duration::from_secs(1)));
+    assert!(matches!(gone, Ok(Unloaded::Gone(_))), "{gone:?}");
+    assert_eq!(plugin.symbol_table().len(), found.len());
 }
