@@ -14,9 +14,10 @@ use crate::context::Context;
 use crate::deadline::Deadline;
 use crate::error::{Error, ErrorKind, Lingering, Stage};
 use crate::events::EventKind;
+use crate::image::symbols::{self, Marks};
 use crate::image::{
     DEFAULT_MAX_SIZE, Facts, ImageError, Info, Opened, RewritePolicy, Staged, foreign_name,
-    is_name, next_nonce, plan, symbols,
+    is_name, next_nonce, plan,
 };
 use crate::params::Params;
 use crate::plugin::{Destructors, Export, Loaded, Plugin, Record};
@@ -135,7 +136,8 @@ fn run(
     stages.end(Stage::Metadata);
 
     checkpoint::pass("load.symbols").map_err(|error| error.at(Stage::Symbols))?;
-    let index = Arc::new(symbols::index(&facts, staged.bytes(), &name, version));
+    let (index, marks) = symbols::index(&facts, staged.bytes(), &name, version);
+    let (index, marks) = (Arc::new(index), Arc::new(marks));
     stages.end(Stage::Symbols);
 
     checkpoint::pass("load.claim").map_err(|error| error.at(Stage::Claim))?;
@@ -155,6 +157,7 @@ fn run(
             name: &name,
             descriptor,
             index,
+            marks,
             params,
         },
         staged,
@@ -174,6 +177,7 @@ struct Flight<'a> {
     /// Link-time address and size of the descriptor; none for a foreign library.
     descriptor: Option<(u64, u64)>,
     index: Arc<OwnedIndex>,
+    marks: Arc<Marks>,
     params: &'a Params,
 }
 
@@ -380,6 +384,7 @@ fn describe(
         start: at(facts.span.vaddr),
         end: at(facts.span.vaddr.wrapping_add(facts.span.size)),
         index: Arc::clone(&flight.index),
+        marks: Arc::clone(&flight.marks),
         interfaces: interfaces
             .into_iter()
             .map(|(name, entry)| Export {

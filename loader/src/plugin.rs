@@ -13,7 +13,8 @@ use plug_readside::state::{self, State, StateWord};
 use crate::calls::{self, By};
 use crate::context::Context;
 use crate::error::{CallError, Error, ErrorKind, Stage};
-use crate::image::StageLink;
+use crate::image::symbols::Marks;
+use crate::image::{StageLink, SymbolRow};
 use crate::signature::Signature;
 use crate::snapshot::OwnedIndex;
 use crate::sys::{code, dl};
@@ -33,6 +34,8 @@ pub(crate) struct Record {
     pub(crate) start: usize,
     pub(crate) end: usize,
     pub(crate) index: Arc<OwnedIndex>,
+    /// What is shown of the index's symbols, and the symbols that are not in it.
+    pub(crate) marks: Arc<Marks>,
     pub(crate) interfaces: Vec<Export>,
     pub(crate) context: Context,
     /// Calls that the slot had counted before this load.
@@ -204,6 +207,14 @@ impl Plugin {
             let name = record.index.name_of(symbol);
             (name, code::run_time(record.bias, symbol.svma))
         })
+    }
+
+    /// All dynamic symbols it defines, by run-time address, as nm would show them. Works after an
+    /// unload too.
+    #[must_use]
+    pub fn symbol_table(&self) -> Vec<SymbolRow> {
+        let record = &*self.record;
+        record.marks.rows(&record.index, record.bias)
     }
 
     /// The exported function `name`.

@@ -17,6 +17,7 @@ use crate::process::Process;
 use crate::quiesce::{self, WorkerProof};
 use crate::registry::{Leaving, Zombie};
 use crate::stages::Stages;
+use crate::sys::process_exit;
 
 /// How an unload ended. What it says was observed, not assumed.
 #[derive(Clone, Debug)]
@@ -149,6 +150,8 @@ fn leave(
     if let Err(reason) = say_goodbye(process, &loaded, last_words, stages) {
         return ControlFlow::Break(bury(process, loaded, reason));
     }
+
+    process_exit::run_first();
 
     checkpoint::note("unload.unpublish");
     process.registry.hide(record.generation);

@@ -11,6 +11,7 @@ use super::hash::{self, Counted};
 use super::relocations::Relocations;
 use super::segment::{self, Extent};
 use super::tag;
+use super::versions::SymbolVersions;
 
 /// One defined dynamic symbol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +33,10 @@ pub struct ElfSymbol {
     pub visibility: Visibility,
     /// File offset of its entry in the symbol table.
     pub entry_offset: u64,
+    /// Number of its section. Only symbols are told apart by it: no section header is read.
+    pub section: u16,
+    /// Its entry in `DT_VERSYM`; 0 where there is none.
+    pub(super) version: u16,
 }
 
 /// What a symbol names.
@@ -152,6 +157,7 @@ impl<'a> SymbolTable<'a> {
         elf: &Elf<'_>,
         strings: &Strings<'_>,
         tls: Option<Extent>,
+        versions: SymbolVersions<'_>,
         names: &mut Vec<u32>,
     ) -> Result<Vec<ElfSymbol>, Damage> {
         let mut symbols = Vec::new();
@@ -187,6 +193,8 @@ impl<'a> SymbolTable<'a> {
                 binding: binding(raw.binding),
                 visibility: visibility(raw.visibility),
                 entry_offset,
+                section: raw.section,
+                version: versions.of(index),
             });
         }
         Ok(symbols)

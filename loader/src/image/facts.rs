@@ -13,7 +13,7 @@ use super::elf::{DF_1_NODELETE, DF_STATIC_TLS, DF_TEXTREL, DynamicEntry, Elf, He
 use super::relocations::Relocations;
 use super::segment::{self, Extent, PAGE, Segment};
 use super::tag;
-use super::versions::Versions;
+use super::versions::{self, Named, Versions};
 
 /// The facts of one file. Made by [`Facts::read`] only; symbol names stay in the file's bytes.
 #[derive(Clone, Debug)]
@@ -72,6 +72,10 @@ pub struct Facts {
     pub(super) string_refs: Vec<u32>,
     /// Offsets of the base version's names.
     pub(super) base_refs: Vec<u32>,
+    /// The versions of symbols, ascending by index.
+    pub(super) versions: Vec<Named>,
+    /// Bytes of the thread-local template that the file holds; what follows is zero.
+    pub(super) tls_filesz: u64,
 }
 
 impl Facts {
@@ -93,11 +97,11 @@ impl Facts {
         let relocations = Relocations::read(&elf, &dynamic)?;
         let versions = Versions::read(&elf, &dynamic)?;
         let table = SymbolTable::read(&elf, &dynamic, &strings, &relocations)?;
-        versions.check_symbols(&elf, &dynamic, table.n_symbols)?;
+        let of_symbols = versions.check_symbols(&elf, &dynamic, table.n_symbols)?;
         check_strings(&strings, &versions)?;
 
         let mut string_refs = versions.names;
-        let symbols = table.symbols(&elf, &strings, tls, &mut string_refs)?;
+        let symbols = table.symbols(&elf, &strings, tls, of_symbols, &mut string_refs)?;
         let text = |tag: i64| {
             dynamic
                 .get(tag)
@@ -151,6 +155,8 @@ impl Facts {
             ),
             string_refs,
             base_refs: versions.base_names,
+            versions: versions.named,
+            tls_filesz: elf.tls.map_or(0, |header| header.filesz),
             entries: dynamic.entries,
             segments: elf.segments,
         })
@@ -170,6 +176,34 @@ impl Facts {
     pub fn symbol_name<'a>(&self, bytes: &'a [u8], symbol: &ElfSymbol) -> &'a [u8] {
         let start = self.strings.0.saturating_add(u64::from(symbol.name_offset));
         segment::slice(bytes, start, u64::from(symbol.name_len)).unwrap_or_default()
+    }
+
+    /// The version of `symbol` and whether it is the default one of its name (`@@` in nm); none for
+    /// a symbol without a version. `bytes` are the file's.
+    pub fn symbol_version<'a>(
+        &self,
+        bytes: &'a [u8],
+        symbol: &ElfSymbol,
+    ) -> Option<(&'a [u8], bool)> {
+        let named = self.version_of(symbol)?;
+        let table = segment::slice(bytes, self.strings.0, self.strings.1)?;
+        let start = usize::try_from(named.name).ok()?;
+        let name = table.get(start..)?.split(|byte| *byte == 0).next()?;
+        // The symbol that stands for the version itself carries it as its name already.
+        if name.is_empty() || name == self.symbol_name(bytes, symbol) {
+            return None;
+        }
+        Some((
+            name,
+            !named.needed && symbol.version & !versions::INDEX == 0,
+        ))
+    }
+
+    /// The version that `DT_VERSYM` gives `symbol`.
+    fn version_of(&self, symbol: &ElfSymbol) -> Option<&Named> {
+        let index = symbol.version & versions::INDEX;
+        let at = self.versions.binary_search_by_key(&index, |n| n.index);
+        self.versions.get(at.ok()?)
     }
 
     /// `len` bytes at the link-time address `vaddr`, if the file holds them all; `bytes` are the

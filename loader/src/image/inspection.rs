@@ -11,6 +11,7 @@ use super::error::ImageError;
 use super::facts::Facts;
 use super::folder::next_nonce;
 use super::info::{Info, foreign_name};
+use super::letter;
 use super::rewrite::{Edit, RewritePolicy, plan};
 use super::stage::Opened;
 
@@ -36,6 +37,10 @@ pub struct Inspection {
 pub struct InspectedSymbol {
     /// Its name; bytes that are not UTF-8 are replaced.
     pub name: String,
+    /// Its version; empty where it has none.
+    pub version: String,
+    /// Whether its version is the one that its name alone means.
+    pub is_default: bool,
     /// Link-time address.
     pub value: u64,
     /// Size in bytes.
@@ -44,6 +49,8 @@ pub struct InspectedSymbol {
     pub kind: SymbolKind,
     /// How it binds.
     pub binding: Binding,
+    /// The letter that nm prints for it.
+    pub letter: char,
 }
 
 impl Inspection {
@@ -60,12 +67,19 @@ impl Inspection {
         let symbols = facts
             .symbols
             .iter()
-            .map(|symbol| InspectedSymbol {
-                name: String::from_utf8_lossy(facts.symbol_name(bytes, symbol)).into_owned(),
-                value: symbol.value,
-                size: symbol.size,
-                kind: symbol.kind,
-                binding: symbol.binding,
+            .zip(letter::letters(&facts))
+            .map(|(symbol, letter)| {
+                let (version, is_default) = facts.symbol_version(bytes, symbol).unwrap_or_default();
+                InspectedSymbol {
+                    name: text(facts.symbol_name(bytes, symbol)),
+                    version: text(version),
+                    is_default,
+                    value: symbol.value,
+                    size: symbol.size,
+                    kind: symbol.kind,
+                    binding: symbol.binding,
+                    letter,
+                }
             })
             .collect();
         let edits = plan(&facts, bytes, &RewritePolicy::new(next_nonce()));
@@ -80,4 +94,8 @@ impl Inspection {
             edits,
         })
     }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
 }

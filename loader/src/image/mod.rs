@@ -16,6 +16,7 @@ mod folder;
 mod hash;
 mod info;
 mod inspection;
+mod letter;
 mod relocations;
 mod rewrite;
 mod segment;
@@ -34,6 +35,7 @@ pub use inspection::{InspectedSymbol, Inspection};
 pub use rewrite::{Edit, Owner, REMOVED_TAG, RewritePolicy, Rule, plan};
 pub use segment::{Extent, Segment};
 pub use stage::{Backing, DEFAULT_MAX_SIZE, FileKey, Opened, StageLink, Staged};
+pub use symbols::SymbolRow;
 
 /// A file that is ready for ld.so: copied, understood, edited and sealed.
 #[derive(Debug)]

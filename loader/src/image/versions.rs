@@ -1,4 +1,4 @@
-//! Symbol versions, as far as they name strings and bound what ld.so reads.
+//! Symbol versions: the strings they name, the bounds of what ld.so reads, and what nm shows.
 //!
 //! Thread context; reads bytes only.
 
@@ -19,6 +19,19 @@ pub(super) struct Versions {
     pub(super) base_names: Vec<u32>,
     /// Highest version index; 0 when there is no version table.
     pub(super) highest: u16,
+    /// The versions that symbols can have, ascending by index.
+    pub(super) named: Vec<Named>,
+}
+
+/// One version that symbols can have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Named {
+    /// What `DT_VERSYM` calls it.
+    pub(super) index: u16,
+    /// Its name in the string table.
+    pub(super) name: u32,
+    /// Whether the file needs it of another one instead of defining it.
+    pub(super) needed: bool,
 }
 
 /// Bytes of `Elf64_Verdef` and `Elf64_Verdaux`, `Elf64_Verneed` and `Elf64_Vernaux`.
@@ -38,8 +51,15 @@ impl Versions {
                 versions.names.push(file);
                 let mut aux = table.step(at, u64::from(table.u32(at, 8)?), VERNEED)?;
                 for _ in 0..table.u16(at, 2)? {
-                    versions.highest = versions.highest.max(table.u16(aux, 6)? & INDEX);
-                    versions.names.push(table.u32(aux, 8)?);
+                    let index = table.u16(aux, 6)? & INDEX;
+                    let name = table.u32(aux, 8)?;
+                    versions.highest = versions.highest.max(index);
+                    versions.names.push(name);
+                    versions.named.push(Named {
+                        index,
+                        name,
+                        needed: true,
+                    });
                     match table.u32(aux, 12)? {
                         0 => break,
                         next => aux = table.step(aux, u64::from(next), VERNAUX)?,
@@ -56,10 +76,20 @@ impl Versions {
             let mut at = 0;
             loop {
                 let is_base = table.u16(at, 2)? & VER_FLG_BASE != 0;
-                versions.highest = versions.highest.max(table.u16(at, 4)? & INDEX);
+                let index = table.u16(at, 4)? & INDEX;
+                versions.highest = versions.highest.max(index);
                 let mut aux = table.step(at, u64::from(table.u32(at, 12)?), VERDEF)?;
-                for _ in 0..table.u16(at, 6)? {
+                for n in 0..table.u16(at, 6)? {
                     let name = table.u32(aux, 0)?;
+                    // The first name is the version's own, the others are those it follows. The
+                    // base version is the file itself, which no symbol's name shows.
+                    if n == 0 && !(is_base && index == 1) {
+                        versions.named.push(Named {
+                            index,
+                            name,
+                            needed: false,
+                        });
+                    }
                     let names = if is_base {
                         &mut versions.base_names
                     } else {
@@ -77,19 +107,24 @@ impl Versions {
                 }
             }
         }
+        // A definition goes before a need of the same index, as in nm.
+        versions
+            .named
+            .sort_by_key(|named| (named.index, named.needed));
+        versions.named.dedup_by_key(|named| named.index);
         Ok(versions)
     }
 
-    /// Checks that each of `n_symbols` symbols has a version that exists.
-    pub(super) fn check_symbols(
+    /// Checks that each of `n_symbols` symbols has a version that exists; returns the table.
+    pub(super) fn check_symbols<'a>(
         &self,
-        elf: &Elf<'_>,
+        elf: &Elf<'a>,
         dynamic: &Dynamic,
         n_symbols: u64,
-    ) -> Result<(), Damage> {
+    ) -> Result<SymbolVersions<'a>, Damage> {
         const WHERE: &str = "DT_VERSYM";
         let Some(entry) = dynamic.get(tag::VERSYM) else {
-            return Ok(());
+            return Ok(SymbolVersions(&[]));
         };
         let Some(table) = elf.bytes_at(entry.value, n_symbols.saturating_mul(2)) else {
             let found = format!("{:#x} for {n_symbols} symbols", entry.value);
@@ -98,7 +133,7 @@ impl Versions {
         };
         if self.highest == 0 {
             // ld.so makes no table of versions, so it looks none up.
-            return Ok(());
+            return Ok(SymbolVersions(&[]));
         }
         let start = elf.offset_of(entry.value, 1).unwrap_or(entry.offset);
         for index in 0..n_symbols {
@@ -110,12 +145,23 @@ impl Versions {
                 return Err(Damage::new(WHERE, at, expected, version));
             }
         }
-        Ok(())
+        Ok(SymbolVersions(table))
+    }
+}
+
+/// `DT_VERSYM`: a version index for each symbol; empty where the file has no versions.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct SymbolVersions<'a>(&'a [u8]);
+
+impl SymbolVersions<'_> {
+    /// The entry of a symbol; 0 where there is none.
+    pub(super) fn of(self, symbol: u64) -> u16 {
+        u16_at(self.0, symbol.saturating_mul(2)).unwrap_or(0)
     }
 }
 
 /// The bits of a version index that count; the highest one hides the symbol.
-const INDEX: u16 = 0x7fff;
+pub(super) const INDEX: u16 = 0x7fff;
 
 /// One version table, and how much walking it is worth.
 struct Table<'a> {

@@ -1,8 +1,10 @@
 //! The loader's one function that runs when the process exits.
 //!
 //! The C library runs what was registered last first, and a plugin's constructors register the
-//! ends of its objects. So that plugins' exits still find these objects, the loader registers
-//! itself anew after every load, and takes its earlier registration back.
+//! ends of its objects. So that plugins' exits still find these objects, the loader takes its
+//! registration back and registers anew after every load. It does so after every unload, too:
+//! the C library reuses only the free entries at the end of its list, so that an entry of the
+//! loader's that stays last would let the list grow for ever.
 
 use std::ffi::{c_int, c_void};
 use std::process;
@@ -19,9 +21,8 @@ static TURN: AtomicUsize = AtomicUsize::new(0);
 /// One registration at a time.
 static ORDER: Mutex<()> = Mutex::new(());
 
-/// Two addresses under which registrations are made by turns, so that one can be taken back while
-/// the next is in place.
-static HANDLES: [AtomicU8; 2] = [const { AtomicU8::new(0) }; 2];
+/// The address under which the registration is made.
+static HANDLE: AtomicU8 = AtomicU8::new(0);
 
 unsafe extern "C" {
     /// Registers a function for the process's end under the handle `dso` (Itanium C++ ABI §3.3.5).
@@ -54,29 +55,20 @@ pub(crate) fn at_exit(function: fn()) {
 
 /// Lets the function of [`at_exit`] run before everything that was registered until now.
 ///
-/// Takes the C library's lock over such registrations for a walk over them.
+/// Takes the C library's lock over such registrations for a walk over them. A process that ends
+/// on another thread in the middle of this runs no exits.
 pub(crate) fn run_first() {
     if AT_EXIT.get().is_none() {
         return;
     }
     let _alone = ORDER.lock().unwrap_or_else(PoisonError::into_inner);
-    let old = TURN.load(Ordering::SeqCst);
-    let new = old.wrapping_add(1);
-    // SAFETY: `run` is a function of the host that stays mapped and takes any number.
-    let status = unsafe { __cxa_atexit(run, std::ptr::without_provenance_mut(new), handle(new)) };
-    if status != 0 {
-        // No memory for the entry: the one in place goes on to count.
-        return;
-    }
-    TURN.store(new, Ordering::SeqCst);
+    let handle: *mut c_void = HANDLE.as_ptr().cast();
+    let turn = TURN.fetch_add(1, Ordering::SeqCst).wrapping_add(1);
     // SAFETY: only `run` is registered under the handle, and with a number that no longer counts.
-    unsafe { __cxa_finalize(handle(old)) };
-}
-
-fn handle(turn: usize) -> *mut c_void {
-    let [even, odd] = &HANDLES;
-    let handle = if turn.is_multiple_of(2) { even } else { odd };
-    handle.as_ptr().cast()
+    unsafe { __cxa_finalize(handle) };
+    // SAFETY: `run` is a function of the host that stays mapped and takes any number. Its failure
+    // (no memory for the entry) only means that plugins' exits do not run at the process's end.
+    let _status = unsafe { __cxa_atexit(run, std::ptr::without_provenance_mut(turn), handle) };
 }
 
 /// Makes the reader's table usable in the child of a fork, where only the forking thread lives.
