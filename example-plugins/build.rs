@@ -15,6 +15,10 @@ use std::time::SystemTime;
 /// Headers that C and C++ plugins include, relative to this package.
 const INCLUDES: [&str; 2] = ["../plugin-api/include", "filter/include"];
 
+/// The same layout of hot loops in a plugin and in the copy that is linked in: where a scanning
+/// loop falls is worth 6 % on one machine, and would be taken for the price of loading.
+const LAYOUT: [&str; 2] = ["-falign-functions=64", "-falign-loops=32"];
+
 struct Build {
     out_dir: PathBuf,
     /// When the youngest source changed: outputs get this time, because cargo would run this
@@ -94,6 +98,7 @@ impl Build {
         let mut command = Command::new(tool.path());
         command.arg(if cpp { "-std=c++17" } else { "-std=c11" });
         command.args(["-shared", "-fPIC", "-O2", "-g1", "-fvisibility=hidden"]);
+        command.args(LAYOUT);
         command.args(["-Wall", "-Wextra", "-Werror"]);
         command.args(INCLUDES.map(|include| format!("-I{include}")));
         command.arg(source);
@@ -171,6 +176,7 @@ fn linked(source: &str, name: &str) {
         .includes(INCLUDES)
         .define("PLUG_STATIC_NAME", name)
         .opt_level(2)
+        .flags(LAYOUT)
         .warnings(true)
         .extra_warnings(true)
         .warnings_into_errors(true)

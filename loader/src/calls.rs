@@ -29,9 +29,14 @@ thread_local! {
     };
 }
 
-/// Makes `row` the running thread's, or takes it away with null; returns the one before.
-pub(crate) fn set_row(row: *const GateRow) -> *const GateRow {
-    THREAD.with(|thread| thread.row.replace(row))
+/// Makes `row` the running thread's, or takes it away with null.
+pub(crate) fn set_row(row: *const GateRow) {
+    THREAD.with(|thread| thread.row.set(row));
+}
+
+/// The running thread's row, or null.
+pub(crate) fn row() -> *const GateRow {
+    THREAD.with(|thread| thread.row.get())
 }
 
 /// How many calls into plugins the running thread is in.

@@ -60,14 +60,16 @@ pub(crate) fn run<'a>(
     });
     // Relaxed: the executor's thread was joined, which orders its stores before this load.
     let complete = done.load(Ordering::Relaxed) == constructors.len();
-    let built = Built {
+    let mut built = Built {
         destructors,
+        exit: None,
         complete,
         kept: false,
     };
     let constructed = outcome
         .and_then(|outcome| outcome)
         .map_err(|error| error.at(Stage::Constructors))?;
+    built.exit = descriptor.and_then(|descriptor| descriptor.exit);
     stages.split(Stage::Constructors, constructed, Stage::Init);
     Ok(built)
 }
@@ -87,9 +89,11 @@ fn run_constructors(
     Ok(())
 }
 
-/// Undoes the constructors, on a thread of the loader's, unless kept.
+/// Undoes `init` and the constructors, on a thread of the loader's, unless kept.
 pub(crate) struct Built<'a> {
     destructors: &'a Destructors,
+    /// What undoes `init`; set once that has succeeded.
+    exit: Option<unsafe extern "C-unwind" fn()>,
     /// Whether all constructors ran: only then may destructors.
     complete: bool,
     kept: bool,
@@ -108,8 +112,12 @@ impl Drop for Built<'_> {
             return;
         }
         let destructors = self.destructors;
-        let complete = self.complete;
+        let (complete, exit) = (self.complete, self.exit);
         let undone = executor::run("undo", || {
+            if let Some(exit) = exit {
+                // SAFETY: the descriptor of a plugin whose init succeeded; nobody has called it.
+                unsafe { exit() };
+            }
             if complete {
                 destroy(destructors);
             } else {

@@ -25,7 +25,7 @@ use crate::process::Process;
 use crate::registry::{Claim, canonical, claim_error};
 use crate::snapshot::OwnedIndex;
 use crate::stages::Stages;
-use crate::sys::{code, dl};
+use crate::sys::{code, dl, process_exit};
 use crate::trust::{Origin, Source};
 
 /// Loads what `source` names, or shares the result of a load of the same file in flight.
@@ -292,6 +292,8 @@ fn land(
 
     // Visible from here on: a crash or a profile sample in the plugin's first instruction resolves.
     let built = constructors::run(facts, &record, descriptor, &destructors, stages)?;
+    // At the process's end, exits come before the objects that the constructors made.
+    process_exit::run_first();
 
     checkpoint::pass("load.activate").map_err(|error| error.at(Stage::Activate))?;
     built.keep();

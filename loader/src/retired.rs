@@ -2,7 +2,7 @@
 //!
 //! A snapshot goes when a grace period has passed since it was replaced and nobody holds its
 //! `Arc`. An index goes when a grace period has passed and no snapshot older than its retirement
-//! is left, since only those can show it. The count of a retired snapshot's `Arc` is exact: it is
+//! is left, since only those can show it. The counts of a retired snapshot's `Arc` are exact: it is
 //! reachable only through the `Arc`s already given out, and arc-swap pays its debts when it is
 //! replaced.
 
@@ -53,8 +53,11 @@ impl Retired {
     pub(crate) fn take(&mut self, upto: u64) -> Garbage {
         let mut snapshots = Vec::new();
         let mut kept = VecDeque::new();
-        for snapshot in self.snapshots.drain(..) {
-            if snapshot.sequence() < upto && Arc::strong_count(&snapshot) == 1 {
+        for mut snapshot in self.snapshots.drain(..) {
+            // Past the grace period nobody reaches it by raw pointer; alone for good, since a `Weak`
+            // could bring back a snapshot whose indexes are gone; and after the last access of
+            // whoever held it.
+            if snapshot.sequence() < upto && Arc::get_mut(&mut snapshot).is_some() {
                 snapshots.push(snapshot);
             } else {
                 kept.push_back(snapshot);
@@ -116,6 +119,27 @@ mod tests {
         assert!(retired.is_empty());
         assert_eq!(Arc::strong_count(&shown_by_both), 1);
         assert_eq!(retired.bytes(), 0);
+    }
+
+    #[test]
+    fn take_snapshot_with_a_weak_reference_keeps_what_it_shows() {
+        let mut retired = Retired::default();
+        let weak = {
+            let snapshot = Snapshot::new(&[], 1);
+            let weak = Arc::downgrade(&snapshot);
+            retired.snapshot(snapshot);
+            weak
+        };
+        let shown = index();
+        retired.index(2, Arc::clone(&shown));
+        let garbage = retired.take(2);
+        let brought_back = weak.upgrade();
+        drop(garbage);
+        assert!(brought_back.is_none() || Arc::strong_count(&shown) == 2);
+        drop(brought_back);
+        drop(weak);
+        drop(retired.take(2));
+        assert!(retired.is_empty());
     }
 
     #[test]

@@ -17,6 +17,7 @@ use crate::process::Process;
 use crate::quiesce::{self, WorkerProof};
 use crate::registry::{Leaving, Zombie};
 use crate::stages::Stages;
+use crate::sys::process_exit;
 
 /// How an unload ended. What it says was observed, not assumed.
 #[derive(Clone, Debug)]
@@ -150,6 +151,8 @@ fn leave(
         return ControlFlow::Break(bury(process, loaded, reason));
     }
 
+    process_exit::run_first();
+
     checkpoint::note("unload.unpublish");
     process.registry.hide(record.generation);
     checkpoint::note("unload.grace");
@@ -265,9 +268,7 @@ pub(crate) fn at_process_exit(process: &'static Process) {
     for leaving in process.registry.take_all_at_exit() {
         let record: &Record = leaving.record();
         let soon = Deadline::after(Duration::from_millis(50));
-        if calls::depth() > 0
-            || quiesce::drain(&process.workers, &process.presence, record, soon).is_err()
-        {
+        if quiesce::drain(&process.workers, &process.presence, record, soon).is_err() {
             continue;
         }
         let exit = leaving

@@ -141,8 +141,6 @@ fn grow_row(row: &WorkerRow, chunks: usize) {
 pub struct Worker {
     row: Arc<WorkerRow>,
     workers: &'static Workers,
-    /// The row the thread had before, if workers were nested.
-    before: *const GateRow,
     _not_send: PhantomData<*mut ()>,
 }
 
@@ -169,13 +167,16 @@ impl Worker {
             quiescent: AtomicU64::new(0),
         });
         workers.add(&row);
-        // A thread whose lines are all owned goes on as an unregistered reader: slower, not wrong.
-        let _has_line = snapshot::sections().register(thread_pointer(), tid);
-        let before = calls::set_row(&raw const row.gate);
+        // Of several workers of one thread the first stands for the thread, whatever the order in
+        // which they are dropped.
+        if calls::row().is_null() {
+            // A thread whose lines are all owned goes on unregistered: slower, not wrong.
+            let _has_line = snapshot::sections().register(thread_pointer(), tid);
+            calls::set_row(&raw const row.gate);
+        }
         Self {
             row,
             workers,
-            before,
             _not_send: PhantomData,
         }
     }
@@ -212,8 +213,8 @@ impl Worker {
 
 impl Drop for Worker {
     fn drop(&mut self) {
-        calls::set_row(self.before);
-        if self.before.is_null() {
+        if std::ptr::eq(calls::row(), &raw const self.row.gate) {
+            calls::set_row(std::ptr::null());
             snapshot::sections().unregister(thread_pointer());
         }
         self.workers.remove(&self.row);

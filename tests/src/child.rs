@@ -54,6 +54,15 @@ pub fn isolated_for(time: Duration, test: &str, body: impl FnOnce()) {
         ended.status,
         ended.output
     );
+    // Shown with --nocapture, like what any test prints; libtest's own lines would be shown twice.
+    let own = format!("test {test} ... ");
+    let lines = ended.output.lines();
+    for line in lines.map(|line| line.strip_prefix(&own).unwrap_or(line)) {
+        let of_libtest = ["", "ok", "running 1 test"].contains(&line);
+        if !of_libtest && !line.starts_with("test result: ") {
+            println!("{line}");
+        }
+    }
 }
 
 /// What this process was made to run, if it is a child.
@@ -69,8 +78,14 @@ pub fn run(test: &str, role: &str, time: Duration) -> Ended {
 /// Starts a child; see [`run`].
 pub fn spawn(test: &str, role: &str) -> Child {
     let program = env::current_exe().expect("a test knows its own binary");
-    Command::new(program)
-        .args([test, "--exact", "--nocapture", "--test-threads=1"])
+    let mut command = Command::new(program);
+    command.args([test, "--exact", "--nocapture", "--test-threads=1"]);
+    start(&mut command, role)
+}
+
+/// Starts `command` as a child in the given role.
+pub fn start(command: &mut Command, role: &str) -> Child {
+    command
         .env(ROLE, role)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())

@@ -1,7 +1,12 @@
 //! The kit of the integration tests.
 
+pub mod allocations;
 pub mod child;
+pub mod confinement;
 pub mod host;
+pub mod journal;
+pub mod oracle;
 pub mod process;
 pub mod standalone;
+pub mod storm;
 pub mod varlink;

@@ -3,6 +3,9 @@
 use std::collections::BTreeSet;
 use std::ffi::{CStr, c_int, c_void};
 use std::fs;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+use std::{env, process, thread};
 
 /// One line of `/proc/self/maps`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,27 +61,41 @@ pub fn is_mapped(inode: u64) -> bool {
         .any(|m| m.inode == inode && m.path.contains("memfd"))
 }
 
-/// The names of all objects that ld.so knows.
-pub fn objects() -> BTreeSet<String> {
+/// One object that ld.so knows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Object {
+    /// The name it was opened by; empty for the program.
+    pub name: String,
+    /// Run-time address minus link-time address.
+    pub bias: usize,
+}
+
+/// All objects that ld.so knows, in its own order.
+pub fn link_map() -> Vec<Object> {
     unsafe extern "C" fn note(info: *mut libc::dl_phdr_info, _: usize, data: *mut c_void) -> c_int {
-        // SAFETY: `data` is the set below, alive for the call.
-        let names = unsafe { &mut *data.cast::<BTreeSet<String>>() };
-        // SAFETY: ld.so passes a valid record with a terminated name or null.
-        let name = unsafe { (*info).dlpi_name };
-        if !name.is_null() {
+        // SAFETY: `data` is the list below, alive for the call.
+        let objects = unsafe { &mut *data.cast::<Vec<Object>>() };
+        // SAFETY: ld.so passes a valid record.
+        let info = unsafe { &*info };
+        if !info.dlpi_name.is_null() {
             // SAFETY: terminated.
-            names.insert(
-                unsafe { CStr::from_ptr(name) }
-                    .to_string_lossy()
-                    .into_owned(),
-            );
+            let name = unsafe { CStr::from_ptr(info.dlpi_name) };
+            objects.push(Object {
+                name: name.to_string_lossy().into_owned(),
+                bias: usize::try_from(info.dlpi_addr).expect("64 bits"),
+            });
         }
         0
     }
-    let mut names = BTreeSet::new();
+    let mut objects = Vec::new();
     // SAFETY: the callback only reads.
-    unsafe { libc::dl_iterate_phdr(Some(note), (&raw mut names).cast()) };
-    names
+    unsafe { libc::dl_iterate_phdr(Some(note), (&raw mut objects).cast()) };
+    objects
+}
+
+/// The names of all objects that ld.so knows.
+pub fn objects() -> BTreeSet<String> {
+    link_map().into_iter().map(|object| object.name).collect()
 }
 
 /// Open descriptors of the process.
@@ -89,6 +106,58 @@ pub fn descriptors() -> usize {
 /// Threads of the process.
 pub fn threads() -> usize {
     fs::read_dir("/proc/self/task").expect("procfs").count()
+}
+
+/// What must be as before when everything that was loaded is gone again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Footprint {
+    /// Open descriptors.
+    pub descriptors: usize,
+    /// Threads.
+    pub threads: usize,
+    /// The objects that ld.so knows.
+    pub objects: BTreeSet<String>,
+    /// Mappings of memory files, which staged plugins are.
+    pub memory_files: usize,
+    /// Names of staged plugins.
+    pub links: usize,
+}
+
+/// The process's footprint at this moment.
+pub fn footprint() -> Footprint {
+    Footprint {
+        descriptors: descriptors(),
+        threads: threads(),
+        objects: objects(),
+        memory_files: maps().iter().filter(|m| m.path.contains("memfd")).count(),
+        links: links(),
+    }
+}
+
+/// Waits a little until the footprint is `before`: a joined thread may still be on its way out of
+/// the kernel's list.
+pub fn assert_footprint(before: &Footprint) {
+    let deadline = Instant::now() + Duration::from_secs(2);
+    while footprint() != *before && Instant::now() < deadline {
+        thread::yield_now();
+    }
+    assert_eq!(footprint(), *before);
+}
+
+/// Names in this process's stage folders.
+fn links() -> usize {
+    let runtime = env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
+    let own = format!("plug-{}-", process::id());
+    [Some(PathBuf::from("/tmp")), runtime]
+        .into_iter()
+        .flatten()
+        .filter_map(|base| fs::read_dir(base).ok())
+        .flatten()
+        .filter_map(Result::ok)
+        .filter(|entry| entry.file_name().to_string_lossy().starts_with(&own))
+        .filter_map(|folder| fs::read_dir(folder.path()).ok())
+        .map(Iterator::count)
+        .sum()
 }
 
 /// Resident memory in KiB.

@@ -1,5 +1,6 @@
 //! Loads, calls, refusals and unloads through the public API.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -239,11 +240,14 @@ fn constructor_that_sleeps_blocks_nobody_and_resolves_as_coming() {
             let (_, address) = coming.symbols().next().expect("exports");
             let found = SymbolReader::new().resolve(address).expect("visible");
             assert_eq!(found.state(), State::Coming);
-            let within = |what: &str, action: &dyn Fn()| {
+            // Whoever waited for the constructor would wait for the rest of its two seconds, every
+            // time. The best of the tries shows what the loader costs, the worst what the other
+            // tests on this machine do.
+            let mut times: BTreeMap<&str, Vec<Duration>> = BTreeMap::new();
+            let mut within = |what, action: &dyn Fn()| {
                 let began = Instant::now();
                 action();
-                let took = began.elapsed();
-                assert!(took < Duration::from_millis(10), "{what} took {took:?}");
+                times.entry(what).or_default().push(began.elapsed());
             };
             for _ in 0..20 {
                 within("load", &|| drop(host.useful("checksum")));
@@ -270,7 +274,18 @@ fn constructor_that_sleeps_blocks_nobody_and_resolves_as_coming() {
                         .expect("no panic");
                 });
             }
-            assert_eq!(coming.state(), State::Coming);
+            assert_eq!(
+                coming.state(),
+                State::Coming,
+                "the tries outlasted the constructor"
+            );
+            for (what, times) in times {
+                let best = times.iter().min().expect("tried");
+                let worst = times.iter().max().expect("tried");
+                println!("{what}: {best:?} to {worst:?}");
+                assert!(*best < Duration::from_millis(10), "{what} took {best:?}");
+                assert!(*worst < Duration::from_secs(1), "{what} took {worst:?}");
+            }
             assert!(slow.join().expect("no panic").is_ok());
         });
         host.unload("constructor-slow");

@@ -155,10 +155,17 @@ impl World {
 
 /// Runs `reader` against a writer and makes sure that the writer got to free.
 fn check_reader(reader: impl Fn(&World) + Send + Sync + Clone + 'static) {
+    check_reader_of(World::new, reader);
+}
+
+fn check_reader_of(
+    world: impl Fn() -> Arc<World> + Send + Sync + 'static,
+    reader: impl Fn(&World) + Send + Sync + Clone + 'static,
+) {
     let freed = std::sync::Arc::new(Tally::new(0));
     let tally = std::sync::Arc::clone(&freed);
     check(move || {
-        let world = World::new();
+        let world = world();
         let (reader, theirs) = (reader.clone(), Arc::clone(&world));
         let reader = thread::spawn(move || reader(&theirs));
         world.replace(&tally);
@@ -226,17 +233,17 @@ fn model_unregistered_reader_with_nested_sections_never_reads_freed_view() {
 
 #[test]
 fn model_reader_in_the_shared_counter_never_reads_freed_view() {
-    check_reader(|world| {
-        let first = world.sections.enter(name(ONE));
-        let second = world.sections.enter(name(ONE));
-        // Uses up what the claims above gave, so that the counter must order the next read.
-        world.read();
-        let third = world.sections.enter(name(ONE));
-        drop(first);
-        drop(second);
-        world.read();
-        drop(third);
-    });
+    check_reader_of(
+        || {
+            let world = World::new();
+            world.sections.occupy_spares();
+            world
+        },
+        |world| {
+            world.section(ONE);
+            world.section(ONE);
+        },
+    );
 }
 
 /// Two readers and a writer; `register` says for each reader whether it owns the line.
@@ -369,6 +376,25 @@ fn model_registered_reader_interrupted_everywhere_never_reads_freed_view() {
 #[test]
 fn model_unregistered_reader_interrupted_everywhere_never_reads_freed_view() {
     check_section_interrupted(6, |world| world.section(ONE));
+}
+
+#[test]
+fn model_reader_in_the_shared_counter_interrupted_everywhere_never_reads_freed_view() {
+    check_every_point(6, 2, move |point, hits| {
+        let world = World::new();
+        world.sections.occupy_spares();
+        let theirs = Arc::clone(&world);
+        let reader = thread::spawn(move || {
+            let interrupted = Arc::clone(&theirs);
+            signal::arm(point, move || interrupted.section(ONE));
+            theirs.section(ONE);
+            !signal::disarm()
+        });
+        world.replace(&Tally::new(0));
+        if reader.join().expect("the reader ends") {
+            hits.fetch_add(1, TallyOrdering::SeqCst);
+        }
+    });
 }
 
 const OLD: u64 = StateWord::new(1, State::Live).0;

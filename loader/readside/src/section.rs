@@ -162,6 +162,18 @@ impl Sections {
         }
     }
 
+    /// Fills all spare slots with readers that no grace period waits for, so that the next one
+    /// takes the shared counter.
+    #[cfg(all(test, plug_loom))]
+    pub(crate) fn occupy_spares(&self) {
+        for line in &self.lines {
+            for spare in &line.spare {
+                // Relaxed: before the model makes a thread.
+                spare.store(!NEST_MASK | 1, Ordering::Relaxed);
+            }
+        }
+    }
+
     /// Makes every enter fence, for a process where membarrier is not to be had.
     ///
     /// Thread context. There is no way back.

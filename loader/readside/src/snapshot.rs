@@ -29,7 +29,7 @@ pub struct Symbol {
     pub svma: u64,
     /// Size in bytes; 0 covers only the very address.
     pub size: u64,
-    /// Start of the name in [`Index::strings`].
+    /// Start of the name in the index's `strings`.
     pub name: u32,
     /// Length of the name in bytes.
     pub name_len: u32,
