@@ -2,7 +2,6 @@
 
 #![forbid(unsafe_code)]
 
-use std::error::Error as _;
 use std::time::{Duration, UNIX_EPOCH};
 
 use super::messages::{
@@ -220,24 +219,9 @@ pub(super) fn fault(error: &Error, name: &str) -> Fault {
     Fault::Refused(Box::new(Refused {
         stage: error.stage().map_or_else(String::new, |s| s.to_string()),
         kind: kind(error.kind()).to_owned(),
-        message: whole_text(error),
+        message: format!("{error:#}"),
         holders: error.blockers().iter().map(holder).collect(),
     }))
-}
-
-/// The error and those causes of it that its own text does not quote.
-fn whole_text(error: &Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let words = error.to_string();
-        if !text.contains(&words) {
-            text.push_str(": ");
-            text.push_str(&words);
-        }
-        cause = error.source();
-    }
-    text
 }
 
 /// A refusal of the server's own; `stage` is empty where the loader was not asked.
