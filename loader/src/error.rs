@@ -113,6 +113,8 @@ pub enum ErrorKind {
     InitFailed,
     /// A thread could not be started.
     Thread,
+    /// The control socket could not be made.
+    Control,
     /// The symbol is not exported.
     NoSymbol,
     /// The symbol is exported but is not a function.
@@ -322,7 +324,11 @@ impl fmt::Display for Error {
         if f.alternate() {
             let mut source = error::Error::source(self);
             while let Some(cause) = source {
-                write!(f, ": {cause}")?;
+                let text = cause.to_string();
+                // A message made of its cause does not need it again.
+                if !inner.message.contains(&text) {
+                    write!(f, ": {text}")?;
+                }
                 source = cause.source();
             }
         }

@@ -29,6 +29,8 @@ mod checkpoint;
 mod config;
 mod constructors;
 mod context;
+#[cfg(feature = "control")]
+pub mod control;
 mod deadline;
 mod drainer;
 mod error;

@@ -97,7 +97,7 @@ fn open(origin: Origin) -> Result<Opened, Error> {
     checkpoint::pass("load.open").map_err(|error| error.at(Stage::Open))?;
     match origin {
         Origin::Path(path) => Opened::open(path),
-        Origin::Descriptor(fd) => Opened::from_fd(fd, "descriptor.so", DEFAULT_MAX_SIZE),
+        Origin::Descriptor(fd, path) => Opened::from_fd(fd, path, DEFAULT_MAX_SIZE),
     }
     .map_err(|error| image_error(error, Stage::Open))
 }
@@ -414,6 +414,7 @@ fn describe(
         calls_before: process.workers.calls(claim.id),
         context: Context::new(flight.name, flight.params, &process.services),
         times: OnceLock::new(),
+        info: flight.info.clone(),
     };
     Ok((record, destructors, descriptor))
 }

@@ -31,7 +31,7 @@ use crate::worker::Worker;
 /// Every method: thread context only.
 #[derive(Clone, Debug)]
 pub struct Loader {
-    process: &'static Process,
+    pub(crate) process: &'static Process,
 }
 
 impl Loader {

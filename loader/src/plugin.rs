@@ -15,7 +15,7 @@ use crate::calls::{self, By};
 use crate::context::Context;
 use crate::error::{CallError, Error, ErrorKind, Stage};
 use crate::image::symbols;
-use crate::image::{Edit, StageLink, SymbolRow};
+use crate::image::{Edit, Info, StageLink, SymbolRow};
 use crate::index::OwnedIndex;
 use crate::signature::Signature;
 use crate::sys::{code, dl};
@@ -44,6 +44,8 @@ pub(crate) struct Record {
     /// Calls that the slot had counted before this load.
     pub(crate) calls_before: u64,
     pub(crate) times: OnceLock<Vec<(Stage, Duration)>>,
+    /// The author's metadata.
+    pub(crate) info: Info,
 }
 
 /// One interface or service that a plugin exports.
@@ -101,8 +103,12 @@ impl Record {
         }
     }
 
-    /// The exported symbol that covers a run-time address, as text.
+    /// The exported symbol that covers a run-time address, as text; for the table of an interface
+    /// the interface.
     pub(crate) fn symbol_at(&self, address: usize) -> Box<str> {
+        if let Some(export) = self.interfaces.iter().find(|e| e.table == address) {
+            return export.name.as_str().into();
+        }
         let svma = address.wrapping_sub(self.bias) as u64;
         self.index
             .view()
@@ -150,6 +156,12 @@ impl Plugin {
     #[must_use]
     pub fn origin(&self) -> &str {
         &self.record.origin
+    }
+
+    /// What its author says about it; empty for a foreign library.
+    #[must_use]
+    pub fn info(&self) -> &Info {
+        &self.record.info
     }
 
     /// The process-wide number of this load, never reused.
