@@ -315,7 +315,7 @@ fn looks_agree_with_the_loader() {
                 "address": format!("{address:#x}"),
                 "plugin": "checksum",
                 "version": plugin.version(),
-                "symbol": String::from_utf8_lossy(name),
+                "symbol": String::from_utf8_lossy(&name),
                 "offset": found.offset,
                 "generation": plugin.generation(),
                 "state": "Live",
