@@ -294,13 +294,9 @@ fn looks_agree_with_the_loader() {
             serde_json::from_value(client.call("Symbols", &json!({"name": "checksum"})))
                 .expect("as declared");
         let of_loader: Vec<_> = plugin
-            .symbols()
-            .map(|(name, address)| {
-                (
-                    String::from_utf8_lossy(name).into_owned(),
-                    format!("{address:#x}"),
-                )
-            })
+            .symbol_table()
+            .into_iter()
+            .map(|row| (row.name, format!("{:#x}", row.address)))
             .collect();
         let of_socket: Vec<_> = symbols
             .symbols
@@ -309,7 +305,7 @@ fn looks_agree_with_the_loader() {
             .collect();
         assert_eq!(of_socket, of_loader);
 
-        let (name, address) = plugin.symbols().next().expect("a symbol");
+        let (name, address) = plugin.symbols().swap_remove(0);
         let asked = json!({"addresses": [format!("{:#x}", address), "1"]});
         let resolved = client.call("Resolve", &asked);
         let found = SymbolReader::new().resolve(address).expect("inside");
@@ -319,7 +315,7 @@ fn looks_agree_with_the_loader() {
                 "address": format!("{address:#x}"),
                 "plugin": "checksum",
                 "version": plugin.version(),
-                "symbol": String::from_utf8_lossy(name),
+                "symbol": String::from_utf8_lossy(&name),
                 "offset": found.offset,
                 "generation": plugin.generation(),
                 "state": "Live",
@@ -600,8 +596,9 @@ fn long_lists_come_in_replies_below_64_kib() {
             }
         }
         let expected: Vec<_> = plugin
-            .symbols()
-            .map(|(name, _)| String::from_utf8_lossy(name).into_owned())
+            .symbol_table()
+            .into_iter()
+            .map(|row| row.name)
             .collect();
         assert!(symbols.len() >= 20_000);
         assert_eq!(symbols, expected);

@@ -214,8 +214,7 @@ fn check_resolved(found: &Resolved) {
         return;
     }
     let svma = (found.symbol_start as u64).wrapping_sub(found.bias as u64);
-    if found.symbol.is_truncated()
-        || !oracles[file].has(svma, name)
+    if !oracles[file].has(svma, name, found.symbol.is_truncated())
         || found.symbol_start as u64 + found.offset != found.address as u64
     {
         fault(Fault::WrongSymbol, found.address as u64);
@@ -475,9 +474,12 @@ fn check_stale(plugin: &Plugin) {
     let Some(known) = ledger(plugin.generation()) else {
         return;
     };
-    let sum = plugin.symbols().fold(0_u64, |sum, (name, address)| {
-        sum.wrapping_add(oracle::share(name, address as u64))
-    });
+    let sum = plugin
+        .symbols()
+        .into_iter()
+        .fold(0_u64, |sum, (name, address)| {
+            sum.wrapping_add(oracle::share(&name, address as u64))
+        });
     if ORACLES
         .get()
         .is_some_and(|oracles| sum != oracles[known.file].checksum(known.bias))

@@ -263,8 +263,8 @@ fn kind(kind: ErrorKind) -> &'static str {
 }
 
 fn build_id(plugin: &Plugin) -> String {
-    let bytes = plugin.build_id().iter();
-    bytes.map(|byte| format!("{byte:02x}")).collect()
+    let bytes = plugin.build_id();
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn hex(address: usize) -> String {
