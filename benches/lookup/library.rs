@@ -90,6 +90,7 @@ impl Library {
                 (symbol.address(), number)
             })
             .collect();
+        table.shrink_to_fit();
         table.sort_unstable();
         table
     }

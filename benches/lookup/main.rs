@@ -14,32 +14,83 @@ mod names;
 mod peers;
 mod plug;
 mod random;
+mod scenario;
 mod single;
 mod verdict;
 
 use std::fs;
+use std::process::ExitCode;
 use std::thread;
 
 use measure::Plan;
 use plug::Plug;
 use verdict::Verdicts;
 
-fn main() {
+fn main() -> ExitCode {
     let plan = Plan::from_environment();
+    if let Some(group) = scenario::asked() {
+        // Each plugin keeps the descriptor of its private copy.
+        raise_descriptor_limit();
+        measure(plan, &group);
+        return ExitCode::SUCCESS;
+    }
     machine();
     if plan.quick {
         println!("quick: small sizes and one round; the ratios mean nothing");
     }
-    // Each plugin keeps the descriptor of its private copy.
-    raise_descriptor_limit();
-    let plug = Plug::start();
     let mut verdicts = Verdicts::new();
-    loads::run(plan, &plug, &mut verdicts);
-    single::run(plan, &plug, &mut verdicts);
-    names::run(plan, &plug, &mut verdicts);
-    many::run(plan, &plug, &mut verdicts);
-    verdicts.set("crash_report_us", Err("not built yet".to_owned()));
+    let mut code = ExitCode::SUCCESS;
+    for group in GROUPS {
+        println!("\n== {group}");
+        if let Err(error) = scenario::run(group, &mut verdicts) {
+            println!("{error}");
+            code = ExitCode::FAILURE;
+        }
+    }
     verdicts.print();
+    code
+}
+
+/// What is measured in a process of its own. Sizes are those of the full run.
+const GROUPS: [&str; 16] = [
+    "load 100",
+    "load 500k",
+    "addresses 100",
+    "addresses 10k",
+    "addresses 100k",
+    "addresses 500k",
+    "names 100",
+    "names 1k",
+    "names 10k",
+    "names 100k",
+    "names 500k",
+    "plugins 10",
+    "plugins 100",
+    "plugins 1000",
+    "plugins 5000",
+    "crash",
+];
+
+fn measure(plan: Plan, group: &str) {
+    let (what, word) = group.split_once(' ').unwrap_or((group, ""));
+    let n = match word {
+        "1k" => 1_000,
+        "10k" => plan.size(10_000, 2_000),
+        "100k" => plan.size(100_000, 5_000),
+        "500k" => plan.size(500_000, 20_000),
+        "1000" => plan.size(1000, 40),
+        "5000" => plan.size(5000, 60),
+        word => word.parse().unwrap_or(0),
+    };
+    let plug = Plug::start();
+    match what {
+        "load" => loads::run(plan, &plug, word, n),
+        "addresses" => single::run(plan, &plug, word, n),
+        "names" => names::run(plan, &plug, word, n),
+        "plugins" => many::run(plan, &plug, n, word == "1000"),
+        "crash" => verdict::tell("crash_report_us", Err("not built yet".to_owned())),
+        other => panic!("no group {other}"),
+    }
 }
 
 /// What it runs on, and who else does.

@@ -5,45 +5,48 @@ use std::time::Instant;
 use plug_loader::Plugin;
 
 use crate::library::Library;
-use crate::measure::{Contender, Plan, Series, compare, ratio, table};
+use crate::measure::{Contender, Plan, Series, compare, median, ratio, table};
 use crate::peers::{self, Blazesym, ask};
 use crate::plug::{self, Plug};
 use crate::random::Random;
-use crate::verdict::Verdicts;
+use crate::verdict;
 
 /// Symbols of each of the first thousand plugins.
 const BIG: usize = 1001;
 /// And of those after them.
 const SMALL: usize = 100;
 
-pub fn run(plan: Plan, plug: &Plug, verdicts: &mut Verdicts) {
+pub fn run(plan: Plan, plug: &Plug, n: usize, judged: bool) {
     let (big, small) = (Library::with_functions(BIG), Library::with_functions(SMALL));
-    let thousand = plan.size(1000, 40);
-    let mut loaded: Vec<(&Library, Plugin)> = Vec::new();
-    for n in [10, plan.size(100, 20), thousand, plan.size(5000, 60)] {
+    let mut loaded: Vec<(&Library, Plugin)> = Vec::with_capacity(n);
+    let mut times = Vec::with_capacity(n);
+    for number in 0..n {
+        let library = if number < 1000 { &big } else { &small };
         let began = Instant::now();
-        let before = loaded.len();
-        for number in before..n {
-            let library = if number < thousand { &big } else { &small };
-            loaded.push((library, plug.load(library, &format!("many-{number}"))));
-        }
-        let per_load = began.elapsed() / u32::try_from(n - before).expect("32 bits");
-        plug.settle();
-        println!("\n== {n} plugins, the last ones loaded in {per_load:.1?} each");
-        let vec = global(&loaded);
-        for (word, hot) in [("90 % in 256 hot ones", 256), ("all alike", 0)] {
-            let addresses = addresses(&loaded, hot);
-            let all = ask_all(plan, &addresses, &vec);
-            table(
-                &format!("address to plugin and symbol, {n} plugins, addresses: {word}"),
-                "ns",
-                &all,
-            );
-            if n == thousand && hot != 0 {
-                let over = |other| ratio(&all, "Plug: locate", other);
-                verdicts.set("addr_vs_dlfo_1000x1000", over("_dl_find_object"));
-                verdicts.set("addr_vs_dladdr_1000x1000", over("dladdr"));
-            }
+        let plugin = plug.load(library, &format!("many-{number}"));
+        times.push(began.elapsed().as_nanos() as f64 / 1e3);
+        loaded.push((library, plugin));
+    }
+    plug.settle();
+    let last = &times[n - n.min(10)..];
+    println!(
+        "  loads, us: median {:.0}, of the last ten {:.0}",
+        median(&times),
+        median(last)
+    );
+    let vec = global(&loaded);
+    for (word, hot) in [("90 % in 256 hot ones", 256), ("all alike", 0)] {
+        let addresses = addresses(&loaded, hot);
+        let all = ask_all(plan, &loaded, &addresses, &vec);
+        table(
+            &format!("address to plugin and symbol, {n} plugins, addresses: {word}"),
+            "ns",
+            &all,
+        );
+        if judged && hot != 0 {
+            let over = |other| ratio(&all, "Plug: locate", other);
+            verdict::tell("addr_vs_dlfo_1000x1000", over("_dl_find_object"));
+            verdict::tell("addr_vs_dladdr_1000x1000", over("dladdr"));
         }
     }
 }
@@ -92,7 +95,12 @@ fn global(loaded: &[(&Library, Plugin)]) -> Vec<(u64, u32)> {
     table
 }
 
-fn ask_all(plan: Plan, addresses: &[usize], vec: &[(u64, u32)]) -> Vec<Series> {
+fn ask_all(
+    plan: Plan,
+    loaded: &[(&Library, Plugin)],
+    addresses: &[usize],
+    vec: &[(u64, u32)],
+) -> Vec<Series> {
     let first = addresses[0];
     let process = Blazesym::process();
     let mut contenders = vec![
@@ -106,7 +114,6 @@ fn ask_all(plan: Plan, addresses: &[usize], vec: &[(u64, u32)]) -> Vec<Series> {
             ask(|address: usize| peers::search(vec, address as u64)),
         ),
     ];
-    peers::backtrace_forget();
     if peers::backtrace(first) == 0 {
         println!("skipped backtrace-rs finds no name");
     } else {
@@ -119,6 +126,11 @@ fn ask_all(plan: Plan, addresses: &[usize], vec: &[(u64, u32)]) -> Vec<Series> {
     match process.as_ref().map(|process| process.name_of(first)) {
         Ok(Ok(_)) => {
             let process = process.as_ref().expect("checked");
+            // It keeps what it read of every file: what counts is how it goes on.
+            for (library, plugin) in loaded {
+                let start = plugin.range().0 + library.symbols[0].svma as usize;
+                process.name_of(start).expect("as the others");
+            }
             contenders.push(Contender::new(
                 "blazesym Process",
                 addresses,

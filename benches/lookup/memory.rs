@@ -2,6 +2,7 @@
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::arch::x86_64::{_mm_clflush, _mm_mfence};
+use std::fs;
 use std::sync::atomic::{AtomicBool, AtomicIsize, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
@@ -122,6 +123,21 @@ impl Drop for Traces {
     fn drop(&mut self) {
         N_RECORDED.store(0, Ordering::Relaxed);
     }
+}
+
+/// Readable mappings of files whose path contains `path`.
+pub fn mapped(path: &str) -> Vec<(usize, usize)> {
+    let maps = fs::read_to_string("/proc/self/maps").expect("proc");
+    let lines = maps.lines().filter(|line| line.contains(path));
+    lines
+        .filter_map(|line| {
+            let (range, rest) = line.split_once(' ')?;
+            let (start, end) = range.split_once('-')?;
+            let start = usize::from_str_radix(start, 16).ok()?;
+            let end = usize::from_str_radix(end, 16).ok()?;
+            rest.starts_with('r').then_some((start, end - start))
+        })
+        .collect()
 }
 
 /// Throws ranges of memory out of every cache.

@@ -15,76 +15,63 @@ use crate::peers::ask;
 use crate::plug::{self, Plug};
 use crate::random::Random;
 use crate::single::handle;
-use crate::verdict::Verdicts;
+use crate::verdict;
 
-pub fn run(plan: Plan, plug: &Plug, verdicts: &mut Verdicts) {
-    let sizes = [
-        ("100", 100),
-        ("1k", 1_000),
-        ("10k", plan.size(10_000, 2_000)),
-        ("100k", plan.size(100_000, 5_000)),
-        ("500k", plan.size(500_000, 20_000)),
-    ];
-    for (word, n) in sizes {
-        let library = Library::with_functions(n);
-        let (plugin, ..) = plug.load_ready(&library, &format!("names-{word}"));
-        {
-            let handle = handle(&plugin).expect("loaded by ld.so");
-            let names = Names::new(&library);
-            let began = Instant::now();
-            let (map, held) = memory::held(|| {
-                let symbols = library.symbols.iter().zip(0u32..);
-                symbols
-                    .map(|(symbol, number)| (library.name_of(symbol), number))
-                    .collect::<HashMap<&str, u32>>()
-            });
-            println!(
-                "\n== names of {n} symbols\n  hashbrown: built in {:.1?}, {:.2} bytes per symbol \
-                 beside the names",
-                began.elapsed(),
-                held as f64 / n as f64
-            );
-            for name in names.hits.iter().take(1000) {
-                let expected = handle.symbol(name.c);
-                assert!(expected.is_some(), "dlsym does not know {}", name.text);
-                assert_eq!(plug::address_of(&plugin, name.text), expected);
-            }
-            let name = &names.misses[0];
-            assert_eq!(plug::address_of(&plugin, name.text), None);
+pub fn run(plan: Plan, plug: &Plug, word: &str, n: usize) {
+    let library = Library::with_functions(n);
+    let (plugin, ..) = plug.load_ready(&library, &format!("names-{word}"));
+    let handle = handle(&plugin).expect("loaded by ld.so");
+    let names = Names::new(&library);
+    let began = Instant::now();
+    let (map, held) = memory::held(|| {
+        let symbols = library.symbols.iter().zip(0u32..);
+        symbols
+            .map(|(symbol, number)| (library.name_of(symbol), number))
+            .collect::<HashMap<&str, u32>>()
+    });
+    println!(
+        "  hashbrown: built in {:.1?}, {:.2} bytes per symbol \
+         beside the names",
+        began.elapsed(),
+        held as f64 / n as f64
+    );
+    for name in names.hits.iter().take(1000) {
+        let expected = handle.symbol(name.c);
+        assert!(expected.is_some(), "dlsym does not know {}", name.text);
+        assert_eq!(plug::address_of(&plugin, name.text), expected);
+    }
+    let name = &names.misses[0];
+    assert_eq!(plug::address_of(&plugin, name.text), None);
 
-            let by_plug = |name: Name<'_>| plug::address_of(&plugin, name.text);
-            let by_dlsym = |name: Name<'_>| handle.symbol(name.c);
-            let by_map = |name: Name<'_>| map.get(name.text).copied();
-            let all = compare(
-                plan,
-                vec![
-                    Contender::new("Plug: address_of", &names.hits, ask(by_plug)),
-                    Contender::new("dlsym", &names.hits, ask(by_dlsym)),
-                    Contender::new("hashbrown", &names.hits, ask(by_map)),
-                    Contender::new(
-                        "Plug: address_of, no such name",
-                        &names.misses,
-                        ask(by_plug),
-                    ),
-                    Contender::new("dlsym, no such name", &names.misses, ask(by_dlsym)),
-                    Contender::new("hashbrown, no such name", &names.misses, ask(by_map)),
-                ],
-            );
-            table(&format!("name to address, {n} symbols"), "ns", &all);
-            if word == "1k" {
-                verdicts.set("name_vs_dlsym_1k", ratio(&all, "Plug: address_of", "dlsym"));
-                let speedups = speedups(plan, &names, by_dlsym, by_plug);
-                table(
-                    "two threads over one, both asking one plugin of 1000 symbols",
-                    "times as fast",
-                    &speedups,
-                );
-                let value = ratio(&speedups, "dlsym", "Plug: address_of");
-                verdicts.set("dlsym_2thread_speedup_vs_ours", value);
-            }
-        }
-        plug.unload(&plugin);
-        plug.settle();
+    let by_plug = |name: Name<'_>| plug::address_of(&plugin, name.text);
+    let by_dlsym = |name: Name<'_>| handle.symbol(name.c);
+    let by_map = |name: Name<'_>| map.get(name.text).copied();
+    let all = compare(
+        plan,
+        vec![
+            Contender::new("Plug: address_of", &names.hits, ask(by_plug)),
+            Contender::new("dlsym", &names.hits, ask(by_dlsym)),
+            Contender::new("hashbrown", &names.hits, ask(by_map)),
+            Contender::new(
+                "Plug: address_of, no such name",
+                &names.misses,
+                ask(by_plug),
+            ),
+            Contender::new("dlsym, no such name", &names.misses, ask(by_dlsym)),
+            Contender::new("hashbrown, no such name", &names.misses, ask(by_map)),
+        ],
+    );
+    table(&format!("name to address, {n} symbols"), "ns", &all);
+    if word == "1k" {
+        verdict::tell("name_vs_dlsym_1k", ratio(&all, "Plug: address_of", "dlsym"));
+        let speedups = speedups(plan, &names, by_dlsym, by_plug);
+        table(
+            "two threads over one, both asking one plugin of 1000 symbols",
+            "times as fast",
+            &speedups,
+        );
+        let value = ratio(&speedups, "dlsym", "Plug: address_of");
+        verdict::tell("dlsym_2thread_speedup_vs_ours", value);
     }
 }
 

@@ -63,11 +63,6 @@ pub fn backtrace(address: usize) -> usize {
     len
 }
 
-/// Makes backtrace-rs look again at which objects are loaded.
-pub fn backtrace_forget() {
-    ::backtrace::clear_symbol_cache();
-}
-
 /// blazesym on the running process or on one file.
 pub struct Blazesym {
     symbolizer: Symbolizer,

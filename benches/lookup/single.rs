@@ -10,63 +10,44 @@ use crate::memory::{self, Traces};
 use crate::peers::{self, Blazesym, Handle, ask};
 use crate::plug::{self, Plug};
 use crate::random::Random;
-use crate::verdict::Verdicts;
+use crate::verdict;
 
 /// Parts of the index smaller than this are not per symbol.
 const PAGE: usize = 4096;
 
-pub fn run(plan: Plan, plug: &Plug, verdicts: &mut Verdicts) {
-    let sizes = [
-        ("100", 100),
-        ("10k", plan.size(10_000, 2_000)),
-        ("100k", plan.size(100_000, 5_000)),
-        ("500k", plan.size(500_000, 20_000)),
-    ];
-    let mut most = Err("nothing measured".to_owned());
-    for (word, n) in sizes {
-        let library = Library::with_functions(n);
-        let ((plugin, loaded, ready), traces) =
-            Traces::of(|| plug.load_ready(&library, &format!("single-{word}")));
-        let place = Place::new(&library, &plugin);
-        println!("\n== one plugin of {n} symbols");
+pub fn run(plan: Plan, plug: &Plug, word: &str, n: usize) {
+    let library = Library::with_functions(n);
+    let name = format!("addresses-{word}");
+    let ((plugin, loaded, ready), traces) = Traces::of(|| plug.load_ready(&library, &name));
+    let place = Place::new(&library, &plugin);
 
-        let per_symbol = bytes(&place, &traces, loaded, ready);
-        if n >= 1000 {
-            most = match (most, per_symbol) {
-                (Ok(before), Ok(bytes)) => Ok(f64::max(before, bytes)),
-                (Err(_), other) | (other, Err(_)) => other,
-            };
-        }
-        let (vec, took, held) = watch(|| library.address_table());
-        build("Vec<(u64, u32)>", took, held, n);
-
-        let warm = warm(plan, &place, &vec);
-        table(
-            &format!("address to symbol, {n} symbols, random addresses, warm"),
-            "ns",
-            &warm,
-        );
-        let name = format!("addr_vs_vec_{word}");
-        if word == "10k" || word == "500k" {
-            verdicts.set(&name, ratio(&warm, "Plug: locate", "Vec<(u64, u32)>"));
-        }
-        if n >= 1000 {
-            let cold = cold(plan, &place, &traces, &vec);
-            table(
-                &format!("address to symbol, {n} symbols, index flushed before each"),
-                "ns",
-                &cold,
-            );
-            if word == "10k" {
-                let value = ratio(&cold, "Plug: locate", "Vec<(u64, u32)>");
-                verdicts.set("addr_cold_vs_vec_10k", value);
-            }
-        }
-        drop(traces);
-        plug.unload(&plugin);
-        plug.settle();
+    let bytes = bytes(&place, &traces, loaded, ready);
+    if word == "500k" {
+        verdict::tell("index_bytes_per_symbol", bytes);
     }
-    verdicts.set("index_bytes_per_symbol", most);
+    let (vec, took, held) = watch(|| library.address_table());
+    build("Vec<(u64, u32)>", took, held, n);
+
+    let warm = warm(plan, &place, &vec);
+    table(
+        &format!("address to symbol, {n} symbols, random addresses, warm"),
+        "ns",
+        &warm,
+    );
+    if word == "10k" || word == "500k" {
+        let value = ratio(&warm, "Plug: locate", "Vec<(u64, u32)>");
+        verdict::tell(&format!("addr_vs_vec_{word}"), value);
+    }
+    let cold = cold(plan, &place, &traces, &vec);
+    table(
+        &format!("address to symbol, {n} symbols, flushed before each"),
+        "ns",
+        &cold,
+    );
+    if word == "10k" {
+        let value = ratio(&cold, "Plug: locate", "Vec<(u64, u32)>");
+        verdict::tell("addr_cold_vs_vec_10k", value);
+    }
 }
 
 /// A plugin where it lies, and addresses in it.
@@ -157,7 +138,6 @@ fn warm(plan: Plan, place: &Place<'_>, vec: &[(u64, u32)]) -> Vec<Series> {
         Contender::new("dladdr", addresses, ask(peers::dladdr)),
     ];
 
-    peers::backtrace_forget();
     let (len, took, held) = watch(|| peers::backtrace(first));
     if len == 0 {
         println!("skipped backtrace-rs finds no name");
@@ -207,7 +187,16 @@ fn cold(plan: Plan, place: &Place<'_>, traces: &Traces, vec: &[(u64, u32)]) -> V
     let _pinned = Pinned::to(0);
     let stamps = Stamps::new();
     let index = traces.ranges(PAGE);
-    let all = traces.ranges(1);
+    if index.is_empty() {
+        println!("skipped cold: no index of Plug's is on the heap");
+        return Vec::new();
+    }
+    let mut all = traces.ranges(1);
+    let file = memory::mapped(&format!("memfd:{}", place.plugin.name()));
+    // Tens of megabytes take too long.
+    if place.library.symbols.len() <= 10_000 {
+        all.extend(file);
+    }
     let table = [(vec.as_ptr() as usize, size_of_val(vec))];
     let bias = place.bias;
     let search = ask(|address: usize| peers::search(vec, (address - bias) as u64));
@@ -232,10 +221,6 @@ fn cold(plan: Plan, place: &Place<'_>, traces: &Traces, vec: &[(u64, u32)]) -> V
                 .rounds
                 .push(median(&times.collect::<Vec<_>>()));
         }
-    }
-    if index.is_empty() {
-        println!("skipped cold no index of Plug's found on the heap");
-        return Vec::new();
     }
     series.into()
 }

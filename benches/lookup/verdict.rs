@@ -15,33 +15,47 @@ const LIMITS: [(&str, f64); 11] = [
     ("crash_report_us", 2000.0),
 ];
 
-/// What was found.
-pub struct Verdicts([Result<f64, String>; LIMITS.len()]);
+/// Comes before a verdict that one process tells another.
+pub const PREFIX: &str = "=verdict ";
+
+/// What was found, as the line that says so.
+pub struct Verdicts([Option<String>; LIMITS.len()]);
 
 impl Verdicts {
     pub fn new() -> Self {
-        Self([const { Err(String::new()) }; LIMITS.len()])
+        Self([const { None }; LIMITS.len()])
     }
 
-    pub fn set(&mut self, name: &str, value: Result<f64, String>) {
+    /// Takes over the line that another process printed with [`tell`].
+    pub fn take(&mut self, line: &str) {
+        let name = line.split(' ').nth(1).unwrap_or_default();
         let at = LIMITS.iter().position(|limit| limit.0 == name);
-        self.0[at.expect("a name of the list")] = value;
+        self.0[at.expect("a name of the list")] = Some(line.to_owned());
     }
 
     /// One line each.
     pub fn print(&self) {
         println!();
-        for ((name, limit), value) in LIMITS.iter().zip(&self.0) {
-            match value {
-                Ok(value) => println!("ratio {name} {} {limit}", short(*value)),
-                Err(reason) if reason.is_empty() => println!("skipped {name} not measured"),
-                Err(reason) => println!("skipped {name} {reason}"),
+        for ((name, _), line) in LIMITS.iter().zip(&self.0) {
+            match line {
+                Some(line) => println!("{line}"),
+                None => println!("skipped {name} not measured"),
             }
         }
     }
 }
 
-/// Three digits that count; never rounded so far that a miss looks like a hit.
+/// Tells the process that collects verdicts what one is.
+pub fn tell(name: &str, value: Result<f64, String>) {
+    let limit = LIMITS.iter().find(|limit| limit.0 == name);
+    let limit = limit.expect("a name of the list").1;
+    match value {
+        Ok(value) => println!("{PREFIX}ratio {name} {} {limit}", short(value)),
+        Err(reason) => println!("{PREFIX}skipped {name} {reason}"),
+    }
+}
+
+/// As many digits as count.
 fn short(value: f64) -> String {
     match value {
         v if v < 0.1 => format!("{v:.5}"),
