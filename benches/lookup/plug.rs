@@ -7,6 +7,8 @@ use plug_loader::{
     Config, Deadline, Loader, Params, Plugin, Policy, Source, SymbolReader, Trust, Unloaded,
 };
 
+use plug_readside::{snapshot, thread_pointer};
+
 use crate::library::Library;
 
 /// The process's loader, and the right to load synthetic libraries.
@@ -53,6 +55,14 @@ impl Plug {
         self.settle();
         (plugin, loaded, began.elapsed())
     }
+}
+
+/// What every lookup begins and ends with.
+#[inline]
+pub fn section(_address: usize) {
+    black_box(snapshot::current(
+        &snapshot::sections().enter(thread_pointer()),
+    ));
 }
 
 /// Address to plugin and number of the symbol, nothing copied.

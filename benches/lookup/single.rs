@@ -128,6 +128,7 @@ fn warm(plan: Plan, place: &Place<'_>, vec: &[(u64, u32)]) -> Vec<Series> {
     let process = Blazesym::process();
     let mut contenders = vec![
         Contender::new("Plug: locate", addresses, plug::locate),
+        Contender::new("Plug: a section alone", addresses, plug::section),
         Contender::new("Plug: resolve", addresses, plug::resolve),
         Contender::new(
             "Vec<(u64, u32)>",
