@@ -12,7 +12,10 @@ use object::{Object, ObjectSymbol, SymbolKind};
 use crate::random::Random;
 
 /// Part of each file's name; raised when what is generated changes.
-const EDITION: u32 = 1;
+const EDITION: u32 = 2;
+
+/// A function of every library that crashes at once.
+pub const CRASH: &str = "crash_at_once";
 
 /// A library on disk, and its symbols as an outside reader sees them.
 pub struct Library {
@@ -96,12 +99,18 @@ impl Library {
     }
 }
 
-/// Assembles and links. The functions are filled with returns: nobody calls them.
+/// Assembles and links. All but the one that crashes are filled with returns: nobody calls them.
 fn make(path: &Path, n: usize) {
     println!("making {}", path.display());
     let mut random = Random::new(n as u64);
     let mut text = String::from(".section .note.GNU-stack,\"\",@progbits\n.text\n");
-    for number in 0..n {
+    writeln!(
+        text,
+        ".p2align 4\n.globl {CRASH}\n.type {CRASH},@function\n{CRASH}:\npush %rbp\n\
+         mov %rsp,%rbp\nmovl $0,0\npop %rbp\nret\n.size {CRASH},.-{CRASH}"
+    )
+    .expect("memory");
+    for number in 1..n {
         let name = mangled(&mut random, number);
         let size = 12 + random.below(249);
         writeln!(

@@ -5,6 +5,7 @@
 //! over the rounds; a ratio is the median of the ratios within a round. The last lines are
 //! `ratio NAME VALUE LIMIT`, met where VALUE <= LIMIT, or `skipped NAME reason`.
 
+mod crash;
 mod library;
 mod loads;
 mod many;
@@ -88,7 +89,8 @@ fn measure(plan: Plan, group: &str) {
         "addresses" => single::run(plan, &plug, word, n),
         "names" => names::run(plan, &plug, word, n),
         "plugins" => many::run(plan, &plug, n, word == "1000"),
-        "crash" => verdict::tell("crash_report_us", Err("not built yet".to_owned())),
+        "crash" => crash::run(plan),
+        crash::CHILD => crash::child(&plug),
         other => panic!("no group {other}"),
     }
 }

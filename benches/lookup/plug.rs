@@ -47,6 +47,11 @@ impl Plug {
         self.loader.reclaim();
     }
 
+    /// Has crashes reported, to stderr alone.
+    pub fn install_crash_handler(&self) -> Result<(), String> {
+        Err("not built yet".to_owned())
+    }
+
     /// Loads and waits for the index; how long the load took, and load and index together.
     pub fn load_ready(&self, library: &Library, name: &str) -> (Plugin, Duration, Duration) {
         let began = Instant::now();

@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use crate::verdict::{PREFIX, Verdicts};
 
 /// Comes before a group's name on the command line.
-const FLAG: &str = "--group";
+pub const FLAG: &str = "--group";
 
 /// The group that this process shall measure; none for the process that was started by hand.
 pub fn asked() -> Option<String> {
