@@ -139,6 +139,10 @@ impl<'a> Contender<'a> {
 /// Runs all contenders in each round, each time beginning with another one.
 pub fn compare(plan: Plan, mut contenders: Vec<Contender<'_>>) -> Vec<Series> {
     let _pinned = Pinned::to(0);
+    // For a profiler: only those whose name contains it.
+    if let Ok(only) = std::env::var("PLUG_BENCH_ONLY") {
+        contenders.retain(|contender| contender.name.contains(&only));
+    }
     let batches: Vec<usize> = contenders.iter_mut().map(|c| c.batch(plan)).collect();
     let mut all: Vec<Series> = contenders.iter().map(|c| Series::new(&c.name)).collect();
     for round in 0..plan.rounds() {
