@@ -7,10 +7,11 @@ use std::path::{Path, PathBuf};
 use plug_tests::standalone::repository;
 
 /// The only files of the loader that may contain unsafe code.
-const UNSAFE: [&str; 19] = [
+const UNSAFE: [&str; 20] = [
     "calls",
     "constructors",
     "context",
+    "index",
     "load",
     "plugin",
     "process",

@@ -295,5 +295,11 @@ fn symbol_table_of_a_loaded_plugin_is_nm_at_run_time_addresses() {
     assert_eq!(found, nm(&path).expect("nm"));
     let gone = loader.unload(plugin.name(), Deadline::after(Duration::from_secs(1)));
     assert!(matches!(gone, Ok(Unloaded::Gone(_))), "{gone:?}");
-    assert_eq!(plugin.symbol_table().len(), found.len());
+    // What is left is the exports without their versions.
+    let left = plugin.symbol_table();
+    assert!(!left.is_empty());
+    for row in left {
+        let known = |found: &Row| found.0.split('@').next() == Some(row.name.as_str());
+        assert!(found.iter().any(known), "{row:?}");
+    }
 }

@@ -26,7 +26,13 @@
     expect(clippy::modulo_one, reason = "the tables of a model have one line")
 )]
 
+#[cfg(not(plug_loom))]
+pub mod elf;
 pub mod gate;
+#[cfg(not(plug_loom))]
+pub mod index;
+#[cfg(not(plug_loom))]
+pub mod search;
 pub mod section;
 pub mod state;
 mod sync;
@@ -41,7 +47,9 @@ mod thread_pointer;
 mod loom;
 
 #[cfg(not(plug_loom))]
-pub use reader::{PluginView, Resolved, SymbolReader, SymbolView, Symbols, Text, plug_resolve};
+pub use reader::{
+    Location, PluginView, Resolved, SymbolReader, SymbolView, Symbols, Text, plug_resolve,
+};
 pub use thread_pointer::ThreadPointer;
 #[cfg(not(plug_loom))]
 pub use thread_pointer::thread_pointer;

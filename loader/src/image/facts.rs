@@ -72,6 +72,8 @@ pub struct Facts {
     pub(super) string_refs: Vec<u32>,
     /// Offsets of the base version's names.
     pub(super) base_refs: Vec<u32>,
+    /// Entries in `DT_SYMTAB`.
+    pub(super) n_symbols: u64,
     /// The versions of symbols, ascending by index.
     pub(super) versions: Vec<Named>,
     /// Bytes of the thread-local template that the file holds; what follows is zero.
@@ -100,6 +102,7 @@ impl Facts {
         let of_symbols = versions.check_symbols(&elf, &dynamic, table.n_symbols)?;
         check_strings(&strings, &versions)?;
 
+        let n_symbols = table.n_symbols;
         let mut string_refs = versions.names;
         let symbols = table.symbols(&elf, &strings, tls, of_symbols, &mut string_refs)?;
         let text = |tag: i64| {
@@ -149,6 +152,7 @@ impl Facts {
                 .filter(|s| s.binding == Binding::Unique)
                 .count(),
             symbols,
+            n_symbols,
             strings: (
                 strings.offset,
                 u64::try_from(strings.bytes.len()).unwrap_or(0),
