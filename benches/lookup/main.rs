@@ -3,7 +3,8 @@
 //! `cargo bench -p benches --bench lookup`; with `PLUG_BENCH_QUICK=1` one short round over small
 //! sizes, which shows that everything runs and whose ratios mean nothing. Every figure is a median
 //! over the rounds; with `PLUG_BENCH_ONLY=locate` only contenders of such a name run, and arguments
-//! `-- --group "addresses 10k"` measure one group in this very process, for a profiler. A ratio is the median of the ratios within a round. The last lines are
+//! `-- --group "addresses 10k"` measure one group in this very process, for a profiler. A ratio is
+//! the median of the ratios within a round. The last lines are
 //! `ratio NAME VALUE LIMIT`, met where VALUE <= LIMIT, or `skipped NAME reason`.
 
 mod crash;

@@ -44,6 +44,7 @@ impl Plug {
 
     /// Waits until nothing is built or freed behind the scenes.
     pub fn settle(&self) {
+        self.loader.settle_indexes();
         self.loader.reclaim();
     }
 
@@ -57,7 +58,7 @@ impl Plug {
         let began = Instant::now();
         let plugin = self.load(library, name);
         let loaded = began.elapsed();
-        self.settle();
+        self.loader.settle_indexes();
         (plugin, loaded, began.elapsed())
     }
 }
@@ -73,7 +74,7 @@ pub fn section(_address: usize) {
 /// Address to plugin and number of the symbol, nothing copied.
 #[inline]
 pub fn locate(address: usize) {
-    black_box(SymbolReader::new().resolve(black_box(address)));
+    black_box(SymbolReader::new().locate(black_box(address)));
 }
 
 /// Address to everything, copied out.
@@ -91,13 +92,10 @@ pub fn symbol_start(address: usize) -> Option<usize> {
 /// Name to address.
 #[inline]
 pub fn address_of(plugin: &Plugin, name: &str) -> Option<usize> {
-    plugin
-        .symbols()
-        .find(|(other, _)| *other == name.as_bytes())
-        .map(|(_, address)| address)
+    plugin.address_of(name)
 }
 
 /// Bytes that the loader says it holds for the plugin's symbols.
-pub fn index_bytes(_plugin: &Plugin) -> Result<usize, String> {
-    Err("the loader does not tell".to_owned())
+pub fn index_bytes(plugin: &Plugin) -> usize {
+    plugin.index_bytes()
 }
