@@ -215,10 +215,9 @@ impl fmt::Display for Lingering {
 }
 
 /// Why an operation of the loader failed. Cheap to clone: callers that shared a load share it.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Error(Arc<Inner>);
 
-#[derive(Debug)]
 struct Inner {
     kind: ErrorKind,
     stage: Option<Stage>,
@@ -304,6 +303,13 @@ impl Error {
     #[must_use]
     pub fn lingering(&self) -> Option<&Lingering> {
         self.0.lingering.as_ref()
+    }
+}
+
+/// As text with its causes: what `main` prints when it returns one.
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}: {self:#}", self.0.kind)
     }
 }
 
