@@ -25,7 +25,7 @@
 //! static READER: SymbolReader = SymbolReader::new(); // for any handler, any thread
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! // SAFETY: we run these files with our rights and call them by their signatures.
+//! // We run these files with our rights and call them by their signatures.
 //! let trust = unsafe { Trust::new(Policy::default()) };
 //! let loader = Loader::new(Config::default())?;
 //! let codec = loader.load(&trust, Source::path("./libcodec.so"), &Params::new().with("level", "9"))?;
@@ -34,7 +34,7 @@
 //! let worker = loader.worker("io-3")?; // this thread
 //! worker.quiescent(); // at the top of its loop
 //! let bytes = b"some bytes";
-//! // SAFETY: the signature is the plugin's, and the bytes outlive the call.
+//! // The signature is the plugin's, and the bytes outlive the call.
 //! let sum = unsafe { encode.call_on(&worker, (bytes.as_ptr(), bytes.len())) }?;
 //!
 //! let pin = codec.pin()?; // for what outlives a call; an unload waits for it

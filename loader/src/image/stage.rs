@@ -11,6 +11,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::fs::{
     AtFlags, FileType, MemfdFlags, Mode, OFlags, SealFlags, Stat, fchmod, fcntl_add_seals, fstat,
@@ -283,7 +284,7 @@ impl Staged {
         let sealed = match self.entry {
             None => {
                 let all = SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
-                fcntl_add_seals(&self.file, all)
+                add_seals(self.file.as_fd(), all)
             }
             Some(_) => fchmod(&self.file, Mode::RUSR | Mode::XUSR),
         };
@@ -328,6 +329,25 @@ impl Staged {
             }
         }
     }
+}
+
+/// Adds seals, waiting for those who hold a page of the copy for a moment.
+///
+/// The kernel refuses to seal against writing while anybody but the page cache holds a page: its
+/// own batches of pages to be listed, or a scan of the memory in use. It waits 150 ms by itself.
+///
+/// # Source
+/// `memfd_wait_for_pins` in mm/memfd.c.
+fn add_seals(file: BorrowedFd<'_>, seals: SealFlags) -> Result<(), Errno> {
+    /// Eight seconds in all, most of them the kernel's own waiting.
+    const TRIES: u32 = 50;
+    for _ in 1..TRIES {
+        match fcntl_add_seals(file, seals) {
+            Err(Errno::BUSY) => std::thread::sleep(Duration::from_millis(10)),
+            done => return done,
+        }
+    }
+    fcntl_add_seals(file, seals)
 }
 
 /// The path by which ld.so opens a copy. Dropping removes the path and closes the copy: keep it
