@@ -79,6 +79,25 @@ impl Oracle {
             .wrapping_add(self.names)
     }
 
+    /// Whether `name` is how a function without a symbol is shown that starts at the link-time
+    /// address `start`, and no symbol covers `svma`.
+    ///
+    /// Async-signal-safe.
+    #[must_use]
+    pub fn is_unnamed(&self, name: &[u8], start: u64, svma: u64) -> bool {
+        let Some(digits) = name.strip_prefix(b"fn@+0x") else {
+            return false;
+        };
+        let value = digits.iter().try_fold(0_u64, |value, digit| {
+            Some(value << 4 | u64::from(char::from(*digit).to_digit(16)?))
+        });
+        value == Some(start)
+            && !self
+                .named
+                .iter()
+                .any(|s| svma >= s.svma && svma - s.svma < s.size.max(1))
+    }
+
     /// Whether a symbol `name` starts at the link-time address `svma`; one of which `name` is the
     /// beginning, where the answer says that it was cut.
     ///

@@ -214,7 +214,9 @@ fn check_resolved(found: &Resolved) {
         return;
     }
     let svma = (found.symbol_start as u64).wrapping_sub(found.bias as u64);
-    if !oracles[file].has(svma, name, found.symbol.is_truncated())
+    let oracle = &oracles[file];
+    if !(oracle.has(svma, name, found.symbol.is_truncated())
+        || oracle.is_unnamed(name, svma, svma.wrapping_add(found.offset)))
         || found.symbol_start as u64 + found.offset != found.address as u64
     {
         fault(Fault::WrongSymbol, found.address as u64);
