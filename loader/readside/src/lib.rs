@@ -26,7 +26,12 @@
     expect(clippy::modulo_one, reason = "the tables of a model have one line")
 )]
 
+#[cfg(not(plug_loom))]
+pub mod departed;
 pub mod gate;
+pub mod line;
+#[cfg(not(plug_loom))]
+pub mod phase;
 pub mod section;
 pub mod state;
 mod sync;

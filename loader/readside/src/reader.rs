@@ -36,18 +36,7 @@ impl SymbolReader {
         let row = snapshot::find(snapshot::current(&section), address)?;
         // SAFETY: the row was found through `section`, which is open until the end of this call.
         let index = unsafe { row.index() };
-        let mut out = Resolved::of(row, index, address);
-        let svma = (address as u64).wrapping_sub(row.bias as u64);
-        if let Some(symbol) = index.find(svma) {
-            out.symbol.set(index.text((symbol.name, symbol.name_len)));
-            out.symbol_start = run_time(row.bias, symbol.svma);
-            out.symbol_size = symbol.size;
-            out.offset = svma.wrapping_sub(symbol.svma);
-        } else {
-            out.symbol_start = row.start;
-            out.offset = (address as u64).wrapping_sub(row.start as u64);
-        }
-        Some(out)
+        Some(answer(row, Some(index), address))
     }
 
     /// Shows every plugin of the current snapshot to `visit`, in address order, until it says
@@ -77,6 +66,23 @@ impl SymbolReader {
         }
         view.sequence
     }
+}
+
+/// What `row` and its symbols, if there are any, say about `address`, copied out.
+pub(crate) fn answer(row: &Row, index: Option<&Index>, address: usize) -> Resolved {
+    let mut out = Resolved::of(row, index, address);
+    let svma = (address as u64).wrapping_sub(row.bias as u64);
+    let symbol = index.and_then(|index| Some((index, index.find(svma)?)));
+    if let Some((index, symbol)) = symbol {
+        out.symbol.set(index.text((symbol.name, symbol.name_len)));
+        out.symbol_start = run_time(row.bias, symbol.svma);
+        out.symbol_size = symbol.size;
+        out.offset = svma.wrapping_sub(symbol.svma);
+    } else {
+        out.symbol_start = row.start;
+        out.offset = (address as u64).wrapping_sub(row.start as u64);
+    }
+    out
 }
 
 /// One plugin during a walk.
@@ -227,6 +233,13 @@ impl<const N: usize> Text<N> {
         bytes: [0; N],
     };
 
+    /// As much of `text` as fits.
+    pub(crate) fn of(text: &[u8]) -> Self {
+        let mut out = Self::EMPTY;
+        out.set(text);
+        out
+    }
+
     /// Copies as much of `text` as fits.
     fn set(&mut self, text: &[u8]) {
         let room = self.bytes.len().saturating_sub(1);
@@ -299,7 +312,7 @@ pub struct Resolved {
 }
 
 impl Resolved {
-    fn of(row: &Row, index: &Index, address: usize) -> Self {
+    fn of(row: &Row, index: Option<&Index>, address: usize) -> Self {
         let mut out = Self {
             address,
             plugin_start: row.start,
@@ -310,14 +323,16 @@ impl Resolved {
             symbol_size: 0,
             offset: 0,
             state: state_of(row) as u8,
-            build_id_len: index.build_id_len,
-            build_id: index.build_id,
+            build_id_len: index.map_or(0, |index| index.build_id_len),
+            build_id: index.map_or([0; 32], |index| index.build_id),
             plugin: Text::EMPTY,
             version: Text::EMPTY,
             symbol: Text::EMPTY,
         };
-        out.plugin.set(index.text(index.name));
-        out.version.set(index.text(index.version));
+        if let Some(index) = index {
+            out.plugin.set(index.text(index.name));
+            out.version.set(index.text(index.version));
+        }
         out
     }
 
