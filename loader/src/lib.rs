@@ -29,6 +29,7 @@ mod checkpoint;
 mod config;
 mod constructors;
 mod context;
+mod crash;
 mod deadline;
 mod drainer;
 mod error;
@@ -55,6 +56,8 @@ mod unload;
 mod worker;
 
 pub use config::{Capabilities, Config};
+pub use crash::CrashOptions;
+pub use crash::signal::CrashSignal;
 pub use deadline::Deadline;
 pub use error::{CallError, Error, ErrorKind, Holder, HolderKind, Lingering, Stage};
 pub use events::{Event, EventKind};

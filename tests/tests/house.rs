@@ -7,22 +7,31 @@ use std::path::{Path, PathBuf};
 use plug_tests::standalone::repository;
 
 /// The only files of the loader that may contain unsafe code.
-const UNSAFE: [&str; 19] = [
+const UNSAFE: [&str; 28] = [
     "calls",
     "constructors",
     "context",
+    "crash",
+    "crash/attempt",
+    "crash/handler",
+    "crash/memory",
+    "crash/registers",
     "load",
     "plugin",
     "process",
     "registry",
     "signature",
     "snapshot",
+    "sys/alternate_stack",
     "sys/arguments",
+    "sys/clock",
     "sys/code",
     "sys/dl",
     "sys/mapping",
     "sys/membarrier",
+    "sys/objects",
     "sys/process_exit",
+    "sys/task",
     "trust",
     "unload",
     "worker",
@@ -30,7 +39,8 @@ const UNSAFE: [&str; 19] = [
 ];
 
 /// The one file of the loader that names an outside crate.
-const OUTSIDE: [(&str, &str); 4] = [
+const OUTSIDE: [(&str, &str); 5] = [
+    ("gimli", "crash/cfi"),
     ("object", "image/elf"),
     ("libloading", "sys/dl"),
     ("dashmap", "flights"),
