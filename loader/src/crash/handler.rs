@@ -234,6 +234,8 @@ fn begin(told: &Told, registers: Registers) {
     let facts = unsafe { &mut *desk };
     let info = told.info();
     facts.begin(told.signal, info.si_code, registers);
+    // SAFETY: as above. What was readable at an earlier report may be gone.
+    unsafe { DESK.memory.get().write(Memory::new()) };
     facts.address = (info.si_code > 0).then(|| {
         // SAFETY: a positive code means that the kernel filled in the address.
         unsafe { info.si_addr() }.addr()
