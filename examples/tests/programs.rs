@@ -172,7 +172,7 @@ fn minimal_host_calls_hello_and_unloads_it() {
     let scratch = Scratch::new("hello");
     let (output, text) = run(Command::new(MINIMAL_HOST).arg(hello(&scratch.0)));
     assert!(output.status.success(), "{text}");
-    assert_eq!(text, "2 + 3 = 5\nunloaded: true\n");
+    assert_eq!(text, "2 + 3 = 5\nhello is unloaded\n");
 }
 
 #[test]

@@ -16,9 +16,9 @@ pub const POINTS: &[&str] = &[
     "load.stage",
     "load.facts",
     "load.metadata",
-    "load.symbols",
     "load.claim",
     "load.rewrite",
+    "load.symbols",
     "load.link",
     "load.map",
     "load.describe",
@@ -45,6 +45,9 @@ pub const POINTS: &[&str] = &[
     "reclaim.taken",
     "reclaim.grace",
     "reclaim.free",
+    "index.begin",
+    "index.built",
+    "index.stored",
 ];
 
 #[cfg(feature = "testing")]

@@ -113,6 +113,8 @@ pub enum ErrorKind {
     InitFailed,
     /// A thread could not be started.
     Thread,
+    /// The control socket could not be made.
+    Control,
     /// The symbol is not exported.
     NoSymbol,
     /// The symbol is exported but is not a function.
@@ -215,10 +217,9 @@ impl fmt::Display for Lingering {
 }
 
 /// Why an operation of the loader failed. Cheap to clone: callers that shared a load share it.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Error(Arc<Inner>);
 
-#[derive(Debug)]
 struct Inner {
     kind: ErrorKind,
     stage: Option<Stage>,
@@ -307,6 +308,13 @@ impl Error {
     }
 }
 
+/// As text with its causes: what `main` prints when it returns one.
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}: {self:#}", self.0.kind)
+    }
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let inner = &*self.0;
@@ -324,7 +332,11 @@ impl fmt::Display for Error {
         if f.alternate() {
             let mut source = error::Error::source(self);
             while let Some(cause) = source {
-                write!(f, ": {cause}")?;
+                let text = cause.to_string();
+                // A message made of its cause does not need it again.
+                if !inner.message.contains(&text) {
+                    write!(f, ": {text}")?;
+                }
                 source = cause.source();
             }
         }

@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::task::Waker;
 use std::time::{Duration, SystemTime};
 
 use crate::crash::signal::CrashSignal;
@@ -82,6 +83,8 @@ pub struct Event {
 pub(crate) struct Events {
     inner: Mutex<Inner>,
     pushed: Condvar,
+    /// Called after every event, on the thread that reports it. None of them waits.
+    wakers: Mutex<Vec<Waker>>,
 }
 
 #[derive(Debug, Default)]
@@ -107,6 +110,22 @@ impl Events {
         inner.ring.push_back(Arc::new(event));
         drop(inner);
         self.pushed.notify_all();
+        let wakers = self.wakers.lock().unwrap_or_else(PoisonError::into_inner);
+        wakers.iter().for_each(Waker::wake_by_ref);
+    }
+
+    /// Calls `waker` after every event from now on; it must not wait.
+    #[cfg(feature = "control")]
+    pub(crate) fn add_waker(&self, waker: Waker) {
+        let mut wakers = self.wakers.lock().unwrap_or_else(PoisonError::into_inner);
+        wakers.push(waker);
+    }
+
+    /// Calls `waker` no more.
+    #[cfg(feature = "control")]
+    pub(crate) fn remove_waker(&self, waker: &Waker) {
+        let mut wakers = self.wakers.lock().unwrap_or_else(PoisonError::into_inner);
+        wakers.retain(|other| !other.will_wake(waker));
     }
 
     /// Events after number `sequence` that are still kept.

@@ -15,16 +15,16 @@ use crate::crash;
 use crate::deadline::Deadline;
 use crate::error::{Error, ErrorKind, Lingering, Stage};
 use crate::events::EventKind;
-use crate::image::symbols::{self, Marks};
+use crate::image::tables::Tables;
 use crate::image::{
-    DEFAULT_MAX_SIZE, Facts, ImageError, Info, Opened, RewritePolicy, Staged, foreign_name,
-    is_name, next_nonce, plan,
+    DEFAULT_MAX_SIZE, Edit, Facts, ImageError, Info, Opened, RewritePolicy, StageLink, Staged,
+    foreign_name, is_name, next_nonce, plan, undo,
 };
+use crate::index::OwnedIndex;
 use crate::params::Params;
 use crate::plugin::{Destructors, Export, Loaded, Plugin, Record};
 use crate::process::Process;
 use crate::registry::{Claim, canonical, claim_error};
-use crate::snapshot::OwnedIndex;
 use crate::stages::Stages;
 use crate::sys::{code, dl, process_exit};
 use crate::trust::{Origin, Source};
@@ -98,7 +98,7 @@ fn open(origin: Origin) -> Result<Opened, Error> {
     checkpoint::pass("load.open").map_err(|error| error.at(Stage::Open))?;
     match origin {
         Origin::Path(path) => Opened::open(path),
-        Origin::Descriptor(fd) => Opened::from_fd(fd, "descriptor.so", DEFAULT_MAX_SIZE),
+        Origin::Descriptor(fd, path) => Opened::from_fd(fd, path, DEFAULT_MAX_SIZE),
     }
     .map_err(|error| image_error(error, Stage::Open))
 }
@@ -133,13 +133,7 @@ fn run(
     let name = wanted.or(info.name()).unwrap_or(&file_name).to_owned();
     let descriptor =
         admit(&facts, &info, &staged).map_err(|e| e.at(Stage::Metadata).plugin(&name))?;
-    let version = info.version().unwrap_or_default();
     stages.end(Stage::Metadata);
-
-    checkpoint::pass("load.symbols").map_err(|error| error.at(Stage::Symbols))?;
-    let (index, marks) = symbols::index(&facts, staged.bytes(), &name, version);
-    let (index, marks) = (Arc::new(index), Arc::new(marks));
-    stages.end(Stage::Symbols);
 
     checkpoint::pass("load.claim").map_err(|error| error.at(Stage::Claim))?;
     let claim = process
@@ -157,8 +151,6 @@ fn run(
             info,
             name: &name,
             descriptor,
-            index,
-            marks,
             params,
         },
         staged,
@@ -177,8 +169,6 @@ struct Flight<'a> {
     name: &'a str,
     /// Link-time address and size of the descriptor; none for a foreign library.
     descriptor: Option<(u64, u64)>,
-    index: Arc<OwnedIndex>,
-    marks: Arc<Marks>,
     params: &'a Params,
 }
 
@@ -235,6 +225,7 @@ fn land(
 
     checkpoint::pass("load.rewrite").map_err(|error| error.at(Stage::Rewrite))?;
     let edits = plan(facts, staged.bytes(), &RewritePolicy::new(next_nonce()));
+    let undo = undo(&edits, staged.bytes());
     staged
         .edit(&edits)
         .map_err(|error| image_error(error, Stage::Rewrite))?;
@@ -244,10 +235,20 @@ fn land(
     let header = header(facts, &staged);
     stages.end(Stage::Rewrite);
 
+    // The tables are copied as they stand: nothing is read here.
+    checkpoint::pass("load.symbols").map_err(|error| error.at(Stage::Symbols))?;
+    let tables = Tables::of(facts, staged.bytes());
+    let version = flight.info.version().unwrap_or_default();
+    let build_id = facts.build_id.as_deref().unwrap_or_default();
+    let index = OwnedIndex::new(staged.bytes(), &tables, flight.name, version, build_id);
+    let index = Arc::new(index);
+    stages.end(Stage::Symbols);
+
     checkpoint::pass("load.link").map_err(|error| error.at(Stage::Link))?;
     let link = staged
         .link(flight.name, facts.build_id.as_deref())
         .map_err(|error| image_error(error, Stage::Link))?;
+    let link = Arc::new(link);
     stages.end(Stage::Link);
 
     checkpoint::pass("load.map").map_err(|error| error.at(Stage::Map))?;
@@ -271,7 +272,14 @@ fn land(
         );
         return Err(Error::new(ErrorKind::Map, message).at(Stage::Describe));
     }
-    let (record, destructors, descriptor) = describe(process, &flight, &claim, &header, bias)?;
+    let (record, destructors, descriptor) = describe(
+        process,
+        &flight,
+        (index, &link, undo),
+        &claim,
+        &header,
+        bias,
+    )?;
     let record = Arc::new(record);
     mapped.record = Some(Arc::clone(&record));
     stages.end(Stage::Describe);
@@ -280,6 +288,11 @@ fn land(
         .registry
         .advance(record.id, record.generation, State::Coming);
     process.registry.show(&record);
+    if record.index.is_small() {
+        record.index.build_search();
+    } else {
+        process.indexer.ask(Arc::clone(&record.index));
+    }
     let shown = Shown {
         process,
         generation: record.generation,
@@ -338,6 +351,7 @@ fn header(facts: &Facts, staged: &Staged) -> Vec<u8> {
 fn describe(
     process: &'static Process,
     flight: &Flight<'_>,
+    (index, link, undo): (Arc<OwnedIndex>, &Arc<StageLink>, Vec<Edit>),
     claim: &Claim,
     header: &[u8],
     bias: usize,
@@ -386,8 +400,9 @@ fn describe(
         bias,
         start: at(facts.span.vaddr),
         end: at(facts.span.vaddr.wrapping_add(facts.span.size)),
-        index: Arc::clone(&flight.index),
-        marks: Arc::clone(&flight.marks),
+        index,
+        link: Arc::downgrade(link),
+        undo,
         interfaces: interfaces
             .into_iter()
             .map(|(name, entry)| Export {
@@ -402,6 +417,7 @@ fn describe(
         calls_before: process.workers.calls(claim.id),
         context: Context::new(flight.name, flight.params, &process.services),
         times: OnceLock::new(),
+        info: flight.info.clone(),
     };
     Ok((record, destructors, descriptor))
 }

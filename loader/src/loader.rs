@@ -33,7 +33,7 @@ use crate::worker::Worker;
 /// Every method: thread context only.
 #[derive(Clone, Debug)]
 pub struct Loader {
-    process: &'static Process,
+    pub(crate) process: &'static Process,
 }
 
 impl Loader {
@@ -60,9 +60,15 @@ impl Loader {
                 }
             });
         }
-        drainer::start(process).map_err(|error| {
-            Error::new(ErrorKind::Thread, "no thread for the drainer").because(error)
-        })?;
+        drainer::start(process)
+            .and_then(|()| process.indexer.start())
+            .map_err(|error| {
+                Error::new(
+                    ErrorKind::Thread,
+                    "no thread for the drainer or the indexer",
+                )
+                .because(error)
+            })?;
         Ok(Self { process })
     }
 
@@ -231,6 +237,12 @@ impl Loader {
     /// For tests and for hosts that want their memory back at a moment of their choice.
     pub fn reclaim(&self) {
         drainer::drain(self.process);
+    }
+
+    /// Waits until the searches by address of all loaded plugins are built; until then readers
+    /// scan, which gives the same answers slowly.
+    pub fn settle_indexes(&self) {
+        self.process.indexer.settle();
     }
 
     /// Bytes of snapshots and symbols retired and not yet freed.

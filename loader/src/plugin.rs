@@ -2,21 +2,22 @@
 
 use std::fmt;
 use std::marker::PhantomData;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use plug_api::abi::{Descriptor, HostContext, Interface, KIND_INTERFACE, KIND_SERVICE};
-use plug_readside::snapshot::{Row, SymbolKind, find_symbol};
+use plug_readside::index::SymbolKind;
+use plug_readside::snapshot::Row;
 use plug_readside::state::{self, State, StateWord};
 use plug_readside::{departed, gate};
 
 use crate::calls::{self, By};
 use crate::context::Context;
 use crate::error::{CallError, Error, ErrorKind, Stage};
-use crate::image::symbols::Marks;
-use crate::image::{StageLink, SymbolRow};
+use crate::image::symbols;
+use crate::image::{Edit, Info, StageLink, SymbolRow};
+use crate::index::OwnedIndex;
 use crate::signature::Signature;
-use crate::snapshot::OwnedIndex;
 use crate::sys::{clock, code, dl};
 use crate::worker::Worker;
 
@@ -34,13 +35,17 @@ pub(crate) struct Record {
     pub(crate) start: usize,
     pub(crate) end: usize,
     pub(crate) index: Arc<OwnedIndex>,
-    /// What is shown of the index's symbols, and the symbols that are not in it.
-    pub(crate) marks: Arc<Marks>,
+    /// The staged copy, while it is there.
+    pub(crate) link: Weak<StageLink>,
+    /// What brings the staged copy's bytes back to those of the original.
+    pub(crate) undo: Vec<Edit>,
     pub(crate) interfaces: Vec<Export>,
     pub(crate) context: Context,
     /// Calls that the slot had counted before this load.
     pub(crate) calls_before: u64,
     pub(crate) times: OnceLock<Vec<(Stage, Duration)>>,
+    /// The author's metadata.
+    pub(crate) info: Info,
 }
 
 /// One interface or service that a plugin exports.
@@ -62,7 +67,7 @@ pub(crate) struct Loaded {
     pub(crate) mapped: Option<dl::Mapped>,
     pub(crate) link_name: std::ffi::CString,
     /// The staged file and its name; stays while anything of it is mapped.
-    pub(crate) _link: StageLink,
+    pub(crate) _link: Arc<StageLink>,
     pub(crate) descriptor: Option<Descriptor>,
     pub(crate) destructors: Destructors,
     /// Reasons known from the file why it may stay mapped for ever.
@@ -107,15 +112,22 @@ impl Record {
         // SAFETY: the history keeps the record and with it the index; when it gives the record up
         // it calls forget_symbols() and hands the index to the registry, which frees it after a
         // grace period.
-        unsafe { departed::add(&self.row(), name, version, self.index.build_id(), at) };
+        unsafe { departed::add(&self.row(), name, version, self.index.view().build_id(), at) };
     }
 
-    /// The exported symbol that covers a run-time address, as text.
+    /// The exported symbol that covers a run-time address, as text; for the table of an interface
+    /// the interface.
     pub(crate) fn symbol_at(&self, address: usize) -> Box<str> {
+        if let Some(export) = self.interfaces.iter().find(|e| e.table == address) {
+            return export.name.as_str().into();
+        }
         let svma = address.wrapping_sub(self.bias) as u64;
-        find_symbol(self.index.symbols(), svma).map_or_else(Box::default, |symbol| {
-            String::from_utf8_lossy(self.index.name_of(symbol)).into()
-        })
+        self.index
+            .view()
+            .find(svma)
+            .map_or_else(Box::default, |symbol| {
+                String::from_utf8_lossy(symbol.name).into()
+            })
     }
 }
 
@@ -158,6 +170,12 @@ impl Plugin {
         &self.record.origin
     }
 
+    /// What its author says about it; empty for a foreign library.
+    #[must_use]
+    pub fn info(&self) -> &Info {
+        &self.record.info
+    }
+
     /// The process-wide number of this load, never reused.
     #[must_use]
     pub fn generation(&self) -> u64 {
@@ -172,8 +190,8 @@ impl Plugin {
 
     /// Build-id bytes; empty when the file has none.
     #[must_use]
-    pub fn build_id(&self) -> &[u8] {
-        self.record.index.build_id()
+    pub fn build_id(&self) -> Vec<u8> {
+        self.record.index.view().build_id().to_vec()
     }
 
     /// How long each stage of the load took; empty while it is Coming.
@@ -211,27 +229,48 @@ impl Plugin {
         }
     }
 
-    /// Names and run-time addresses of its exported symbols, by address. Works after an unload
-    /// too, and then tells what was where.
-    pub fn symbols(&self) -> impl Iterator<Item = (&[u8], usize)> {
-        let record = &*self.record;
-        record.index.symbols().iter().map(|symbol| {
-            let name = record.index.name_of(symbol);
-            (name, code::run_time(record.bias, symbol.svma))
-        })
+    /// Names and run-time addresses of its exported symbols, in the file's order. Works after an
+    /// unload too, and then tells what was where.
+    #[must_use]
+    pub fn symbols(&self) -> Vec<(Vec<u8>, usize)> {
+        let bias = self.record.bias;
+        let symbols = self.record.index.view().symbols();
+        symbols
+            .map(|symbol| (symbol.name.to_vec(), code::run_time(bias, symbol.svma)))
+            .collect()
     }
 
-    /// All dynamic symbols it defines, by run-time address, as nm would show them. Works after an
-    /// unload too.
+    /// All dynamic symbols it defines, by run-time address, as nm would show them.
+    ///
+    /// Reads the staged file's tables anew. After an unload the file is gone: then only exported
+    /// symbols are shown, without their versions.
     #[must_use]
     pub fn symbol_table(&self) -> Vec<SymbolRow> {
         let record = &*self.record;
-        record.marks.rows(&record.index, record.bias)
+        let staged = record.link.upgrade().and_then(|link| link.bytes().ok());
+        match staged {
+            Some(staged) => symbols::rows(&undone(&staged, &record.undo), record.bias),
+            None => symbols::rows_of_index(record.index.view(), record.bias),
+        }
+    }
+
+    /// The run-time address of the exported symbol `name`, by the file's own hash table: no
+    /// `dlsym`, no lock of ld.so's.
+    #[must_use]
+    pub fn address_of(&self, name: &str) -> Option<usize> {
+        let symbol = self.record.index.view().by_name(name.as_bytes())?;
+        Some(code::run_time(self.record.bias, symbol.svma))
+    }
+
+    /// Bytes of the search from address to symbol, beside the copy of the file's own tables.
+    #[must_use]
+    pub fn index_bytes(&self) -> usize {
+        self.record.index.search_bytes()
     }
 
     /// The exported function `name`.
     ///
-    /// Cost: a walk over the names. Does not pin: a call after an unload answers
+    /// Cost: one lookup in the file's own hash table. Does not pin: a call after an unload answers
     /// [`CallError::Gone`].
     ///
     /// # Errors
@@ -240,7 +279,7 @@ impl Plugin {
     pub fn function<F: Signature>(&self, name: &str) -> Result<PluginFn<F>, Error> {
         let record = &*self.record;
         let fail = |kind, message: String| Err(Error::new(kind, message).plugin(&record.name));
-        let Some(symbol) = record.index.by_name(name.as_bytes()) else {
+        let Some(symbol) = record.index.view().by_name(name.as_bytes()) else {
             return fail(ErrorKind::NoSymbol, format!("no exported symbol {name:?}"));
         };
         let mut address = code::run_time(record.bias, symbol.svma);
@@ -347,6 +386,19 @@ impl Plugin {
         }
         Err(gone(record))
     }
+}
+
+/// The original's bytes, made from the staged copy's.
+fn undone(staged: &[u8], undo: &[Edit]) -> Vec<u8> {
+    let mut original = staged.to_vec();
+    for edit in undo {
+        let start = usize::try_from(edit.offset).unwrap_or(usize::MAX);
+        let place = original.get_mut(start..start.saturating_add(edit.bytes.len()));
+        if let Some(place) = place {
+            place.copy_from_slice(&edit.bytes);
+        }
+    }
+    original
 }
 
 fn gone(record: &Record) -> Error {

@@ -9,6 +9,7 @@ use crate::context::Services;
 use crate::events::Events;
 use crate::flights::Flights;
 use crate::history::History;
+use crate::indexer::Indexer;
 use crate::presence::Presence;
 use crate::registry::Registry;
 use crate::sys::membarrier;
@@ -26,6 +27,7 @@ pub(crate) struct Process {
     pub(crate) services: Services,
     pub(crate) events: Events,
     pub(crate) history: History,
+    pub(crate) indexer: Indexer,
 }
 
 static PROCESS: OnceLock<Process> = OnceLock::new();
@@ -38,6 +40,7 @@ impl Process {
             made = true;
             Self {
                 history: History::new(config.history),
+                indexer: Indexer::default(),
                 config,
                 capabilities: Capabilities {
                     // SAFETY: workers register through a `Process`, which this makes the first of.

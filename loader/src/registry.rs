@@ -14,9 +14,10 @@ use plug_readside::state::{self, MAX_PLUGINS, State, StateWord};
 use crate::checkpoint;
 use crate::deadline::Deadline;
 use crate::error::{Error, ErrorKind, Lingering, Stage};
+use crate::index::OwnedIndex;
 use crate::plugin::{Loaded, Record};
 use crate::retired::Retired;
-use crate::snapshot::{OwnedIndex, Snapshot};
+use crate::snapshot::Snapshot;
 use crate::sys::dl;
 
 /// Names to plugins, and the snapshot made of them.

@@ -11,7 +11,8 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use crate::snapshot::{OwnedIndex, Snapshot};
+use crate::index::OwnedIndex;
+use crate::snapshot::Snapshot;
 
 /// What was retired and not yet freed.
 #[derive(Debug, Default)]
@@ -100,7 +101,7 @@ mod tests {
     use super::*;
 
     fn index() -> Arc<OwnedIndex> {
-        Arc::new(OwnedIndex::new(Vec::new(), Vec::new(), "p", "", &[]))
+        Arc::new(OwnedIndex::empty())
     }
 
     #[test]

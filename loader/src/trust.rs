@@ -32,6 +32,14 @@ impl Trust {
     pub unsafe fn new(policy: Policy) -> Self {
         Self { _policy: policy }
     }
+
+    /// The same word once more, for a part of the loader that loads on the host's behalf later.
+    #[cfg(feature = "control")]
+    pub(crate) fn again(&self) -> Self {
+        Self {
+            _policy: self._policy.clone(),
+        }
+    }
 }
 
 /// Where a plugin's bytes come from.
@@ -44,7 +52,8 @@ pub struct Source {
 #[derive(Debug)]
 pub(crate) enum Origin {
     Path(PathBuf),
-    Descriptor(OwnedFd),
+    /// The path is only for messages.
+    Descriptor(OwnedFd, PathBuf),
 }
 
 impl Source {
@@ -60,8 +69,15 @@ impl Source {
     /// A file that somebody opened already.
     #[must_use]
     pub fn descriptor(fd: OwnedFd) -> Self {
+        Self::opened(fd, "descriptor.so")
+    }
+
+    /// A file that somebody opened already; `path` is what messages call it, and what a foreign
+    /// library is named after. Nothing is opened by it.
+    #[must_use]
+    pub fn opened(fd: OwnedFd, path: impl AsRef<Path>) -> Self {
         Self {
-            origin: Origin::Descriptor(fd),
+            origin: Origin::Descriptor(fd, path.as_ref().to_owned()),
             name: None,
         }
     }
@@ -76,8 +92,9 @@ impl Source {
     /// The source in words, for messages.
     pub(crate) fn describe(&self) -> String {
         match &self.origin {
-            Origin::Path(path) => format!("{:?}", path.display().to_string()),
-            Origin::Descriptor(_) => "a descriptor".to_owned(),
+            Origin::Path(path) | Origin::Descriptor(_, path) => {
+                format!("{:?}", path.display().to_string())
+            }
         }
     }
 }

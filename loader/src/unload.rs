@@ -1,5 +1,6 @@
 //! The story of an unload, from top to bottom.
 
+use std::fmt;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -33,6 +34,24 @@ pub enum Unloaded {
     Zombie(Lingering),
     /// It is closed and harmless, and stays mapped for ever.
     Pinned(Lingering),
+}
+
+impl Unloaded {
+    /// Whether the plugin is out of the process.
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        matches!(self, Self::Gone(_))
+    }
+}
+
+impl fmt::Display for Unloaded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Gone(report) => write!(f, "{} is unloaded", report.plugin),
+            Self::Zombie(left) => write!(f, "{left}; it goes by itself when that ends"),
+            Self::Pinned(left) => write!(f, "{left}; it stays for ever"),
+        }
+    }
 }
 
 /// What an unload saw.

@@ -54,8 +54,15 @@ pub fn isolated_for(time: Duration, test: &str, body: impl FnOnce()) {
         ended.status,
         ended.output
     );
-    // Shown with --nocapture, like what any test prints.
-    print!("{}", ended.output);
+    // Shown with --nocapture, like what any test prints; libtest's own lines would be shown twice.
+    let own = format!("test {test} ... ");
+    let lines = ended.output.lines();
+    for line in lines.map(|line| line.strip_prefix(&own).unwrap_or(line)) {
+        let of_libtest = ["", "ok", "running 1 test"].contains(&line);
+        if !of_libtest && !line.starts_with("test result: ") {
+            println!("{line}");
+        }
+    }
 }
 
 /// What this process was made to run, if it is a child.

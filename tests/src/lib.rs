@@ -9,3 +9,4 @@ pub mod oracle;
 pub mod process;
 pub mod standalone;
 pub mod storm;
+pub mod varlink;

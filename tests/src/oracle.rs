@@ -20,6 +20,8 @@ pub struct Exported {
 pub struct Oracle {
     /// By address.
     pub symbols: Vec<Exported>,
+    /// What an address may be named after: the exports, and all of `.symtab` where there is one.
+    named: Vec<Exported>,
     /// Sum of [`hash`] over the names.
     names: u64,
     /// Sum of [`hash`] times address over the symbols.
@@ -47,8 +49,12 @@ impl Oracle {
     /// Reads the file at `path`.
     pub fn read(path: &Path) -> Self {
         let bytes = fs::read(path).expect("a plugin's file is readable");
-        let mut symbols = exported(&bytes);
-        symbols.sort_by(|a, b| (a.svma, &a.name).cmp(&(b.svma, &b.name)));
+        let by_address = |a: &Exported, b: &Exported| (a.svma, &a.name).cmp(&(b.svma, &b.name));
+        let mut symbols = table(&bytes, SHT_DYNSYM);
+        symbols.sort_by(by_address);
+        let mut named = table(&bytes, SHT_SYMTAB);
+        named.extend(symbols.iter().cloned());
+        named.sort_by(by_address);
         assert!(!symbols.is_empty(), "{path:?} exports something");
         let sum = |term: &dyn Fn(&Exported) -> u64| {
             symbols
@@ -59,6 +65,7 @@ impl Oracle {
             names: sum(&|s| hash(&s.name)),
             addresses: sum(&|s| hash(&s.name).wrapping_mul(s.svma)),
             symbols,
+            named,
         }
     }
 
@@ -72,17 +79,18 @@ impl Oracle {
             .wrapping_add(self.names)
     }
 
-    /// Whether a symbol `name` starts at the link-time address `svma`.
+    /// Whether a symbol `name` starts at the link-time address `svma`; one of which `name` is the
+    /// beginning, where the answer says that it was cut.
     ///
     /// Async-signal-safe.
     #[must_use]
-    pub fn has(&self, svma: u64, name: &[u8]) -> bool {
-        let first = self.symbols.partition_point(|s| s.svma < svma);
-        self.symbols
+    pub fn has(&self, svma: u64, name: &[u8], is_cut: bool) -> bool {
+        let first = self.named.partition_point(|s| s.svma < svma);
+        self.named
             .iter()
             .skip(first)
             .take_while(|s| s.svma == svma)
-            .any(|s| s.name == name)
+            .any(|s| s.name == name || (is_cut && s.name.starts_with(name)))
     }
 }
 
@@ -97,9 +105,12 @@ fn index(bytes: &[u8], at: usize, len: usize) -> usize {
     usize::try_from(number(bytes, at, len)).expect("64 bits")
 }
 
-/// The named, defined, visible symbols of `.dynsym` that have an address.
-fn exported(bytes: &[u8]) -> Vec<Exported> {
-    const SHT_DYNSYM: u64 = 11;
+/// Section types.
+const SHT_SYMTAB: u64 = 2;
+const SHT_DYNSYM: u64 = 11;
+
+/// The named, defined symbols that have an address: of `.symtab` all, of `.dynsym` the visible.
+fn table(bytes: &[u8], wanted: u64) -> Vec<Exported> {
     assert_eq!(&bytes[..5], b"\x7fELF\x02", "a 64-bit file");
     let (table, size, count) = (
         index(bytes, 0x28, 8),
@@ -108,21 +119,23 @@ fn exported(bytes: &[u8]) -> Vec<Exported> {
     );
     let header = |n: usize| table + n * size;
     let span = |at: usize| (index(bytes, at + 0x18, 8), index(bytes, at + 0x20, 8));
-    let dynsym = (0..count)
+    let section = (0..count)
         .map(header)
-        .find(|at| number(bytes, at + 4, 4) == SHT_DYNSYM)
-        .expect("a shared library has .dynsym");
-    let strings = span(header(index(bytes, dynsym + 0x28, 4))).0;
-    let (start, len) = span(dynsym);
+        .find(|at| number(bytes, at + 4, 4) == wanted);
+    let Some(section) = section else {
+        return Vec::new();
+    };
+    let strings = span(header(index(bytes, section + 0x28, 4))).0;
+    let (start, len) = span(section);
     (start..start + len)
         .step_by(24)
         .filter_map(|at| {
             let (info, other) = (bytes[at + 4], bytes[at + 5]);
             let section = number(bytes, at + 6, 2);
             // Not local; no type, data, code or IFUNC; default or protected; defined somewhere.
-            let seen = info >> 4 != 0
+            let visible = info >> 4 != 0 && matches!(other & 3, 0 | 3);
+            let seen = (visible || wanted == SHT_SYMTAB)
                 && matches!(info & 15, 0 | 1 | 2 | 10)
-                && matches!(other & 3, 0 | 3)
                 && section != 0
                 && section < 0xff00;
             let name = strings + index(bytes, at, 4);

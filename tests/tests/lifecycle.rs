@@ -31,7 +31,7 @@ fn load_of_each_language_resolves_calls_and_unloads() {
                 assert_eq!(found.plugin.as_str(), name);
                 assert_eq!(found.generation, plugin.generation());
                 assert_eq!(found.state(), State::Live);
-                assert_eq!(found.offset, 0, "{}", String::from_utf8_lossy(name_of));
+                assert_eq!(found.offset, 0, "{}", String::from_utf8_lossy(&name_of));
             }
             assert!(symbols > 1);
             let report = host.unload(name);
@@ -237,7 +237,7 @@ fn constructor_that_sleeps_blocks_nobody_and_resolves_as_coming() {
                 thread::yield_now();
             };
             assert_eq!(coming.state(), State::Coming);
-            let (_, address) = coming.symbols().next().expect("exports");
+            let (_, address) = coming.symbols().swap_remove(0);
             let found = SymbolReader::new().resolve(address).expect("visible");
             assert_eq!(found.state(), State::Coming);
             // Whoever waited for the constructor would wait for the rest of its two seconds, every

@@ -41,8 +41,11 @@ const NAMES: [(&str, usize); 9] = [
 
 const FILES: [&str; 3] = ["checksum", "base64", "wordcount"];
 
-/// Stale handles that each caller keeps.
+/// Stale handles that each caller keeps, and generations that the oldest of them outlive.
 const STALE: usize = 10_000;
+
+/// A torture of this length does not end before [`STALE`] loads, if twice the time is enough.
+const FULL: Duration = Duration::from_secs(30);
 
 static ORACLES: OnceLock<[Oracle; 3]> = OnceLock::new();
 
@@ -211,8 +214,7 @@ fn check_resolved(found: &Resolved) {
         return;
     }
     let svma = (found.symbol_start as u64).wrapping_sub(found.bias as u64);
-    if found.symbol.is_truncated()
-        || !oracles[file].has(svma, name)
+    if !oracles[file].has(svma, name, found.symbol.is_truncated())
         || found.symbol_start as u64 + found.offset != found.address as u64
     {
         fault(Fault::WrongSymbol, found.address as u64);
@@ -472,9 +474,12 @@ fn check_stale(plugin: &Plugin) {
     let Some(known) = ledger(plugin.generation()) else {
         return;
     };
-    let sum = plugin.symbols().fold(0_u64, |sum, (name, address)| {
-        sum.wrapping_add(oracle::share(name, address as u64))
-    });
+    let sum = plugin
+        .symbols()
+        .into_iter()
+        .fold(0_u64, |sum, (name, address)| {
+            sum.wrapping_add(oracle::share(&name, address as u64))
+        });
     if ORACLES
         .get()
         .is_some_and(|oracles| sum != oracles[known.file].checksum(known.bias))
@@ -600,7 +605,7 @@ fn duration() -> Duration {
     let seconds = env::var("PLUG_TORTURE_SECONDS")
         .ok()
         .and_then(|text| text.parse().ok());
-    Duration::from_secs(seconds.unwrap_or(30))
+    seconds.map_or(FULL, Duration::from_secs)
 }
 
 #[test]
@@ -641,7 +646,15 @@ fn torture() {
         scope.spawn(|| caller(host, false));
         scope.spawn(|| profiler(host));
         let storm = Storm::start();
-        while began.elapsed() < duration() && !FAULTS.iter().any(|f| f.load(Ordering::SeqCst) > 0) {
+        let faulty = || FAULTS.iter().any(|count| count.load(Ordering::SeqCst) > 0);
+        while began.elapsed() < duration() && !faulty() {
+            storm::nap(Duration::from_millis(20));
+        }
+        // A full torture lasts until stale handles have seen their generations go by.
+        while duration() >= FULL && began.elapsed() < duration() * 2 && !faulty() {
+            if COUNTS.loads.load(Ordering::SeqCst) >= STALE as u64 {
+                break;
+            }
             storm::nap(Duration::from_millis(20));
         }
         STOP.store(true, Ordering::SeqCst);

@@ -64,7 +64,7 @@ fn run(options: &Options) -> Result<(), Box<dyn Error>> {
     match &options.function {
         None => {
             for (name, address) in library.symbols() {
-                writeln!(out, "{address:#018x} {}", String::from_utf8_lossy(name))?;
+                writeln!(out, "{address:#018x} {}", String::from_utf8_lossy(&name))?;
             }
         }
         Some(function) => {

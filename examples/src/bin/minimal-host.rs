@@ -1,4 +1,4 @@
-use plug_loader::{Config, Deadline, Loader, Params, Policy, Source, Trust, Unloaded};
+use plug_loader::{Config, Deadline, Loader, Params, Policy, Source, Trust};
 use std::{env, error::Error, time::Duration};
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -10,6 +10,6 @@ fn main() -> Result<(), Box<dyn Error>> {
     let add = plugin.function::<unsafe extern "C" fn(u64, u64) -> u64>("add")?;
     println!("2 + 3 = {}", unsafe { add.call((2, 3)) }?);
     let verdict = loader.unload(plugin.name(), Deadline::after(Duration::from_secs(5)))?;
-    println!("unloaded: {}", matches!(verdict, Unloaded::Gone(_)));
+    println!("{verdict}");
     Ok(())
 }

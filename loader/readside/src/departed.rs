@@ -4,8 +4,9 @@
 //! Each slot is a sequence lock made of atomic words, so that a reader that is interrupted by
 //! nobody sees all of one entry, and any other sees that it did not.
 
+use crate::index::Index;
 use crate::reader::{Resolved, Text, answer};
-use crate::snapshot::{self, Index, Row};
+use crate::snapshot::{self, Row};
 use crate::sync::{AtomicU64, Ordering, fence};
 use crate::thread_pointer::thread_pointer;
 
@@ -239,9 +240,11 @@ pub fn find(address: usize) -> Option<(Departed, Resolved)> {
         generation: departed.generation,
         index: departed.index,
     };
-    // SAFETY: add()'s contract keeps the index while the section is open that was entered before
-    // the entry was read; null is no index.
-    let index = unsafe { departed.index.as_ref() };
+    let index = (!departed.index.is_null()).then(|| {
+        // SAFETY: add()'s contract keeps the index while the section is open that was entered
+        // before the entry was read.
+        unsafe { row.index() }
+    });
     let resolved = answer(&row, index, address);
     drop(section);
     Some((departed, resolved))

@@ -28,10 +28,18 @@
 
 #[cfg(not(plug_loom))]
 pub mod departed;
+#[cfg(not(plug_loom))]
+pub mod elf;
+#[cfg(not(plug_loom))]
+pub mod frames;
 pub mod gate;
+#[cfg(not(plug_loom))]
+pub mod index;
 pub mod line;
 #[cfg(not(plug_loom))]
 pub mod phase;
+#[cfg(not(plug_loom))]
+pub mod search;
 pub mod section;
 pub mod state;
 mod sync;
@@ -46,7 +54,9 @@ mod thread_pointer;
 mod loom;
 
 #[cfg(not(plug_loom))]
-pub use reader::{PluginView, Resolved, SymbolReader, SymbolView, Symbols, Text, plug_resolve};
+pub use reader::{
+    Location, PluginView, Resolved, SymbolReader, SymbolView, Symbols, Text, plug_resolve,
+};
 pub use thread_pointer::ThreadPointer;
 #[cfg(not(plug_loom))]
 pub use thread_pointer::thread_pointer;

@@ -2,7 +2,8 @@
 
 use core::fmt;
 
-use crate::snapshot::{self, Index, Row, Symbol, SymbolKind};
+use crate::index::{FileSymbols, IndexView, SymbolKind};
+use crate::snapshot::{self, Row};
 use crate::state::{self, State};
 use crate::thread_pointer::thread_pointer;
 
@@ -23,10 +24,12 @@ impl SymbolReader {
         Self
     }
 
-    /// The plugin and the exported symbol that cover `address`, copied out.
+    /// The plugin and the symbol that cover `address`, copied out.
     ///
-    /// `None` when no plugin of this process covers it. The symbol is empty when no exported
-    /// symbol reaches the address. Takes one section and two binary searches.
+    /// `None` when no plugin of this process covers it. Where no symbol of the file reaches the
+    /// address, but an unwind entry says which function contains it, the symbol reads
+    /// `fn@+0x1139`, the function's link-time address; else it is empty. Takes one section and two
+    /// searches.
     ///
     /// # Contexts
     /// Async-signal-safe.
@@ -37,6 +40,27 @@ impl SymbolReader {
         // SAFETY: the row was found through `section`, which is open until the end of this call.
         let index = unsafe { row.index() };
         Some(answer(row, Some(index), address))
+    }
+
+    /// The plugin and the number of the symbol that cover `address`, without their names: for a
+    /// profiler that records now and names later.
+    ///
+    /// # Contexts
+    /// Async-signal-safe.
+    #[inline]
+    #[must_use]
+    pub fn locate(self, address: usize) -> Option<Location> {
+        let section = snapshot::sections().enter(thread_pointer());
+        let row = snapshot::find(snapshot::current(&section), address)?;
+        // SAFETY: as in resolve().
+        let index = unsafe { row.index() };
+        let offset = link_time(row.bias, address);
+        Some(Location {
+            plugin: row.id,
+            generation: row.generation,
+            symbol: index.find_number(offset),
+            svma: offset,
+        })
     }
 
     /// Shows every plugin of the current snapshot to `visit`, in address order, until it says
@@ -69,27 +93,44 @@ impl SymbolReader {
 }
 
 /// What `row` and its symbols, if there are any, say about `address`, copied out.
-pub(crate) fn answer(row: &Row, index: Option<&Index>, address: usize) -> Resolved {
+pub(crate) fn answer(row: &Row, index: Option<IndexView<'_>>, address: usize) -> Resolved {
     let mut out = Resolved::of(row, index, address);
-    let svma = (address as u64).wrapping_sub(row.bias as u64);
-    let symbol = index.and_then(|index| Some((index, index.find(svma)?)));
-    if let Some((index, symbol)) = symbol {
-        out.symbol.set(index.text((symbol.name, symbol.name_len)));
+    let svma = link_time(row.bias, address);
+    if let Some(symbol) = index.and_then(|index| index.find(svma)) {
+        out.symbol.set(symbol.name);
         out.symbol_start = run_time(row.bias, symbol.svma);
         out.symbol_size = symbol.size;
         out.offset = svma.wrapping_sub(symbol.svma);
+    } else if let Some((start, end)) = index.and_then(|index| index.find_unnamed(svma)) {
+        out.symbol.set_unnamed(start);
+        out.symbol_start = run_time(row.bias, start);
+        out.symbol_size = end.wrapping_sub(start);
+        out.offset = svma.wrapping_sub(start);
     } else {
         out.symbol_start = row.start;
-        out.offset = (address as u64).wrapping_sub(row.start as u64);
+        out.offset = link_time(row.start, address);
     }
     out
+}
+
+/// Where an address lies, in numbers that stay meaningful after the plugin is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Location {
+    /// The plugin's slot.
+    pub plugin: u32,
+    /// The load.
+    pub generation: u64,
+    /// The number of the symbol that covers the address.
+    pub symbol: Option<u32>,
+    /// The address as the file has it.
+    pub svma: u64,
 }
 
 /// One plugin during a walk.
 #[derive(Clone, Copy, Debug)]
 pub struct PluginView<'s> {
     row: &'s Row,
-    index: &'s Index,
+    index: IndexView<'s>,
 }
 
 impl<'s> PluginView<'s> {
@@ -107,22 +148,19 @@ impl<'s> PluginView<'s> {
     /// The name, as the plugin declares it.
     #[must_use]
     pub fn name(&self) -> &'s [u8] {
-        self.index.text(self.index.name)
+        self.index.name()
     }
 
     /// The version, empty for a foreign library.
     #[must_use]
     pub fn version(&self) -> &'s [u8] {
-        self.index.text(self.index.version)
+        self.index.version()
     }
 
     /// The build-id; empty when the file has none.
     #[must_use]
     pub fn build_id(&self) -> &'s [u8] {
-        self.index
-            .build_id
-            .get(..usize::from(self.index.build_id_len))
-            .unwrap_or(&[])
+        self.index.build_id()
     }
 
     /// The process-wide number of this load.
@@ -149,23 +187,21 @@ impl<'s> PluginView<'s> {
         state_of(self.row)
     }
 
-    /// The exported symbols, by address.
+    /// The exported symbols, in the file's order.
     #[must_use]
     pub fn symbols(&self) -> Symbols<'s> {
         Symbols {
             bias: self.row.bias,
-            index: self.index,
-            rest: self.index.symbols(),
+            symbols: self.index.symbols(),
         }
     }
 }
 
-/// The exported symbols of one plugin, by address.
+/// The exported symbols of one plugin, in the file's order.
 #[derive(Clone, Debug)]
 pub struct Symbols<'s> {
     bias: usize,
-    index: &'s Index,
-    rest: &'s [Symbol],
+    symbols: FileSymbols<'s>,
 }
 
 /// One exported symbol during a walk.
@@ -185,10 +221,9 @@ impl<'s> Iterator for Symbols<'s> {
     type Item = SymbolView<'s>;
 
     fn next(&mut self) -> Option<SymbolView<'s>> {
-        let (symbol, rest) = self.rest.split_first()?;
-        self.rest = rest;
+        let symbol = self.symbols.next()?;
         Some(SymbolView {
-            name: self.index.text((symbol.name, symbol.name_len)),
+            name: symbol.name,
             address: run_time(self.bias, symbol.svma),
             size: symbol.size,
             kind: symbol.kind,
@@ -203,6 +238,11 @@ impl<'s> Iterator for Symbols<'s> {
 )]
 fn run_time(bias: usize, svma: u64) -> usize {
     bias.wrapping_add(svma as usize)
+}
+
+/// The link-time address of a run-time one.
+fn link_time(bias: usize, address: usize) -> u64 {
+    address.wrapping_sub(bias) as u64
 }
 
 const _: () = assert!(usize::BITS == 64);
@@ -250,6 +290,29 @@ impl<const N: usize> Text<N> {
         // N is at most 512 in this crate.
         self.len = u16::try_from(n).unwrap_or(0);
         self.truncated = u16::from(n < text.len());
+    }
+
+    /// Names a function without a name after its link-time address.
+    fn set_unnamed(&mut self, svma: u64) {
+        const PREFIX: &[u8; 6] = b"fn@+0x";
+        let mut text = [0_u8; PREFIX.len() + 16];
+        let digits = svma.max(1).ilog2() / 4;
+        let mut len = 0;
+        let shifts = (0..=digits).rev().map(|digit| digit.wrapping_mul(4));
+        let hex = shifts.map(|shift| {
+            let digit = u8::try_from(svma.wrapping_shr(shift) & 0xf).unwrap_or(0);
+            let first = if digit < 10 {
+                b'0'
+            } else {
+                b'a'.wrapping_sub(10)
+            };
+            first.wrapping_add(digit)
+        });
+        for (place, byte) in text.iter_mut().zip(PREFIX.iter().copied().chain(hex)) {
+            *place = byte;
+            len = usize::wrapping_add(len, 1);
+        }
+        self.set(text.get(..len).unwrap_or(&[]));
     }
 
     /// The text. Async-signal-safe.
@@ -312,7 +375,7 @@ pub struct Resolved {
 }
 
 impl Resolved {
-    fn of(row: &Row, index: Option<&Index>, address: usize) -> Self {
+    fn of(row: &Row, index: Option<IndexView<'_>>, address: usize) -> Self {
         let mut out = Self {
             address,
             plugin_start: row.start,
@@ -323,15 +386,21 @@ impl Resolved {
             symbol_size: 0,
             offset: 0,
             state: state_of(row) as u8,
-            build_id_len: index.map_or(0, |index| index.build_id_len),
-            build_id: index.map_or([0; 32], |index| index.build_id),
+            build_id_len: 0,
+            build_id: [0; 32],
             plugin: Text::EMPTY,
             version: Text::EMPTY,
             symbol: Text::EMPTY,
         };
-        if let Some(index) = index {
-            out.plugin.set(index.text(index.name));
-            out.version.set(index.text(index.version));
+        let Some(index) = index else {
+            return out;
+        };
+        out.plugin.set(index.name());
+        out.version.set(index.version());
+        let build_id = index.build_id();
+        if let Some(room) = out.build_id.get_mut(..build_id.len()) {
+            room.copy_from_slice(build_id);
+            out.build_id_len = u8::try_from(build_id.len()).unwrap_or(0);
         }
         out
     }

@@ -4,60 +4,9 @@
 //! in which no section could still see it (and when no `Arc` of an older snapshot is held).
 //! Nothing in it points into a plugin's mapping.
 
+use crate::index::{Index, IndexView};
 use crate::section::{Section, Sections};
 use crate::sync::{AtomicPtr, Ordering};
-
-/// What a symbol is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(u8)]
-pub enum SymbolKind {
-    /// Code.
-    Func = 0,
-    /// Data.
-    Object = 1,
-    /// Code whose address a resolver chooses.
-    Ifunc = 2,
-    /// No type given.
-    Notype = 3,
-}
-
-/// One exported symbol, by link-time address.
-#[derive(Clone, Copy, Debug)]
-#[repr(C)]
-pub struct Symbol {
-    /// Link-time address; the load bias is added to get the run-time one.
-    pub svma: u64,
-    /// Size in bytes; 0 covers only the very address.
-    pub size: u64,
-    /// Start of the name in the index's `strings`.
-    pub name: u32,
-    /// Length of the name in bytes.
-    pub name_len: u32,
-    /// What it is.
-    pub kind: SymbolKind,
-}
-
-/// Everything about one load of a plugin that readers may copy out.
-#[derive(Debug)]
-#[repr(C)]
-pub struct Index {
-    /// Symbols sorted by `svma`; of several at one address the preferred one is last.
-    pub symbols: *const Symbol,
-    /// How many.
-    pub n_symbols: usize,
-    /// Name bytes.
-    pub strings: *const u8,
-    /// How many.
-    pub n_strings: usize,
-    /// Start and length of the plugin's name in `strings`.
-    pub name: (u32, u32),
-    /// Start and length of the plugin's version in `strings`.
-    pub version: (u32, u32),
-    /// Build-id, zero-padded.
-    pub build_id: [u8; 32],
-    /// Its length in bytes.
-    pub build_id_len: u8,
-}
 
 /// One plugin's range.
 #[derive(Clone, Copy, Debug)]
@@ -85,7 +34,7 @@ pub struct View {
     pub rows: *const Row,
     /// How many.
     pub n_rows: usize,
-    /// Number of the snapshot; grows by one with every publication.
+    /// Number of the snapshot; grows with every publication.
     pub sequence: u64,
 }
 
@@ -152,65 +101,12 @@ impl Row {
     ///   snapshot that holds it.
     #[inline]
     #[must_use]
-    pub unsafe fn index<'s>(&self) -> &'s Index {
+    pub unsafe fn index<'s>(&self) -> IndexView<'s> {
         // SAFETY: publish()'s contract keeps the index in place while the section is open.
-        unsafe { &*self.index }
+        let index: &'s Index = unsafe { &*self.index };
+        // SAFETY: as above, for all it points at.
+        unsafe { IndexView::of(index) }
     }
-}
-
-impl Index {
-    /// The symbols, sorted by link-time address.
-    ///
-    /// This and the other methods stay within the crate: they trust pointers that anybody may
-    /// write into an index, and are sound only for one reached through [`Row::index`].
-    #[inline]
-    pub(crate) fn symbols(&self) -> &[Symbol] {
-        if self.n_symbols == 0 {
-            return &[];
-        }
-        // SAFETY: whoever made the index set pointer and count from one allocation that lives
-        // as long as the index.
-        unsafe { core::slice::from_raw_parts(self.symbols, self.n_symbols) }
-    }
-
-    /// All name bytes.
-    #[inline]
-    pub(crate) fn strings(&self) -> &[u8] {
-        if self.n_strings == 0 {
-            return &[];
-        }
-        // SAFETY: as in symbols().
-        unsafe { core::slice::from_raw_parts(self.strings, self.n_strings) }
-    }
-
-    /// The bytes of a name; empty if the span is outside.
-    #[inline]
-    pub(crate) fn text(&self, (start, len): (u32, u32)) -> &[u8] {
-        let start = start as usize;
-        self.strings()
-            .get(start..start.saturating_add(len as usize))
-            .unwrap_or(&[])
-    }
-
-    /// The symbol that covers the link-time address `svma`.
-    #[inline]
-    pub(crate) fn find(&self, svma: u64) -> Option<&Symbol> {
-        find_symbol(self.symbols(), svma)
-    }
-}
-
-/// The symbol that covers the link-time address `svma`, among symbols sorted by address.
-///
-/// The one that starts last among those that reach past `svma`; at most 32 are looked at
-/// backwards, which bounds the time where symbols overlap. Async-signal-safe.
-#[inline]
-#[must_use]
-pub fn find_symbol(symbols: &[Symbol], svma: u64) -> Option<&Symbol> {
-    let after = symbols.partition_point(|symbol| symbol.svma <= svma);
-    symbols.get(..after)?.iter().rev().take(32).find(|symbol| {
-        let offset = svma.wrapping_sub(symbol.svma);
-        offset < symbol.size || (symbol.size == 0 && offset == 0)
-    })
 }
 
 /// The row that covers `address`.

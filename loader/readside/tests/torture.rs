@@ -8,12 +8,14 @@
 
 use std::io::Write;
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, compiler_fence};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering, compiler_fence};
 use std::sync::{Arc, Barrier, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use std::{env, hint, io, mem, ptr, thread};
 
-use plug_readside::snapshot::{self, Index, Row, Symbol, SymbolKind, View};
+use plug_readside::elf::RawSymbol;
+use plug_readside::index::{Bytes, Index, Table};
+use plug_readside::snapshot::{self, Row, View};
 use plug_readside::{PluginView, SymbolReader, ThreadPointer, thread_pointer};
 
 /// Plugins in a view, symbols in a plugin, bytes in a name.
@@ -50,20 +52,29 @@ const MODES: [(&str, Mode); 4] = [
     ("no-grace-period", Mode::NoGracePeriod),
 ];
 
+/// A zero byte, then names with a zero byte each.
+const STRINGS: usize = 1 + (NAME + 1) * (SYMBOLS + 1);
+
+/// Where name `n` starts.
+fn place_of(n: usize) -> usize {
+    1 + n * (NAME + 1)
+}
+
 /// One view with all that it points at.
 #[repr(C)]
 struct Package {
     view: View,
     rows: [Row; ROWS],
     indexes: [Index; ROWS],
-    symbols: [[Symbol; SYMBOLS]; ROWS],
-    strings: [[u8; NAME * (SYMBOLS + 1)]; ROWS],
+    symbols: [[RawSymbol; SYMBOLS]; ROWS],
+    strings: [[u8; STRINGS]; ROWS],
 }
 
 /// The name of symbol `n` of a load; of the load itself for `SYMBOLS`.
 fn name_of(generation: u64, n: usize) -> [u8; NAME] {
     let mixed = (generation + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ (n as u64) << 32;
-    mixed.wrapping_mul(0xbf58_476d_1ce4_e5b9).to_ne_bytes()
+    // No zero bytes: they end names.
+    (mixed.wrapping_mul(0xbf58_476d_1ce4_e5b9) | 0x0101_0101_0101_0101).to_ne_bytes()
 }
 
 fn start_of(row: usize) -> usize {
@@ -80,30 +91,50 @@ fn size_of_symbol(generation: u64) -> u64 {
 /// - Nobody reads the package.
 unsafe fn build(package: *mut Package, sequence: u64) {
     let small = |n: usize| u32::try_from(n).expect("a few bytes");
-    let span = |n: usize| (small(n * NAME), small(NAME));
     for row in 0..ROWS {
         let generation = sequence * ROWS as u64 + row as u64;
-        let symbols = std::array::from_fn(|n| Symbol {
+        let symbols = std::array::from_fn(|n| RawSymbol {
+            name: small(place_of(n)),
+            info: 0x12,
+            other: 0,
+            section: 1,
             svma: n as u64 * 0x100,
             size: size_of_symbol(generation),
-            name: span(n).0,
-            name_len: span(n).1,
-            kind: SymbolKind::Func,
         });
-        let strings = std::array::from_fn(|at| name_of(generation, at / NAME)[at % NAME]);
+        let mut strings = [0; STRINGS];
+        for n in 0..=SYMBOLS {
+            strings[place_of(n)..][..NAME].copy_from_slice(&name_of(generation, n));
+        }
         // SAFETY: by the contract, nobody else has the package; all indices are in range.
         let package = unsafe { &mut *package };
         package.symbols[row] = symbols;
         package.strings[row] = strings;
         package.indexes[row] = Index {
-            symbols: package.symbols[row].as_ptr(),
-            n_symbols: SYMBOLS,
-            strings: package.strings[row].as_ptr(),
-            n_strings: NAME * (SYMBOLS + 1),
-            name: span(SYMBOLS),
-            version: (0, 0),
+            name: Bytes {
+                start: package.strings[row][place_of(SYMBOLS)..].as_ptr(),
+                len: NAME,
+            },
+            version: Bytes::EMPTY,
             build_id: [0; 32],
             build_id_len: 0,
+            dynamic: Table {
+                symbols: Bytes {
+                    start: package.symbols[row].as_ptr().cast(),
+                    len: size_of_val(&package.symbols[row]),
+                },
+                strings: Bytes {
+                    start: package.strings[row].as_ptr(),
+                    len: STRINGS,
+                },
+            },
+            all: Table::EMPTY,
+            gnu_hash: Bytes::EMPTY,
+            sysv_hash: Bytes::EMPTY,
+            versions: Bytes::EMPTY,
+            frames: Bytes::EMPTY,
+            frames_svma: 0,
+            text: (0, 0),
+            search: AtomicPtr::new(ptr::null_mut()),
         };
         package.rows[row] = Row {
             start: start_of(row),
@@ -137,7 +168,7 @@ unsafe fn poison(package: *mut Package) {
         // SAFETY: a place inside the package.
         let strings = unsafe { &raw mut (*package).strings[row] };
         // SAFETY: as above.
-        unsafe { strings.write_volatile([0xde; NAME * (SYMBOLS + 1)]) };
+        unsafe { strings.write_volatile([0xde; STRINGS]) };
     }
 }
 

@@ -72,6 +72,8 @@ pub struct Facts {
     pub(super) string_refs: Vec<u32>,
     /// Offsets of the base version's names.
     pub(super) base_refs: Vec<u32>,
+    /// Entries in `DT_SYMTAB`.
+    pub(super) n_symbols: u64,
     /// The versions of symbols, ascending by index.
     pub(super) versions: Vec<Named>,
     /// Bytes of the thread-local template that the file holds; what follows is zero.
@@ -95,11 +97,12 @@ impl Facts {
         let dynamic = Dynamic::read(&elf)?;
         let strings = Strings::read(&elf, &dynamic)?;
         let relocations = Relocations::read(&elf, &dynamic)?;
-        let versions = Versions::read(&elf, &dynamic)?;
+        let mut versions = Versions::read(&elf, &dynamic)?;
         let table = SymbolTable::read(&elf, &dynamic, &strings, &relocations)?;
         let of_symbols = versions.check_symbols(&elf, &dynamic, table.n_symbols)?;
-        check_strings(&strings, &versions)?;
+        versions.check_names(&strings)?;
 
+        let n_symbols = table.n_symbols;
         let mut string_refs = versions.names;
         let symbols = table.symbols(&elf, &strings, tls, of_symbols, &mut string_refs)?;
         let text = |tag: i64| {
@@ -149,6 +152,7 @@ impl Facts {
                 .filter(|s| s.binding == Binding::Unique)
                 .count(),
             symbols,
+            n_symbols,
             strings: (
                 strings.offset,
                 u64::try_from(strings.bytes.len()).unwrap_or(0),
@@ -185,25 +189,26 @@ impl Facts {
         bytes: &'a [u8],
         symbol: &ElfSymbol,
     ) -> Option<(&'a [u8], bool)> {
-        let named = self.version_of(symbol)?;
-        let table = segment::slice(bytes, self.strings.0, self.strings.1)?;
-        let start = usize::try_from(named.name).ok()?;
-        let name = table.get(start..)?.split(|byte| *byte == 0).next()?;
-        // The symbol that stands for the version itself carries it as its name already.
-        if name.is_empty() || name == self.symbol_name(bytes, symbol) {
-            return None;
-        }
-        Some((
-            name,
-            !named.needed && symbol.version & !versions::INDEX == 0,
-        ))
+        let at = self.version_of(bytes, symbol)?;
+        let named = self.versions.get(at)?;
+        let is_default = !named.needed && symbol.version & !versions::INDEX == 0;
+        Some((self.version_name(bytes, named), is_default))
     }
 
-    /// The version that `DT_VERSYM` gives `symbol`.
-    fn version_of(&self, symbol: &ElfSymbol) -> Option<&Named> {
+    /// The place in `versions` of the version that `DT_VERSYM` gives `symbol`.
+    pub(super) fn version_of(&self, bytes: &[u8], symbol: &ElfSymbol) -> Option<usize> {
         let index = symbol.version & versions::INDEX;
         let at = self.versions.binary_search_by_key(&index, |n| n.index);
-        self.versions.get(at.ok()?)
+        let at = at.ok()?;
+        let name = self.version_name(bytes, self.versions.get(at)?);
+        // The symbol that stands for the version itself carries it as its name already.
+        (!name.is_empty() && name != self.symbol_name(bytes, symbol)).then_some(at)
+    }
+
+    /// The name of a version; `bytes` are the file's.
+    pub(super) fn version_name<'a>(&self, bytes: &'a [u8], named: &Named) -> &'a [u8] {
+        let start = self.strings.0.saturating_add(u64::from(named.name));
+        segment::slice(bytes, start, u64::from(named.name_len)).unwrap_or_default()
     }
 
     /// `len` bytes at the link-time address `vaddr`, if the file holds them all; `bytes` are the
@@ -221,16 +226,6 @@ impl Facts {
     pub(super) fn entry(&self, tag: i64) -> Option<&DynamicEntry> {
         self.entries.iter().find(|entry| entry.tag == tag)
     }
-}
-
-fn check_strings(strings: &Strings<'_>, versions: &Versions) -> Result<(), Damage> {
-    for name in versions.names.iter().chain(&versions.base_names) {
-        if strings.len_at(*name).is_none() {
-            let (expected, found) = ("version names inside the table", format!("{name:#x}"));
-            return Err(Damage::new("DT_STRTAB", strings.offset, expected, found));
-        }
-    }
-    Ok(())
 }
 
 fn check_tls(elf: &Elf<'_>, header: Header) -> Result<Extent, Damage> {

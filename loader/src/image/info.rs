@@ -191,6 +191,13 @@ impl Info {
         }
     }
 
+    /// All fields, in the author's order.
+    pub fn fields(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.fields
+            .iter()
+            .map(|(key, value)| (key.as_str(), value.as_str()))
+    }
+
     /// The value of the first field with this key.
     pub fn get(&self, key: &str) -> Option<&str> {
         self.fields

@@ -14,6 +14,21 @@ use super::facts::Facts;
 use super::segment;
 use super::tag;
 
+/// The edits that bring an edited copy back to `bytes`, those of the original.
+pub(crate) fn undo(edits: &[Edit], bytes: &[u8]) -> Vec<Edit> {
+    edits
+        .iter()
+        .filter_map(|edit| {
+            let len = u64::try_from(edit.bytes.len()).ok()?;
+            let bytes = segment::slice(bytes, edit.offset, len)?.to_vec();
+            Some(Edit {
+                bytes,
+                ..edit.clone()
+            })
+        })
+        .collect()
+}
+
 /// Which edits are wanted.
 #[derive(Clone, Debug)]
 #[non_exhaustive]

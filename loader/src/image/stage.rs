@@ -380,6 +380,15 @@ impl StageLink {
         Path::new(OsStr::from_bytes(self.path.to_bytes()))
     }
 
+    /// The bytes of the copy, mapped anew for as long as the result lives.
+    ///
+    /// # Errors
+    /// What `fstat` or `mmap` says.
+    pub(crate) fn bytes(&self) -> io::Result<Mapping> {
+        let stat = fstat(&self.file)?;
+        Mapping::of_file(self.file.as_fd(), usize::try_from(size(&stat)).unwrap_or(0))
+    }
+
     /// Where the copy lies.
     pub fn backing(&self) -> Backing {
         self.backing

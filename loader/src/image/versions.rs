@@ -5,7 +5,7 @@
 #![forbid(unsafe_code)]
 
 use super::damage::Damage;
-use super::dynamic::Dynamic;
+use super::dynamic::{Dynamic, Strings};
 use super::elf::{Elf, VER_FLG_BASE};
 use super::segment::{u16_at, u32_at};
 use super::tag;
@@ -30,9 +30,15 @@ pub(super) struct Named {
     pub(super) index: u16,
     /// Its name in the string table.
     pub(super) name: u32,
+    /// Length of the name in bytes, once it was measured.
+    pub(super) name_len: u32,
     /// Whether the file needs it of another one instead of defining it.
     pub(super) needed: bool,
 }
+
+/// Longer names are refused, so that a hostile file with many versions that share one long name
+/// cannot make the copies of them many times its size.
+const MAX_NAME: u32 = 1024;
 
 /// Bytes of `Elf64_Verdef` and `Elf64_Verdaux`, `Elf64_Verneed` and `Elf64_Vernaux`.
 const VERDEF: u64 = 20;
@@ -58,6 +64,7 @@ impl Versions {
                     versions.named.push(Named {
                         index,
                         name,
+                        name_len: 0,
                         needed: true,
                     });
                     match table.u32(aux, 12)? {
@@ -87,6 +94,7 @@ impl Versions {
                         versions.named.push(Named {
                             index,
                             name,
+                            name_len: 0,
                             needed: false,
                         });
                     }
@@ -113,6 +121,25 @@ impl Versions {
             .sort_by_key(|named| (named.index, named.needed));
         versions.named.dedup_by_key(|named| named.index);
         Ok(versions)
+    }
+
+    /// Measures the names, all of which must lie inside the string table.
+    pub(super) fn check_names(&mut self, strings: &Strings<'_>) -> Result<(), Damage> {
+        for name in self.names.iter().chain(&self.base_names) {
+            if strings.len_at(*name).is_none() {
+                let (expected, found) = ("version names inside the table", format!("{name:#x}"));
+                return Err(Damage::new("DT_STRTAB", strings.offset, expected, found));
+            }
+        }
+        for named in &mut self.named {
+            named.name_len = strings.len_at(named.name).unwrap_or(0);
+            if named.name_len > MAX_NAME {
+                let expected = "a version's name of at most 1024 bytes";
+                let at = strings.offset.saturating_add(u64::from(named.name));
+                return Err(Damage::new("DT_STRTAB", at, expected, named.name_len));
+            }
+        }
+        Ok(())
     }
 
     /// Checks that each of `n_symbols` symbols has a version that exists; returns the table.

@@ -1,0 +1,454 @@
+//! One load's symbols: the file's own tables, in memory of the loader's, and the ways to search
+//! them.
+//!
+//! Nothing is copied out of the tables when a plugin is loaded. By name the file's own hash table
+//! is walked; by address the loader's [`Search`] is asked once it is built, and until then the
+//! table is read from end to end, which gives the same answer slowly.
+
+use core::ffi::CStr;
+
+use crate::elf::RawSymbol;
+use crate::frames;
+use crate::search::Search;
+use crate::sync::{AtomicPtr, Ordering};
+
+/// Numbers of symbols of the second table have this bit.
+pub const SECOND: u32 = 1 << 31;
+
+/// Bytes of a symbol's entry.
+const ENTRY: usize = size_of::<RawSymbol>();
+
+/// Symbols that are read at most while no search is built: some milliseconds.
+const SCANNED: u32 = 1 << 20;
+
+/// A run of bytes.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Bytes {
+    /// First byte; may dangle when `len` is 0.
+    pub start: *const u8,
+    /// How many.
+    pub len: usize,
+}
+
+impl Bytes {
+    /// No bytes.
+    pub const EMPTY: Self = Self {
+        start: core::ptr::null(),
+        len: 0,
+    };
+
+    /// The bytes.
+    ///
+    /// # Safety
+    /// - They are in place and unchanged for `'s`.
+    #[inline]
+    unsafe fn get<'s>(self) -> &'s [u8] {
+        if self.len == 0 {
+            return &[];
+        }
+        // SAFETY: the caller vouches for the bytes.
+        unsafe { core::slice::from_raw_parts(self.start, self.len) }
+    }
+}
+
+/// A symbol table of a file with its string table.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Table {
+    /// Entries of 24 bytes; may be unaligned.
+    pub symbols: Bytes,
+    /// Names, each ended by a zero byte.
+    pub strings: Bytes,
+}
+
+impl Table {
+    /// No table.
+    pub const EMPTY: Self = Self {
+        symbols: Bytes::EMPTY,
+        strings: Bytes::EMPTY,
+    };
+}
+
+/// Everything about one load of a plugin that readers may copy out.
+#[derive(Debug)]
+#[repr(C)]
+pub struct Index {
+    /// The plugin's name.
+    pub name: Bytes,
+    /// The plugin's version.
+    pub version: Bytes,
+    /// Build-id, zero-padded.
+    pub build_id: [u8; 32],
+    /// Its length in bytes.
+    pub build_id_len: u8,
+    /// `DT_SYMTAB` with `DT_STRTAB`: what other files may use.
+    pub dynamic: Table,
+    /// `.symtab` with its strings where the file has them: local functions, too.
+    pub all: Table,
+    /// `DT_GNU_HASH` to the end of its segment; empty where there is none.
+    pub gnu_hash: Bytes,
+    /// `DT_HASH` to the end of its segment; empty where there is none.
+    pub sysv_hash: Bytes,
+    /// `DT_VERSYM`, two bytes for each dynamic symbol; empty where there is none.
+    pub versions: Bytes,
+    /// `.eh_frame_hdr`; empty where there is none.
+    pub frames: Bytes,
+    /// Its link-time address.
+    pub frames_svma: u64,
+    /// Link-time addresses of code: the first executable segment.
+    pub text: (u64, u64),
+    /// The search by address; null until the loader has built it.
+    ///
+    /// Stored once by the loader's indexer (Release), read inside sections (Acquire: the arrays
+    /// are seen). Freed with the index.
+    pub search: AtomicPtr<Search>,
+}
+
+/// An index that stays for `'s`.
+#[derive(Clone, Copy, Debug)]
+pub struct IndexView<'s> {
+    index: &'s Index,
+}
+
+/// What a symbol is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum SymbolKind {
+    /// Code.
+    Func = 0,
+    /// Data.
+    Object = 1,
+    /// Code whose address a resolver chooses.
+    Ifunc = 2,
+    /// No type given.
+    Notype = 3,
+}
+
+/// One symbol of a file.
+#[derive(Clone, Copy, Debug)]
+pub struct FileSymbol<'s> {
+    /// Its number: of the dynamic table, or with [`SECOND`] of the other.
+    pub number: u32,
+    /// The name, mangled as in the file.
+    pub name: &'s [u8],
+    /// Link-time address.
+    pub svma: u64,
+    /// Size in bytes; 0 when the file does not say.
+    pub size: u64,
+    /// What it is.
+    pub kind: SymbolKind,
+}
+
+impl<'s> IndexView<'s> {
+    /// The view of an index.
+    ///
+    /// Async-signal-safe.
+    ///
+    /// # Safety
+    /// - The index and all it points at stay in place and unchanged (but for `search`) for `'s`.
+    #[inline]
+    #[must_use]
+    pub const unsafe fn of(index: &'s Index) -> Self {
+        Self { index }
+    }
+
+    /// The plugin's name. Async-signal-safe, as all methods here.
+    #[inline]
+    #[must_use]
+    pub fn name(self) -> &'s [u8] {
+        // SAFETY: of()'s contract.
+        unsafe { self.index.name.get() }
+    }
+
+    /// The plugin's version; empty for a foreign library.
+    #[inline]
+    #[must_use]
+    pub fn version(self) -> &'s [u8] {
+        // SAFETY: of()'s contract.
+        unsafe { self.index.version.get() }
+    }
+
+    /// The build-id; empty when the file has none.
+    #[inline]
+    #[must_use]
+    pub fn build_id(self) -> &'s [u8] {
+        let len = usize::from(self.index.build_id_len);
+        self.index.build_id.get(..len).unwrap_or(&[])
+    }
+
+    /// The exported symbols, in the file's order.
+    #[inline]
+    #[must_use]
+    pub fn symbols(self) -> FileSymbols<'s> {
+        FileSymbols {
+            view: self,
+            next: 0,
+        }
+    }
+
+    /// The symbol that covers the link-time address `svma`: of several the one that starts last,
+    /// and of those that start together the preferred one ([`RawSymbol::preference`]).
+    #[inline]
+    #[must_use]
+    pub fn find(self, svma: u64) -> Option<FileSymbol<'s>> {
+        self.symbol(self.find_number(svma)?)
+    }
+
+    /// The function without a name that contains the link-time address `svma`, by the file's unwind
+    /// entries: its start and where the next one begins.
+    #[must_use]
+    pub fn find_unnamed(self, svma: u64) -> Option<(u64, u64)> {
+        let (low, high) = self.index.text;
+        if !(low..high).contains(&svma) {
+            return None;
+        }
+        // SAFETY: of()'s contract.
+        let header = unsafe { self.index.frames.get() };
+        frames::find(header, self.index.frames_svma, svma)
+    }
+
+    /// As [`IndexView::find`], the number alone.
+    #[inline]
+    #[must_use]
+    pub fn find_number(self, svma: u64) -> Option<u32> {
+        // Acquire: pairs with the Release of the indexer's store.
+        let search = self.index.search.load(Ordering::Acquire);
+        // SAFETY: a search, once stored, stays as long as the index.
+        let number = match unsafe { search.as_ref() } {
+            // SAFETY: the indexer stored the arrays of this very file.
+            Some(search) => unsafe { search.find(svma) }?,
+            None => return self.scan(svma),
+        };
+        self.raw(number).filter(|symbol| symbol.covers(svma))?;
+        Some(number)
+    }
+
+    /// Reads the tables from end to end.
+    fn scan(self, svma: u64) -> Option<u32> {
+        let mut best = None;
+        for (number, symbol) in self.candidates() {
+            if symbol.covers(svma) {
+                best = best.max(Some((symbol.svma, symbol.preference(), number)));
+            }
+        }
+        best.map(|(.., number)| number)
+    }
+
+    /// Every symbol that an address may be named after, with its number; bounded.
+    #[inline]
+    pub fn candidates(self) -> impl Iterator<Item = (u32, RawSymbol)> + use<'s> {
+        let first = (0..self.len(self.index.dynamic).min(SCANNED))
+            .filter(move |n| self.raw(*n).is_some_and(|s| s.is_exported()));
+        let second = (0..self.len(self.index.all).min(SCANNED)).map(|n| n | SECOND);
+        first
+            .chain(second)
+            .filter_map(move |number| Some((number, self.raw(number)?)))
+            .filter(|(_, symbol)| symbol.is_named_address())
+    }
+
+    /// How many entries the dynamic table has.
+    #[inline]
+    #[must_use]
+    pub fn n_dynamic(self) -> u32 {
+        self.len(self.index.dynamic)
+    }
+
+    #[inline]
+    fn len(self, table: Table) -> u32 {
+        let entries = table.symbols.len.checked_div(ENTRY).unwrap_or(0);
+        u32::try_from(entries).unwrap_or(SECOND.wrapping_sub(1))
+    }
+
+    #[inline]
+    fn table(self, number: u32) -> Table {
+        if number & SECOND == 0 {
+            self.index.dynamic
+        } else {
+            self.index.all
+        }
+    }
+
+    /// The entry of a symbol.
+    #[inline]
+    #[must_use]
+    pub fn raw(self, number: u32) -> Option<RawSymbol> {
+        let table = self.table(number);
+        let at = (number & !SECOND) as usize;
+        if at >= self.len(table) as usize {
+            return None;
+        }
+        let entry = table.symbols.start.wrapping_add(at.wrapping_mul(ENTRY));
+        // SAFETY: inside the table, as just checked; of()'s contract keeps it in place. Any bytes
+        // make an entry.
+        Some(unsafe { entry.cast::<RawSymbol>().read_unaligned() })
+    }
+
+    /// The symbol with this number.
+    #[inline]
+    #[must_use]
+    pub fn symbol(self, number: u32) -> Option<FileSymbol<'s>> {
+        let raw = self.raw(number)?;
+        Some(FileSymbol {
+            number,
+            name: self.text(self.table(number), raw.name),
+            svma: raw.svma,
+            size: raw.size,
+            kind: match raw.info & 0xf {
+                2 => SymbolKind::Func,
+                10 => SymbolKind::Ifunc,
+                1 => SymbolKind::Object,
+                _ => SymbolKind::Notype,
+            },
+        })
+    }
+
+    #[inline]
+    fn text(self, table: Table, offset: u32) -> &'s [u8] {
+        // SAFETY: of()'s contract.
+        let strings: &'s [u8] = unsafe { table.strings.get() };
+        let from = strings.get(offset as usize..).unwrap_or(&[]);
+        CStr::from_bytes_until_nul(from).map_or(&[], CStr::to_bytes)
+    }
+
+    /// The exported symbol `name`: of several versions the default one.
+    ///
+    /// By the file's GNU hash table, else by its System V one, else by reading all names.
+    #[must_use]
+    pub fn by_name(self, name: &[u8]) -> Option<FileSymbol<'s>> {
+        let mut found = None;
+        let mut look = |number: u32| {
+            let exported = self
+                .raw(number)
+                .filter(|symbol| symbol.is_exported() && symbol.is_named_address())
+                .is_some_and(|symbol| self.text(self.index.dynamic, symbol.name) == name);
+            if exported {
+                let is_default = self.is_default(number);
+                if is_default || found.is_none() {
+                    found = Some(number);
+                }
+                return is_default;
+            }
+            false
+        };
+        // SAFETY: of()'s contract, twice.
+        let gnu = unsafe { self.index.gnu_hash.get() };
+        // SAFETY: as above.
+        let sysv = unsafe { self.index.sysv_hash.get() };
+        if !gnu.is_empty() {
+            walk_gnu(gnu, name, &mut look);
+        } else if !sysv.is_empty() {
+            walk_sysv(sysv, name, &mut look);
+        } else {
+            let _first = (0..self.n_dynamic()).find(|number| look(*number));
+        }
+        self.symbol(found?)
+    }
+
+    /// Whether the version of a dynamic symbol is the one that its name alone means.
+    fn is_default(self, number: u32) -> bool {
+        // SAFETY: of()'s contract.
+        let versions = unsafe { self.index.versions.get() };
+        let at = (number as usize).saturating_mul(2);
+        match versions.get(at..at.saturating_add(2)) {
+            // The upper bit hides a version from lookups by name alone.
+            Some(&[_, upper]) => upper & 0x80 == 0,
+            _ => true,
+        }
+    }
+}
+
+/// The exported symbols of a file, in its order.
+#[derive(Clone, Debug)]
+pub struct FileSymbols<'s> {
+    view: IndexView<'s>,
+    next: u32,
+}
+
+impl<'s> Iterator for FileSymbols<'s> {
+    type Item = FileSymbol<'s>;
+
+    fn next(&mut self) -> Option<FileSymbol<'s>> {
+        loop {
+            let number = self.next;
+            let raw = self.view.raw(number)?;
+            self.next = number.wrapping_add(1);
+            if raw.is_exported() && raw.is_named_address() {
+                return self.view.symbol(number);
+            }
+        }
+    }
+}
+
+fn word(table: &[u8], at: usize) -> Option<u32> {
+    let bytes = table.get(at..at.checked_add(4)?)?;
+    Some(u32::from_le_bytes(bytes.try_into().ok()?))
+}
+
+/// Shows `look` the numbers that a GNU hash table has for `name`, until it has enough.
+///
+/// # Source
+/// glibc elf/dl-lookup.c, `do_lookup_x`.
+fn walk_gnu(table: &[u8], name: &[u8], look: &mut impl FnMut(u32) -> bool) -> Option<()> {
+    let hash = name.iter().fold(5381_u32, |hash, byte| {
+        hash.wrapping_mul(33).wrapping_add(u32::from(*byte))
+    });
+    let n_buckets = word(table, 0)? as usize;
+    let first_hashed = word(table, 4)?;
+    let n_bloom = word(table, 8)? as usize;
+    let shift = word(table, 12)?;
+    // The bloom filter has words of 64 bits.
+    let bloom_word = ((hash >> 6) as usize).checked_rem(n_bloom)?;
+    let bloom_at = bloom_word.checked_mul(8)?.checked_add(16)?;
+    let low = word(table, bloom_at)?;
+    let high = word(table, bloom_at.checked_add(4)?)?;
+    let bloom = u64::from(high) << 32 | u64::from(low);
+    let bit = |hash: u32| bloom & (1_u64 << (hash & 63)) != 0;
+    if !bit(hash) || !bit(hash.checked_shr(shift)?) {
+        return None;
+    }
+    let buckets = n_bloom.checked_mul(8)?.checked_add(16)?;
+    let bucket = (hash as usize).checked_rem(n_buckets)?;
+    let mut number = word(table, bucket.checked_mul(4)?.checked_add(buckets)?)?;
+    if number < first_hashed {
+        return None;
+    }
+    let chains = n_buckets.checked_mul(4)?.checked_add(buckets)?;
+    loop {
+        let place = (number.checked_sub(first_hashed)?) as usize;
+        let chained = word(table, place.checked_mul(4)?.checked_add(chains)?)?;
+        if (chained | 1) == (hash | 1) && look(number) {
+            return Some(());
+        }
+        // The lowest bit ends the chain; so does the end of the table, which bounds the walk.
+        if chained & 1 != 0 {
+            return None;
+        }
+        number = number.checked_add(1)?;
+    }
+}
+
+/// The same for a System V hash table.
+fn walk_sysv(table: &[u8], name: &[u8], look: &mut impl FnMut(u32) -> bool) -> Option<()> {
+    let hash = name.iter().fold(0_u32, |hash, byte| {
+        let hash = (hash << 4).wrapping_add(u32::from(*byte));
+        let top = hash & 0xf000_0000;
+        (hash ^ (top >> 24)) & !top
+    });
+    let n_buckets = word(table, 0)? as usize;
+    let n_chains = word(table, 4)? as usize;
+    let bucket = (hash as usize).checked_rem(n_buckets)?;
+    let mut number = word(table, bucket.checked_mul(4)?.checked_add(8)?)?;
+    let chains = n_buckets.checked_mul(4)?.checked_add(8)?;
+    // A chain visits each symbol at most once in a sound table.
+    for _ in 0..n_chains {
+        if number == 0 || look(number) {
+            return Some(());
+        }
+        number = word(
+            table,
+            (number as usize).checked_mul(4)?.checked_add(chains)?,
+        )?;
+    }
+    None
+}

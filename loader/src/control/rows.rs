@@ -1,0 +1,281 @@
+//! The loader's values as rows of the interface.
+
+#![forbid(unsafe_code)]
+
+use std::time::{Duration, UNIX_EPOCH};
+
+use super::messages::{
+    DepartedRow, EventRow, Field, HolderRow, InsideRow, PluginRow, ProofRow, Refused, ResolvedRow,
+    StageTime, SymbolRow, UnloadReply, WorkerRow,
+};
+use super::wire::Fault;
+use crate::error::{Error, ErrorKind, Holder, HolderKind, Stage};
+use crate::events::{Event, EventKind};
+use crate::history::Departed;
+use crate::image::SymbolRow as Symbol;
+use crate::loader::Loader;
+use crate::plugin::Plugin;
+use crate::presence::WorkerInfo;
+use crate::quiesce::Proof;
+use crate::unload::Unloaded;
+
+pub(super) fn plugin(loader: &Loader, plugin: &Plugin) -> PluginRow {
+    let holders = loader.holders(plugin);
+    let (start, end) = plugin.range();
+    PluginRow {
+        name: plugin.name().to_owned(),
+        version: plugin.version().to_owned(),
+        state: plugin.state().name().to_owned(),
+        refs: holders.iter().map(|holder| holder.count).sum(),
+        users: holders.iter().map(user).collect(),
+        size: (end - start) as u64,
+        base: hex(start),
+        build_id: build_id(plugin),
+        generation: plugin.generation(),
+        taints: taints(plugin),
+        calls: loader.calls(plugin),
+        interfaces: plugin.interfaces().collect(),
+    }
+}
+
+/// The letters of a plugin's sticky facts. None are kept so far.
+fn taints(_plugin: &Plugin) -> String {
+    String::new()
+}
+
+fn user(holder: &Holder) -> String {
+    match holder.kind {
+        HolderKind::Call => holder.thread.to_string(),
+        HolderKind::UnregisteredCalls => "unregistered".to_owned(),
+        HolderKind::Pins => "pins".to_owned(),
+        HolderKind::Section => "reader".to_owned(),
+    }
+}
+
+pub(super) fn fields(plugin: &Plugin) -> Vec<Field> {
+    let fields = plugin.info().fields.iter();
+    fields
+        .map(|(key, value)| Field {
+            key: key.clone(),
+            value: value.clone(),
+        })
+        .collect()
+}
+
+/// One defined symbol as nm would show it, at its run-time address.
+pub(super) fn symbol(symbol: &Symbol) -> SymbolRow {
+    SymbolRow {
+        name: symbol.name.clone(),
+        version: symbol.version.clone(),
+        default: symbol.is_default,
+        address: format!("{:#x}", symbol.address),
+        size: symbol.size,
+        kind: symbol.kind.to_string(),
+    }
+}
+
+pub(super) fn resolved(loader: &Loader, address: usize) -> ResolvedRow {
+    let Some(found) = loader.reader().resolve(address) else {
+        return ResolvedRow {
+            address: hex(address),
+            plugin: String::new(),
+            version: String::new(),
+            symbol: String::new(),
+            offset: 0,
+            generation: 0,
+            state: String::new(),
+        };
+    };
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let mut symbol = text(found.symbol.as_bytes());
+    // The reader copies at most 251 bytes of a name; the plugin's record has them all.
+    if found.symbol.is_truncated()
+        && let Some(plugin) = loader.plugin(found.plugin.as_str())
+        && plugin.generation() == found.generation
+    {
+        symbol = plugin.record().symbol_at(address).into();
+    }
+    ResolvedRow {
+        address: hex(address),
+        plugin: text(found.plugin.as_bytes()),
+        version: text(found.version.as_bytes()),
+        symbol,
+        offset: found.offset,
+        generation: found.generation,
+        state: found.state().name().to_owned(),
+    }
+}
+
+pub(super) fn holder(holder: &Holder) -> HolderRow {
+    let kind = match holder.kind {
+        HolderKind::Call => "call",
+        HolderKind::UnregisteredCalls => "unregistered_calls",
+        HolderKind::Pins => "pins",
+        HolderKind::Section => "section",
+    };
+    HolderRow {
+        kind: kind.to_owned(),
+        thread: holder.thread.to_string(),
+        tid: holder.tid,
+        function: holder.function.to_string(),
+        count: holder.count,
+        micros: micros(holder.since),
+    }
+}
+
+pub(super) fn worker(worker: &WorkerInfo) -> WorkerRow {
+    let inside = worker.inside.iter().map(|inside| InsideRow {
+        plugin: inside.plugin.to_string(),
+        function: inside.function.to_string(),
+        micros: micros(inside.since),
+    });
+    WorkerRow {
+        thread: worker.name.to_string(),
+        tid: worker.tid,
+        inside: inside.collect(),
+        calls: worker.calls,
+        quiescent: worker.quiescent,
+    }
+}
+
+pub(super) fn event(event: &Event) -> EventRow {
+    let (message, times): (String, &[(Stage, Duration)]) = match &event.kind {
+        EventKind::Live(times) | EventKind::Unloaded(times) => (String::new(), times),
+        EventKind::Failed(_, why) | EventKind::Stayed(why) => (why.to_string(), &[]),
+        EventKind::Zombie(reasons) | EventKind::Pinned(reasons) => (reasons.join("; "), &[]),
+        EventKind::CrashHandlerReplaced(signals) => {
+            let signals: Vec<_> = signals.iter().map(|signal| signal.name()).collect();
+            (signals.join(", "), &[])
+        }
+        EventKind::Coming | EventKind::Going | EventKind::Collected => (String::new(), &[]),
+    };
+    EventRow {
+        sequence: event.sequence,
+        unix_micros: event.at.duration_since(UNIX_EPOCH).map_or(0, micros),
+        plugin: event.plugin.to_string(),
+        generation: event.generation,
+        kind: event.kind.name().to_owned(),
+        message,
+        stages: stages(times),
+    }
+}
+
+pub(super) fn departed(departed: &Departed) -> DepartedRow {
+    let plugin = &departed.plugin;
+    let (start, end) = plugin.range();
+    DepartedRow {
+        name: plugin.name().to_owned(),
+        version: plugin.version().to_owned(),
+        generation: plugin.generation(),
+        base: hex(start),
+        size: (end - start) as u64,
+        build_id: build_id(plugin),
+        micros: micros(departed.since),
+    }
+}
+
+pub(super) fn unloaded(unloaded: Unloaded) -> UnloadReply {
+    let (verdict, left) = match unloaded {
+        Unloaded::Gone(report) => {
+            let workers = report.workers.iter().map(|worker| ProofRow {
+                thread: worker.name.to_string(),
+                tid: worker.tid,
+                proof: match worker.proof {
+                    Proof::Idle => "idle".to_owned(),
+                    Proof::Drained => "drained".to_owned(),
+                },
+                micros: micros(worker.after),
+            });
+            return UnloadReply {
+                name: report.plugin.to_string(),
+                generation: report.generation,
+                verdict: "unloaded".to_owned(),
+                workers: workers.collect(),
+                stages: stages(&report.stages),
+                ..UnloadReply::default()
+            };
+        }
+        Unloaded::Zombie(left) => ("zombie", left),
+        Unloaded::Pinned(left) => ("pinned", left),
+    };
+    UnloadReply {
+        name: left.plugin.to_string(),
+        generation: left.generation,
+        verdict: verdict.to_owned(),
+        reasons: left.reasons,
+        ..UnloadReply::default()
+    }
+}
+
+pub(super) fn stages(times: &[(Stage, Duration)]) -> Vec<StageTime> {
+    let times = times.iter().map(|(stage, time)| StageTime {
+        name: stage.to_string(),
+        micros: micros(*time),
+    });
+    times.collect()
+}
+
+/// A refusal of the loader's; one for want of the plugin `name` is `NotFound`.
+pub(super) fn fault(error: &Error, name: &str) -> Fault {
+    if error.kind() == ErrorKind::NotFound {
+        return Fault::NotFound(name.to_owned());
+    }
+    Fault::Refused(Box::new(Refused {
+        stage: error.stage().map_or_else(String::new, |s| s.to_string()),
+        kind: kind(error.kind()).to_owned(),
+        message: format!("{error:#}"),
+        holders: error.blockers().iter().map(holder).collect(),
+    }))
+}
+
+/// A refusal of the server's own; `stage` is empty where the loader was not asked.
+pub(super) fn refused(stage: &str, kind: &str, message: String) -> Fault {
+    Fault::Refused(Box::new(Refused {
+        stage: stage.to_owned(),
+        kind: kind.to_owned(),
+        message,
+        holders: Vec::new(),
+    }))
+}
+
+fn kind(kind: ErrorKind) -> &'static str {
+    match kind {
+        ErrorKind::AlreadyInitialised => "already_initialised",
+        ErrorKind::ShutDown => "shut_down",
+        ErrorKind::Open => "open",
+        ErrorKind::Stage => "stage",
+        ErrorKind::Damaged => "damaged",
+        ErrorKind::Incompatible => "incompatible",
+        ErrorKind::AlreadyLoaded => "already_loaded",
+        ErrorKind::Busy => "busy",
+        ErrorKind::NotFound => "not_found",
+        ErrorKind::TooManyPlugins => "too_many_plugins",
+        ErrorKind::Map => "map",
+        ErrorKind::InitFailed => "init_failed",
+        ErrorKind::Thread => "thread",
+        ErrorKind::Control => "control",
+        ErrorKind::NoSymbol => "no_symbol",
+        ErrorKind::NotAFunction => "not_a_function",
+        ErrorKind::NoInterface => "no_interface",
+        ErrorKind::InterfaceVersion => "interface_version",
+        ErrorKind::Gone => "gone",
+        ErrorKind::SelfDeadlock => "self_deadlock",
+        ErrorKind::Deadline => "deadline",
+        ErrorKind::Barrier => "barrier",
+        ErrorKind::CrashHandler => "crash_handler",
+        ErrorKind::Injected => "injected",
+    }
+}
+
+fn build_id(plugin: &Plugin) -> String {
+    let bytes = plugin.build_id();
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn hex(address: usize) -> String {
+    format!("{address:#x}")
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,85 @@
+//! The background thread that builds searches by address, so that no load pays for them.
+
+#![forbid(unsafe_code)]
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+
+use crate::index::OwnedIndex;
+
+/// Indexes that wait for their search.
+#[derive(Debug, Default)]
+pub(crate) struct Indexer {
+    queue: Mutex<Queue>,
+    /// Something waits, or nothing does any more.
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    waiting: VecDeque<Arc<OwnedIndex>>,
+    is_building: bool,
+}
+
+impl Indexer {
+    /// Asks for the search of `index`; readers scan its symbols until it is there.
+    pub(crate) fn ask(&self, index: Arc<OwnedIndex>) {
+        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        queue.waiting.push_back(index);
+        drop(queue);
+        self.changed.notify_all();
+    }
+
+    /// Starts the thread; it lives as long as the process.
+    ///
+    /// # Errors
+    /// The operating system's, when no thread could be started.
+    pub(crate) fn start(&'static self) -> std::io::Result<()> {
+        std::thread::Builder::new()
+            .name("plug-indexer".into())
+            .spawn(move || {
+                loop {
+                    self.build_next();
+                }
+            })?;
+        Ok(())
+    }
+
+    fn build_next(&self) {
+        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        let index = loop {
+            match queue.waiting.pop_front() {
+                Some(index) => break index,
+                None => {
+                    queue = self
+                        .changed
+                        .wait(queue)
+                        .unwrap_or_else(PoisonError::into_inner);
+                }
+            }
+        };
+        queue.is_building = true;
+        drop(queue);
+        // One that only this queue still holds belongs to a plugin that has left.
+        if Arc::strong_count(&index) > 1 {
+            index.build_search();
+        }
+        drop(index);
+        self.queue
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .is_building = false;
+        self.changed.notify_all();
+    }
+
+    /// Waits until every search asked for is built.
+    pub(crate) fn settle(&self) {
+        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        while queue.is_building || !queue.waiting.is_empty() {
+            queue = self
+                .changed
+                .wait(queue)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}

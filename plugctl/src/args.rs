@@ -1,0 +1,199 @@
+//! The command line, parsed.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
+
+/// Operates the plugins of running hosts, and runs one.
+///
+/// Exit codes: 0 done, 1 failed or nothing found, 2 usage, 3 not found, 4 refused at once (busy),
+/// 5 incompatible or damaged, 6 deadline passed, 7 zombie or pinned. Of several names all are
+/// attempted; the code is the first failure's.
+#[derive(Debug, Parser)]
+#[command(name = "plugctl", version, arg_required_else_help = true)]
+pub(crate) struct Cli {
+    /// The host to talk to: its name, process id or socket; default the only live one.
+    #[arg(long, global = true, value_name = "NAME|PID|SOCKET")]
+    pub(crate) host: Option<String>,
+    /// Print JSON, one array or object a call.
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run a host that works on an input through whatever filters are loaded.
+    Serve(Serve),
+    /// List the live hosts and what they can do.
+    Hosts,
+    /// Load a plugin: the host gets the very file that is opened here.
+    Load(Load),
+    /// Unload plugins and tell how nobody was proved to be inside.
+    Unload(Unload),
+    /// List plugins: name, size and users first, as lsmod does.
+    List,
+    /// Show what a file or a loaded plugin says about itself, as modinfo does.
+    Info(Info),
+    /// Show dynamic symbols in nm's columns: link-time addresses of a file, run-time ones of a
+    /// loaded plugin.
+    Symbols(Symbols),
+    /// Say which plugin and symbol addresses belong to.
+    Resolve(Resolve),
+    /// List worker threads and the plugins they are inside of.
+    Workers,
+    /// Show what happened to plugins.
+    Events(Events),
+    /// List plugins that left, the last one first.
+    History,
+    /// Print a completion script for a shell.
+    Completions {
+        /// The shell.
+        shell: Shell,
+    },
+    /// Write the manual pages into a folder.
+    Man {
+        /// The folder.
+        dir: PathBuf,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Serve {
+    /// Where to listen; default the folder of this user's hosts.
+    #[arg(long, value_name = "S")]
+    pub(crate) socket: Option<PathBuf>,
+    /// The host's name.
+    #[arg(long, default_value = "plugctl")]
+    pub(crate) name: String,
+    /// How many worker threads.
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    pub(crate) workers: usize,
+    /// The file to work on; default a built-in text.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) input: Option<PathBuf>,
+    /// Feed what one filter writes to the next.
+    #[arg(long)]
+    pub(crate) chain: bool,
+    /// Do not pause between blocks.
+    #[arg(long)]
+    pub(crate) full_speed: bool,
+    /// Files to load at start.
+    #[arg(value_name = "PLUGIN")]
+    pub(crate) plugins: Vec<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Load {
+    /// The file.
+    pub(crate) file: PathBuf,
+    /// Parameters for the plugin.
+    #[arg(value_name = "KEY=VALUE", value_parser = key_value)]
+    pub(crate) params: Vec<(String, String)>,
+    /// Load it under this name instead of its own.
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Unload {
+    /// The plugins.
+    #[arg(required = true, value_name = "NAME")]
+    pub(crate) names: Vec<String>,
+    /// How long to wait for users; 0 refuses at once.
+    #[arg(long, value_name = "SECONDS", default_value_t = 1.0, value_parser = seconds)]
+    pub(crate) wait: f64,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Info {
+    /// A file if it contains a slash, or has ".so" in its name and exists; else a plugin.
+    #[arg(value_name = "FILE|NAME")]
+    pub(crate) target: String,
+    /// Print the values of this field only.
+    #[arg(short = 'F', long)]
+    pub(crate) field: Option<String>,
+    /// End each line by NUL instead of a newline.
+    #[arg(short = '0', long)]
+    pub(crate) null: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Symbols {
+    /// A file if it contains a slash, or has ".so" in its name and exists; else a plugin.
+    #[arg(value_name = "FILE|NAME")]
+    pub(crate) target: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Resolve {
+    /// Addresses, hexadecimal with or without 0x.
+    #[arg(required = true, value_name = "ADDRESS", value_parser = address)]
+    pub(crate) addresses: Vec<u64>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Events {
+    /// Keep waiting for more, until the host ends.
+    #[arg(short, long)]
+    pub(crate) follow: bool,
+}
+
+fn key_value(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("expected key=value".to_owned()),
+    }
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(seconds) if (0.0..=3600.0).contains(&seconds) => Ok(seconds),
+        _ => Err("expected seconds from 0 to 3600".to_owned()),
+    }
+}
+
+fn address(text: &str) -> Result<u64, String> {
+    let digits = text.strip_prefix("0x").unwrap_or(text);
+    u64::from_str_radix(digits, 16).map_err(|_| "expected a hexadecimal address".to_owned())
+}
+
+/// What a FILE|NAME argument means.
+#[derive(Debug)]
+pub(crate) enum Target<'a> {
+    File(PathBuf),
+    Plugin(&'a str),
+}
+
+impl<'a> Target<'a> {
+    /// A file if it contains a slash, or has ".so" in its name and exists; else a plugin.
+    pub(crate) fn of(text: &'a str) -> Self {
+        let path = PathBuf::from(text);
+        if text.contains('/') || text.contains(".so") && path.is_file() {
+            Self::File(path)
+        } else {
+            Self::Plugin(text)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn targets_with_a_slash_are_files_and_bare_names_plugins() {
+        assert!(matches!(Target::of("./codec"), Target::File(_)));
+        assert!(matches!(Target::of("codec"), Target::Plugin("codec")));
+        assert!(matches!(Target::of("none.so"), Target::Plugin("none.so")));
+    }
+}

@@ -1,0 +1,36 @@
+//! `plugctl load`: the host loads the file that is opened here.
+
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::path;
+
+use crate::args;
+use crate::client::Replies;
+use crate::failure::{Failure, Outcome};
+use crate::hosts;
+use crate::render::Render;
+use plug_loader::control::messages::{Field, LoadCall, LoadReply};
+
+/// Opens the file and has it loaded.
+pub(crate) fn run(args: &args::Load, host: Option<&str>, render: &Render) -> Outcome {
+    let file = File::open(&args.file).map_err(|error| Failure::file(&args.file, &error))?;
+    let path = path::absolute(&args.file).unwrap_or_else(|_| args.file.clone());
+    let fields = args.params.iter().map(|(key, value)| Field {
+        key: key.clone(),
+        value: value.clone(),
+    });
+    let call = LoadCall {
+        file: 0,
+        path: path.display().to_string(),
+        name: args.name.clone(),
+        params: fields.collect(),
+    };
+    let mut client = hosts::connect(host)?;
+    client.send("Load", &call, Replies::One, Some(file.as_fd()))?;
+    let reply: LoadReply = client.long_reply(|seconds| {
+        let what = format!("its load is in progress for {seconds} s");
+        render.waiting(&args.file.display().to_string(), &what);
+    })?;
+    render.loaded(&reply);
+    Ok(0)
+}

@@ -1,0 +1,545 @@
+//! Everything that plugctl prints: the only file that knows formats and terminals.
+//!
+//! Results go to stdout, refusals and progress to stderr. A reader that went away, such as
+//! `head`, ends the printing but not the work.
+
+use std::env;
+use std::io::{self, IsTerminal, Write};
+
+use anstyle::{AnsiColor, Style};
+use serde::Serialize;
+
+use crate::failure::Failure;
+use crate::hosts::LiveHost;
+use plug_loader::control::messages::{
+    DepartedRow, EventRow, LoadReply, PluginRow, ResolvedRow, StageTime, SymbolRow, UnloadReply,
+    WorkerRow,
+};
+
+const HEAD: Style = Style::new().bold();
+const GOOD: Style = AnsiColor::Green.on_default();
+const WAITING: Style = AnsiColor::Yellow.on_default();
+const BAD: Style = AnsiColor::Red.on_default();
+const PLAIN: Style = Style::new();
+
+/// How to print.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Render {
+    json: bool,
+    /// Whether stdout gets colours.
+    colour: bool,
+}
+
+/// One cell of a table.
+struct Cell {
+    text: String,
+    style: Style,
+    right: bool,
+}
+
+/// A cell that is never empty, so that columns can be counted.
+fn cell(text: impl Into<String>) -> Cell {
+    let text = text.into();
+    Cell {
+        text: if text.is_empty() { "-".into() } else { text },
+        style: PLAIN,
+        right: false,
+    }
+}
+
+fn number(value: u64) -> Cell {
+    Cell {
+        right: true,
+        ..cell(value.to_string())
+    }
+}
+
+fn right(text: String) -> Cell {
+    Cell {
+        right: true,
+        ..cell(text)
+    }
+}
+
+fn state(text: &str) -> Cell {
+    let style = match text {
+        "Live" | "live" => GOOD,
+        "Zombie" | "zombie" | "pinned" | "failed" | "stayed" => BAD,
+        "Coming" | "Going" | "Unformed" | "coming" | "going" => WAITING,
+        _ => PLAIN,
+    };
+    Cell {
+        style,
+        ..cell(text)
+    }
+}
+
+impl Render {
+    pub(crate) fn new(json: bool) -> Self {
+        let refused = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        let dumb = env::var_os("TERM").is_some_and(|term| term == "dumb");
+        Self {
+            json,
+            colour: io::stdout().is_terminal() && !refused && !dumb,
+        }
+    }
+
+    /// Bytes as they are. A reader that has seen enough is no failure of ours.
+    pub(crate) fn raw(self, bytes: &[u8]) {
+        let _seen = self.write(bytes);
+    }
+
+    fn write(self, bytes: &[u8]) -> io::Result<()> {
+        let mut stdout = io::stdout().lock();
+        stdout.write_all(bytes)?;
+        stdout.flush()
+    }
+
+    fn line(self, text: &str) {
+        self.raw(format!("{text}\n").as_bytes());
+    }
+
+    fn note(self, text: &str) {
+        let mut stderr = io::stderr().lock();
+        let _seen = stderr.write_all(format!("{text}\n").as_bytes());
+    }
+
+    fn value(self, value: &impl Serialize) {
+        match serde_json::to_string(value) {
+            Ok(text) => self.line(&text),
+            Err(error) => self.note(&format!("plugctl: {error}")),
+        }
+    }
+
+    /// Lines of text, or one array.
+    pub(crate) fn lines(self, lines: &[String]) {
+        if self.json {
+            return self.value(&lines);
+        }
+        self.raw(
+            lines
+                .iter()
+                .map(|line| line.clone() + "\n")
+                .collect::<String>()
+                .as_bytes(),
+        );
+    }
+
+    /// Why a command failed.
+    pub(crate) fn failure(self, failure: &Failure) {
+        match serde_json::to_string(failure) {
+            Ok(text) if self.json => self.note(&text),
+            _ => self.note(&format!("plugctl: {failure}")),
+        }
+    }
+
+    /// Something that went wrong while a host goes on.
+    pub(crate) fn warning(self, text: &str) {
+        self.note(&format!("plugctl: {text}"));
+    }
+
+    /// Who is waited for.
+    pub(crate) fn waiting(self, name: &str, holders: &str) {
+        let holders = if holders.is_empty() {
+            "its users"
+        } else {
+            holders
+        };
+        self.note(&format!("plugctl: waiting for {name}: {holders}"));
+    }
+
+    /// A host that clients can reach.
+    pub(crate) fn ready(self, socket: &str) {
+        if self.json {
+            return self.value(&serde_json::json!({ "ready": socket }));
+        }
+        self.line(&format!("ready {socket}"));
+    }
+
+    pub(crate) fn hosts(self, hosts: &[LiveHost]) {
+        if self.json {
+            return self.value(&hosts);
+        }
+        let rows = hosts.iter().map(|host| {
+            vec![
+                cell(host.name.as_str()),
+                number(host.pid.into()),
+                cell(host.version.as_str()),
+                number(host.workers),
+                number(host.plugins),
+                cell(if host.membarrier {
+                    "membarrier"
+                } else {
+                    "fences"
+                }),
+                cell(host.socket.as_str()),
+            ]
+        });
+        let heads = [
+            "Host", "PID", "Version", "Workers", "Plugins", "Barrier", "Socket",
+        ];
+        self.table(&heads, rows.collect());
+    }
+
+    /// lsmod's columns first, in its layout.
+    pub(crate) fn plugins(self, plugins: &[PluginRow]) {
+        if self.json {
+            return self.value(&plugins);
+        }
+        let rows = plugins.iter().map(|plugin| {
+            let users = plugin.users.join(",");
+            vec![
+                Cell {
+                    text: format!("{:<19}", plugin.name),
+                    ..cell("")
+                },
+                Cell {
+                    text: format!("{:>8}", plugin.size),
+                    ..number(0)
+                },
+                cell(format!("{} {users}", plugin.refs).trim_end()),
+                state(&plugin.state),
+                cell(plugin.version.as_str()),
+                number(plugin.calls),
+                cell(plugin.taints.as_str()),
+            ]
+        });
+        let heads = [
+            "Plugin             ",
+            "    Size",
+            "Used by",
+            "State",
+            "Version",
+            "Calls",
+            "Taints",
+        ];
+        self.table(&heads, rows.collect());
+    }
+
+    pub(crate) fn loaded(self, reply: &LoadReply) {
+        if self.json {
+            return self.value(reply);
+        }
+        let plugin = &reply.plugin;
+        let version = match plugin.version.as_str() {
+            "" => String::new(),
+            version => format!(" {version}"),
+        };
+        self.line(&format!(
+            "{}{version} is {} at {}: {} bytes, generation {}, in {}",
+            plugin.name,
+            plugin.state,
+            plugin.base,
+            plugin.size,
+            plugin.generation,
+            micros(total(&reply.stages))
+        ));
+    }
+
+    /// What unloads saw; one object where one was asked for, else an array.
+    pub(crate) fn unloaded(self, replies: &[UnloadReply], asked: usize) {
+        if self.json {
+            match replies {
+                [reply] if asked == 1 => self.value(reply),
+                [] if asked == 1 => {}
+                replies => self.value(&replies),
+            }
+            return;
+        }
+        for reply in replies.iter().filter(|reply| reply.verdict == "unloaded") {
+            let of = |proof: &str| reply.workers.iter().filter(|w| w.proof == proof).count();
+            let drain = reply.stages.iter().find(|stage| stage.name == "drain");
+            let name = if asked == 1 {
+                String::new()
+            } else {
+                format!("{}: ", reply.name)
+            };
+            self.line(&format!(
+                "{name}quiesced {} in {}: {} idle, {} drained",
+                plural(reply.workers.len() as u64, "worker"),
+                micros(drain.map_or(0, |stage| stage.micros)),
+                of("idle"),
+                of("drained")
+            ));
+        }
+    }
+
+    /// modinfo's layout, or bare values.
+    pub(crate) fn info(self, fields: &[(String, String)], bare: bool, null: bool) {
+        if self.json {
+            // A key that comes several times has an array.
+            let mut object = serde_json::Map::new();
+            for (key, value) in fields {
+                let value = serde_json::Value::from(value.as_str());
+                match object.get_mut(key) {
+                    None => drop(object.insert(key.clone(), value)),
+                    Some(serde_json::Value::Array(values)) => values.push(value),
+                    Some(first) => *first = vec![first.clone(), value].into(),
+                }
+            }
+            return self.value(&object);
+        }
+        let end = if null { '\0' } else { '\n' };
+        let texts = fields.iter().map(|(key, value)| {
+            if bare {
+                return format!("{value}{end}");
+            }
+            let key = format!("{key}:");
+            if null {
+                return format!("{key}{value}{end}");
+            }
+            let padded = format!("{key:<16}");
+            format!("{}{value}{end}", self.styled(&padded, HEAD))
+        });
+        self.raw(texts.collect::<String>().as_bytes());
+    }
+
+    /// nm's columns.
+    pub(crate) fn symbols(self, symbols: &[SymbolRow]) {
+        if self.json {
+            return self.value(&symbols);
+        }
+        let texts = symbols.iter().map(|symbol| {
+            let at = match (symbol.version.is_empty(), symbol.default) {
+                (true, _) => "",
+                (_, true) => "@@",
+                (_, false) => "@",
+            };
+            let address = symbol.address.trim_start_matches("0x");
+            let size = match symbol.size {
+                0 => String::new(),
+                size => format!("{size:016x} "),
+            };
+            let (kind, name, version) = (&symbol.kind, &symbol.name, &symbol.version);
+            format!("{address:0>16} {size}{kind} {name}{at}{version}\n")
+        });
+        self.raw(texts.collect::<String>().as_bytes());
+    }
+
+    pub(crate) fn resolved(self, rows: &[ResolvedRow]) {
+        if self.json {
+            return self.value(&rows);
+        }
+        let rows = rows.iter().map(|row| {
+            let symbol = match (row.plugin.as_str(), row.symbol.as_str()) {
+                ("", _) => String::new(),
+                (_, symbol) => format!("{symbol}+{:#x}", row.offset),
+            };
+            let generation = match row.generation {
+                0 => String::new(),
+                generation => generation.to_string(),
+            };
+            vec![
+                cell(row.address.as_str()),
+                cell(row.plugin.as_str()),
+                cell(symbol),
+                right(generation),
+                state(&row.state),
+            ]
+        });
+        let heads = ["Address", "Plugin", "Symbol", "Generation", "State"];
+        self.table(&heads, rows.collect());
+    }
+
+    pub(crate) fn workers(self, workers: &[WorkerRow]) {
+        if self.json {
+            return self.value(&workers);
+        }
+        let rows = workers.iter().map(|worker| {
+            let inside = worker.inside.iter().map(|inside| {
+                let function = match inside.function.as_str() {
+                    "" => String::new(),
+                    function => format!(" in {function}"),
+                };
+                format!(
+                    "{}{function} since {}",
+                    inside.plugin,
+                    micros(inside.micros)
+                )
+            });
+            let inside: Vec<String> = inside.collect();
+            vec![
+                cell(worker.thread.as_str()),
+                number(worker.tid.into()),
+                number(worker.calls),
+                number(worker.quiescent),
+                cell(inside.join(", ")),
+            ]
+        });
+        let heads = ["Worker", "TID", "Calls", "Quiescent", "Inside"];
+        self.table(&heads, rows.collect());
+    }
+
+    pub(crate) fn history(self, departed: &[DepartedRow]) {
+        if self.json {
+            return self.value(&departed);
+        }
+        let rows = departed.iter().map(|row| {
+            vec![
+                cell(row.name.as_str()),
+                cell(row.version.as_str()),
+                number(row.generation),
+                cell(row.base.as_str()),
+                number(row.size),
+                right(format!("{} ago", micros(row.micros))),
+                cell(row.build_id.as_str()),
+            ]
+        });
+        let heads = [
+            "Plugin",
+            "Version",
+            "Generation",
+            "Base",
+            "Size",
+            "Left",
+            "Build-id",
+        ];
+        self.table(&heads, rows.collect());
+    }
+
+    pub(crate) fn events(self, events: &[EventRow]) {
+        if self.json {
+            return self.value(&events);
+        }
+        let texts = events.iter().map(|event| self.event_text(event));
+        self.raw(texts.collect::<String>().as_bytes());
+    }
+
+    /// One event on a line of its own.
+    ///
+    /// # Errors
+    /// When nobody reads any more.
+    pub(crate) fn event(self, event: &EventRow) -> io::Result<()> {
+        let text = if self.json {
+            serde_json::to_string(event)? + "\n"
+        } else {
+            self.event_text(event)
+        };
+        self.write(text.as_bytes())
+    }
+
+    fn event_text(self, event: &EventRow) -> String {
+        let generation = match event.generation {
+            0 => String::new(),
+            generation => format!(" generation {generation}"),
+        };
+        let took = match total(&event.stages) {
+            0 => String::new(),
+            took => format!(" in {}", micros(took)),
+        };
+        let why = match event.message.as_str() {
+            "" => String::new(),
+            message => format!(": {message}"),
+        };
+        let kind = state(&event.kind);
+        format!(
+            "{} {} {} {}{generation}{took}{why}\n",
+            event.sequence,
+            time_of_day(event.unix_micros),
+            self.styled(&kind.text, kind.style),
+            event.plugin,
+        )
+    }
+
+    fn styled(self, text: &str, style: Style) -> String {
+        if self.colour && style != PLAIN {
+            format!("{style}{text}{style:#}")
+        } else {
+            text.to_owned()
+        }
+    }
+
+    /// Aligned columns, two spaces apart; the last one is not padded.
+    fn table(self, heads: &[&str], rows: Vec<Vec<Cell>>) {
+        let head = |(n, head): (usize, &&str)| Cell {
+            text: (*head).to_owned(),
+            style: HEAD,
+            right: rows
+                .first()
+                .and_then(|row| row.get(n))
+                .is_some_and(|c| c.right),
+        };
+        let head: Vec<Cell> = heads.iter().enumerate().map(head).collect();
+        let widths: Vec<usize> = (0..heads.len())
+            .map(|n| {
+                let cells = rows.iter().chain([&head]).filter_map(|row| row.get(n));
+                cells
+                    .map(|cell| cell.text.chars().count())
+                    .max()
+                    .unwrap_or(0)
+            })
+            .collect();
+        let mut text = String::new();
+        for row in [&head].into_iter().chain(&rows) {
+            for (n, (cell, width)) in row.iter().zip(&widths).enumerate() {
+                let last = n + 1 == row.len();
+                let padded = match (cell.right, last) {
+                    (true, _) => format!("{:>width$}", cell.text),
+                    (false, true) => cell.text.trim_end().to_owned(),
+                    (false, false) => format!("{:<width$}", cell.text),
+                };
+                text.push_str(if n == 0 { "" } else { "  " });
+                text.push_str(&self.styled(&padded, cell.style));
+            }
+            text.push('\n');
+        }
+        self.raw(text.as_bytes());
+    }
+}
+
+fn total(stages: &[StageTime]) -> u64 {
+    stages.iter().map(|stage| stage.micros).sum()
+}
+
+/// `1 worker`, `2 workers`.
+pub(crate) fn plural(n: u64, word: &str) -> String {
+    let s = if n == 1 { "" } else { "s" };
+    format!("{n} {word}{s}")
+}
+
+/// A duration with one digit after the point, in the unit that fits.
+pub(crate) fn micros(micros: u64) -> String {
+    let tenths = |unit: u64, name: &str| {
+        let tenths = micros.saturating_mul(10).saturating_add(unit / 2) / unit;
+        format!("{}.{} {name}", tenths / 10, tenths % 10)
+    };
+    match micros {
+        0..1_000 => format!("{micros} µs"),
+        1_000..1_000_000 => tenths(1_000, "ms"),
+        _ => tenths(1_000_000, "s"),
+    }
+}
+
+/// Universal time of day with microseconds.
+fn time_of_day(unix_micros: u64) -> String {
+    let seconds = unix_micros / 1_000_000;
+    let (hour, minute, second) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
+    format!(
+        "{hour:02}:{minute:02}:{second:02}.{:06}Z",
+        unix_micros % 1_000_000
+    )
+}
+
+/// Bytes in lowercase hexadecimal.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn micros_chooses_the_unit() {
+        assert_eq!(micros(0), "0 µs");
+        assert_eq!(micros(999), "999 µs");
+        assert_eq!(micros(1_250), "1.3 ms");
+        assert_eq!(micros(2_100_000), "2.1 s");
+        assert_eq!(micros(u64::MAX).split(' ').nth(1), Some("s"));
+    }
+
+    #[test]
+    fn time_of_day_is_universal() {
+        assert_eq!(time_of_day(86_399_000_001), "23:59:59.000001Z");
+    }
+}

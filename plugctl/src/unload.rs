@@ -1,0 +1,87 @@
+//! `plugctl unload`: waits for users, tells the proof, or who is in the way.
+
+use std::time::Duration;
+
+use crate::args;
+use crate::client::{Client, Replies};
+use crate::failure::{BUSY, Failure, LINGERING, Outcome, holders};
+use crate::hosts;
+use crate::render::{Render, micros};
+use plug_loader::control::messages::{UnloadCall, UnloadReply};
+
+/// Unloads each plugin; the first failure's code counts.
+pub(crate) fn run(args: &args::Unload, host: Option<&str>, render: &Render) -> Outcome {
+    let wait = Duration::from_secs_f64(args.wait);
+    let mut client = hosts::connect(host)?;
+    let mut done = Vec::new();
+    let mut code = 0;
+    for name in &args.names {
+        let failure = match unload(&mut client, name, wait, render) {
+            Ok(reply) => {
+                let left = lingering(&reply);
+                done.push(reply);
+                left
+            }
+            Err(failure) if &*failure.kind == "host_gone" => {
+                render.unloaded(&done, args.names.len());
+                return Err(failure);
+            }
+            Err(failure) => Some(failure.of(name)),
+        };
+        if let Some(failure) = failure {
+            code = if code == 0 { failure.code } else { code };
+            render.failure(&failure);
+        }
+    }
+    render.unloaded(&done, args.names.len());
+    Ok(code)
+}
+
+fn unload(
+    client: &mut Client,
+    name: &str,
+    wait: Duration,
+    render: &Render,
+) -> Result<UnloadReply, Failure> {
+    let wait_micros = u64::try_from(wait.as_micros()).unwrap_or(u64::MAX);
+    let call = UnloadCall {
+        name: name.to_owned(),
+        wait_micros,
+    };
+    client.send("Unload", &call, Replies::More, None)?;
+    loop {
+        let reply: UnloadReply = match client.reply() {
+            Ok((reply, _)) => reply,
+            Err(failure) => return Err(in_words(failure, name, wait)),
+        };
+        if reply.verdict != "waiting" {
+            return Ok(reply);
+        }
+        render.waiting(name, &holders(&reply.holders));
+    }
+}
+
+/// A refusal because of users, with the users and how long they were waited for.
+fn in_words(mut failure: Failure, name: &str, wait: Duration) -> Failure {
+    if &*failure.kind == "deadline" && !failure.holders.is_empty() {
+        let users = holders(&failure.holders);
+        failure.message = if wait.is_zero() {
+            failure.code = BUSY;
+            format!("{name} is in use: {users}").into()
+        } else {
+            let waited = micros(u64::try_from(wait.as_micros()).unwrap_or(u64::MAX));
+            format!("{name} is still in use after {waited}: {users}").into()
+        };
+    }
+    failure
+}
+
+fn lingering(reply: &UnloadReply) -> Option<Failure> {
+    let what = match reply.verdict.as_str() {
+        "zombie" => "is closed but still mapped until its holders let go",
+        "pinned" => "is closed but stays mapped for ever",
+        _ => return None,
+    };
+    let message = format!("{} {what}: {}", reply.name, reply.reasons.join("; "));
+    Some(Failure::new(LINGERING, &reply.verdict, message).of(&reply.name))
+}
