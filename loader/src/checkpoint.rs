@@ -86,6 +86,31 @@ mod hook {
 }
 
 #[cfg(feature = "testing")]
+mod crash_hook {
+    use std::sync::OnceLock;
+
+    static HOOK: OnceLock<CrashHook> = OnceLock::new();
+
+    /// Called in the crash handler with the name of each step before that is made.
+    pub type CrashHook = fn(&'static str);
+
+    /// Installs the one hook of the crash handler, which keeps to what is allowed there, or faults.
+    pub fn set_crash_hook(hook: CrashHook) {
+        let _first = HOOK.set(hook);
+    }
+
+    pub(crate) fn crash_step(name: &'static str) {
+        if let Some(hook) = HOOK.get() {
+            hook(name);
+        }
+    }
+}
+
+#[cfg(feature = "testing")]
+pub(crate) use crash_hook::crash_step;
+#[cfg(feature = "testing")]
+pub use crash_hook::{CrashHook, set_crash_hook};
+#[cfg(feature = "testing")]
 pub use hook::{Verdict, set_hook};
 
 /// Passes a point that can fail.
@@ -121,3 +146,8 @@ pub(crate) fn pass(_point: &'static str) -> Result<(), Error> {
 #[cfg(not(feature = "testing"))]
 #[inline(always)]
 pub(crate) fn note(_point: &'static str) {}
+
+/// Passes a step of a crash report. Async-signal-safe, if the hook is.
+#[cfg(not(feature = "testing"))]
+#[inline(always)]
+pub(crate) fn crash_step(_name: &'static str) {}

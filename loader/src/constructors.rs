@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use plug_api::abi::{Descriptor, STATUS_OK};
+use plug_readside::phase::{self, Phase};
+use plug_readside::thread_pointer;
 
 use crate::calls;
 use crate::checkpoint;
@@ -38,11 +40,12 @@ pub(crate) fn run<'a>(
     let outcome = executor::run("init", || {
         let began = Instant::now();
         let arguments = arguments();
-        run_constructors(&constructors, arguments, &done)?;
+        run_constructors(&constructors, arguments, &done, record.generation)?;
         checkpoint::pass("load.constructors").map_err(|error| error.at(Stage::Constructors))?;
         let constructed = began.elapsed();
         checkpoint::pass("load.init").map_err(|error| error.at(Stage::Init))?;
         if let Some(init) = init {
+            let _phase = phase::enter(thread_pointer(), record.generation, Phase::Init);
             // SAFETY: the plugin is constructed; its context lives as long as its record, which
             // stays until its exit has returned.
             let status = unsafe { code::init(init, record.context.as_ptr()) };
@@ -61,6 +64,7 @@ pub(crate) fn run<'a>(
     // Relaxed: the executor's thread was joined, which orders its stores before this load.
     let complete = done.load(Ordering::Relaxed) == constructors.len();
     let mut built = Built {
+        generation: record.generation,
         destructors,
         exit: None,
         complete,
@@ -78,9 +82,11 @@ fn run_constructors(
     constructors: &[usize],
     arguments: Arguments,
     done: &AtomicUsize,
+    generation: u64,
 ) -> Result<(), Error> {
     for &constructor in constructors {
         checkpoint::pass("load.constructor").map_err(|error| error.at(Stage::Constructors))?;
+        let _phase = phase::enter(thread_pointer(), generation, Phase::Constructor);
         // SAFETY: taken from the plugin's own tables, in ld.so's order, each run once.
         unsafe { code::construct(constructor, arguments) };
         // Relaxed: read after this thread was joined.
@@ -91,6 +97,7 @@ fn run_constructors(
 
 /// Undoes `init` and the constructors, on a thread of the loader's, unless kept.
 pub(crate) struct Built<'a> {
+    generation: u64,
     destructors: &'a Destructors,
     /// What undoes `init`; set once that has succeeded.
     exit: Option<unsafe extern "C-unwind" fn()>,
@@ -113,14 +120,17 @@ impl Drop for Built<'_> {
         }
         let destructors = self.destructors;
         let (complete, exit) = (self.complete, self.exit);
+        let generation = self.generation;
         let undone = executor::run("undo", || {
             if let Some(exit) = exit {
+                let _phase = phase::enter(thread_pointer(), generation, Phase::Exit);
                 // SAFETY: the descriptor of a plugin whose init succeeded; nobody has called it.
                 unsafe { exit() };
             }
             if complete {
-                destroy(destructors);
+                destroy(destructors, generation);
             } else {
+                let _phase = phase::enter(thread_pointer(), generation, Phase::Destructor);
                 for &handle in &destructors.dso_handles {
                     // SAFETY: addresses inside the mapped plugin; where nothing was registered
                     // under one, nothing happens.
@@ -134,8 +144,9 @@ impl Drop for Built<'_> {
     }
 }
 
-/// Runs the destructors of a plugin whose constructors all ran.
-pub(crate) fn destroy(destructors: &Destructors) {
+/// Runs the destructors of the load `generation`, whose constructors all ran.
+pub(crate) fn destroy(destructors: &Destructors, generation: u64) {
+    let _phase = phase::enter(thread_pointer(), generation, Phase::Destructor);
     for &destructor in &destructors.fini {
         // SAFETY: taken from the plugin's own tables when it was described; it is still mapped,
         // and each is run once, in the order ld.so would.

@@ -41,6 +41,8 @@ pub(crate) fn drain(process: &'static Process) {
         process
             .events
             .push(plugin, generation, EventKind::Collected);
-        process.history.add(record);
+        if let Some(forgotten) = process.history.add(record) {
+            process.registry.retire(&forgotten.index);
+        }
     }
 }

@@ -131,6 +131,8 @@ pub enum ErrorKind {
     Deadline,
     /// A memory barrier failed after start; nothing can be proved.
     Barrier,
+    /// The crash handler could not be installed.
+    CrashHandler,
     /// A test asked for this failure.
     Injected,
 }

@@ -9,6 +9,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::task::Waker;
 use std::time::{Duration, SystemTime};
 
+use crate::crash::signal::CrashSignal;
 use crate::deadline::Deadline;
 use crate::error::Stage;
 
@@ -37,6 +38,9 @@ pub enum EventKind {
     Pinned(Vec<String>),
     /// A zombie left the process.
     Collected,
+    /// Somebody replaced the loader's crash handler for these signals; seen after the load of the
+    /// plugin that the event names, if it names one.
+    CrashHandlerReplaced(Vec<CrashSignal>),
 }
 
 impl EventKind {
@@ -53,6 +57,7 @@ impl EventKind {
             Self::Zombie(_) => "zombie",
             Self::Pinned(_) => "pinned",
             Self::Collected => "collected",
+            Self::CrashHandlerReplaced(_) => "crash-handler-replaced",
         }
     }
 }

@@ -12,6 +12,10 @@ use std::thread::Builder;
 use crate::calls;
 use crate::deadline::Deadline;
 use crate::error::{Error, ErrorKind};
+use crate::sys::alternate_stack::AlternateStack;
+
+/// Any alternate stack will do for the crash handler, which goes on to a stack of its own.
+const ANY: usize = 1;
 
 /// Runs `job` on a thread of its own and waits for that thread's end.
 ///
@@ -20,7 +24,10 @@ use crate::error::{Error, ErrorKind};
 pub(crate) fn run<R: Send>(name: &str, job: impl FnOnce() -> R + Send) -> Result<R, Error> {
     std::thread::scope(|scope| {
         let thread = builder(name)
-            .spawn_scoped(scope, || calls::inside(job))
+            .spawn_scoped(scope, || {
+                let _stack = AlternateStack::unless_at_least(ANY);
+                calls::inside(job)
+            })
             .map_err(no_thread)?;
         match thread.join() {
             Ok(result) => Ok(result),
@@ -50,6 +57,7 @@ pub(crate) fn run_until<R: Send + 'static>(
     let (tell, told) = mpsc::sync_channel(1);
     let thread = builder(name)
         .spawn(move || {
+            let _stack = AlternateStack::unless_at_least(ANY);
             let result = calls::inside(job);
             // The waiter may have gone away after its deadline.
             let _told = tell.send(result);

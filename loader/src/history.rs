@@ -6,6 +6,8 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use plug_readside::departed;
+
 use crate::plugin::{Plugin, Record};
 
 /// A plugin that left the process.
@@ -34,14 +36,22 @@ impl History {
         }
     }
 
-    pub(crate) fn add(&self, record: Arc<Record>) {
+    /// Adds a plugin that was unmapped just now, and tells readers of departed plugins.
+    ///
+    /// Returns a plugin that is not kept any longer. Readers may still be at its symbols: they are
+    /// to be retired.
+    #[must_use = "readers may still be at the symbols"]
+    pub(crate) fn add(&self, record: Arc<Record>) -> Option<Arc<Record>> {
         let mut ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
-        if ring.len() >= self.kept {
-            ring.pop_front();
+        // One at a time, by the lock.
+        record.depart();
+        ring.push_back((Instant::now(), record));
+        if ring.len() <= self.kept {
+            return None;
         }
-        if self.kept > 0 {
-            ring.push_back((Instant::now(), record));
-        }
+        let (_, gone) = ring.pop_front()?;
+        departed::forget_symbols(gone.generation);
+        Some(gone)
     }
 
     /// The plugins that left, the last one first.

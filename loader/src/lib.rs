@@ -60,6 +60,7 @@ mod constructors;
 mod context;
 #[cfg(feature = "control")]
 pub mod control;
+mod crash;
 mod deadline;
 mod drainer;
 mod error;
@@ -88,6 +89,8 @@ mod unload;
 mod worker;
 
 pub use config::{Capabilities, Config};
+pub use crash::CrashOptions;
+pub use crash::signal::CrashSignal;
 pub use deadline::Deadline;
 pub use error::{CallError, Error, ErrorKind, Holder, HolderKind, Lingering, Stage};
 pub use events::{Event, EventKind};

@@ -11,6 +11,7 @@ use plug_readside::state::State;
 use crate::checkpoint;
 use crate::constructors;
 use crate::context::Context;
+use crate::crash;
 use crate::deadline::Deadline;
 use crate::error::{Error, ErrorKind, Lingering, Stage};
 use crate::events::EventKind;
@@ -305,6 +306,8 @@ fn land(
 
     // Visible from here on: a crash or a profile sample in the plugin's first instruction resolves.
     let built = constructors::run(facts, &record, descriptor, &destructors, stages)?;
+    // A plugin that takes the host's handlers is not refused, but named.
+    let _replaced = crash::check(process, Some(&record));
     // At the process's end, exits come before the objects that the constructors made.
     process_exit::run_first();
 

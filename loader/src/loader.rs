@@ -9,6 +9,8 @@ use plug_api::abi::Interface;
 use plug_readside::SymbolReader;
 
 use crate::config::{Capabilities, Config};
+use crate::crash::signal::CrashSignal;
+use crate::crash::{self, CrashOptions};
 use crate::deadline::Deadline;
 use crate::drainer;
 use crate::error::{Error, ErrorKind, Holder, Lingering};
@@ -121,6 +123,30 @@ impl Loader {
             Some(plugin.generation()),
             deadline,
         )
+    }
+
+    /// Lets crashes be reported on the standard error stream, and as JSON if asked: SIGSEGV,
+    /// SIGBUS, SIGILL, SIGFPE and SIGABRT, with the plugin, its version and state, the symbol and
+    /// a backtrace. Afterwards the handlers that were there before are back and meet the signal,
+    /// so that one report is made; install again where the process goes on.
+    ///
+    /// The running thread, workers that register later and the loader's own threads get an
+    /// alternate stack if they have none of 64 KiB (the loader's: none at all). Other threads have
+    /// what their owner gave them; a stack overflow is reported only on a thread that has one.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Open`] when the file for JSON cannot be opened; [`ErrorKind::CrashHandler`]
+    /// when the system refuses.
+    pub fn install_crash_handler(&self, options: CrashOptions) -> Result<(), Error> {
+        crash::install(&options)
+    }
+
+    /// The signals whose crash handler somebody else replaced; none before
+    /// [`Loader::install_crash_handler`]. Every load asks, too: what it finds is an event, a
+    /// warning, and a line of later reports.
+    #[must_use]
+    pub fn check_crash_handler(&self) -> Vec<CrashSignal> {
+        crash::check(self.process, None)
     }
 
     /// Offers a service to all plugins loaded from now on and before.

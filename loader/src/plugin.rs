@@ -6,10 +6,10 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use plug_api::abi::{Descriptor, HostContext, Interface, KIND_INTERFACE, KIND_SERVICE};
-use plug_readside::gate;
 use plug_readside::index::SymbolKind;
 use plug_readside::snapshot::Row;
 use plug_readside::state::{self, State, StateWord};
+use plug_readside::{departed, gate};
 
 use crate::calls::{self, By};
 use crate::context::Context;
@@ -18,7 +18,7 @@ use crate::image::symbols;
 use crate::image::{Edit, Info, StageLink, SymbolRow};
 use crate::index::OwnedIndex;
 use crate::signature::Signature;
-use crate::sys::{code, dl};
+use crate::sys::{clock, code, dl};
 use crate::worker::Worker;
 
 /// What is known about one load, in plain memory that outlives the plugin.
@@ -101,6 +101,18 @@ impl Record {
             generation: self.generation,
             index: self.index.as_ptr(),
         }
+    }
+
+    /// Lets crash reports and late samples know that the plugin was unmapped just now.
+    ///
+    /// To be called by the history only, one plugin at a time.
+    pub(crate) fn depart(&self) {
+        let (name, version) = (self.name.as_bytes(), self.version.as_bytes());
+        let at = clock::monotonic();
+        // SAFETY: the history keeps the record and with it the index; when it gives the record up
+        // it calls forget_symbols() and hands the index to the registry, which frees it after a
+        // grace period.
+        unsafe { departed::add(&self.row(), name, version, self.index.view().build_id(), at) };
     }
 
     /// The exported symbol that covers a run-time address, as text; for the table of an interface

@@ -252,6 +252,18 @@ impl Registry {
         self.retired.notify_all();
     }
 
+    /// Keeps symbols that the history gave up until no reader is at them.
+    pub(crate) fn retire(&self, index: &Arc<OwnedIndex>) {
+        let mut writer = self.lock();
+        // No snapshot shows them, but a section may be open over the departed plugins; those that
+        // take from here on find nothing.
+        let sequence = writer.sequence.wrapping_add(1);
+        writer.sequence = sequence;
+        writer.retired.index(sequence, Arc::clone(index));
+        drop(writer);
+        self.retired.notify_all();
+    }
+
     /// Puts the present rows in force: handlers first, then thread context.
     ///
     /// No wait, no membarrier, and nothing that readers could see is freed.

@@ -43,7 +43,7 @@ impl Snapshot {
         size_of_val(&*self.rows) + size_of::<Self>()
     }
 
-    /// Number of the snapshot; grows by one with every publication.
+    /// Number of the snapshot; grows with every publication.
     #[must_use]
     pub fn sequence(&self) -> u64 {
         self.view.sequence

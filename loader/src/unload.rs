@@ -5,6 +5,9 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use plug_readside::phase::{self, Phase};
+use plug_readside::thread_pointer;
+
 use crate::calls;
 use crate::checkpoint;
 use crate::constructors;
@@ -107,7 +110,7 @@ fn run(
             "unload asked for from inside a plugin's code; return from it first",
         ));
     }
-    if plug_readside::snapshot::sections().is_inside(plug_readside::thread_pointer()) {
+    if plug_readside::snapshot::sections().is_inside(thread_pointer()) {
         return Err(Error::new(
             ErrorKind::SelfDeadlock,
             "unload asked for from inside a read section; leave it first",
@@ -144,7 +147,9 @@ fn run(
             let kind = EventKind::Unloaded(stages.clone());
             process.events.push(&record.name, record.generation, kind);
             let (plugin, generation) = (record.name.clone(), record.generation);
-            process.history.add(record);
+            if let Some(forgotten) = process.history.add(record) {
+                process.registry.retire(&forgotten.index);
+            }
             Ok(Unloaded::Gone(UnloadReport {
                 plugin,
                 generation,
@@ -224,6 +229,7 @@ fn say_goodbye(
     let job = move || -> Result<Duration, String> {
         let began = Instant::now();
         if let Some(exit) = exit {
+            let _phase = phase::enter(thread_pointer(), record.generation, Phase::Exit);
             // SAFETY: the descriptor of a plugin whose init succeeded, called once.
             unsafe { exit() };
             if let Some(message) = calls::take_raised() {
@@ -234,7 +240,7 @@ fn say_goodbye(
         quiesce::drain(&process.workers, &process.presence, &record, deadline)
             .map_err(|error| error.to_string())?;
         checkpoint::note("unload.destructors");
-        constructors::destroy(&destructors);
+        constructors::destroy(&destructors, record.generation);
         Ok(exited)
     };
     match executor::run_until("exit", deadline, job) {
@@ -296,10 +302,11 @@ pub(crate) fn at_process_exit(process: &'static Process) {
             .and_then(|descriptor| descriptor.exit);
         calls::inside(|| {
             if let Some(exit) = exit {
+                let _phase = phase::enter(thread_pointer(), record.generation, Phase::Exit);
                 // SAFETY: the descriptor of a plugin whose init succeeded; nobody is inside.
                 unsafe { exit() };
             }
-            constructors::destroy(&leaving.loaded.destructors);
+            constructors::destroy(&leaving.loaded.destructors, record.generation);
         });
         // It stays mapped and Going: other threads may still run.
     }

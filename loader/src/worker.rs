@@ -10,6 +10,7 @@ use plug_readside::gate::{self, CHUNK, Chunk, GateRow};
 use plug_readside::{snapshot, thread_pointer};
 
 use crate::calls;
+use crate::sys::alternate_stack::{self, AlternateStack};
 
 /// What the loader knows about one worker.
 #[derive(Debug)]
@@ -141,6 +142,8 @@ fn grow_row(row: &WorkerRow, chunks: usize) {
 pub struct Worker {
     row: Arc<WorkerRow>,
     workers: &'static Workers,
+    /// For crash reports, and for the handlers that the host had before.
+    _stack: Option<AlternateStack>,
     _not_send: PhantomData<*mut ()>,
 }
 
@@ -177,6 +180,7 @@ impl Worker {
         Self {
             row,
             workers,
+            _stack: AlternateStack::unless_at_least(alternate_stack::SIZE),
             _not_send: PhantomData,
         }
     }

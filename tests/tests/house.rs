@@ -7,10 +7,15 @@ use std::path::{Path, PathBuf};
 use plug_tests::standalone::repository;
 
 /// The only files of the loader that may contain unsafe code.
-const UNSAFE: [&str; 20] = [
+const UNSAFE: [&str; 29] = [
     "calls",
     "constructors",
     "context",
+    "crash",
+    "crash/attempt",
+    "crash/handler",
+    "crash/memory",
+    "crash/registers",
     "index",
     "load",
     "plugin",
@@ -18,12 +23,16 @@ const UNSAFE: [&str; 20] = [
     "registry",
     "signature",
     "snapshot",
+    "sys/alternate_stack",
     "sys/arguments",
+    "sys/clock",
     "sys/code",
     "sys/dl",
     "sys/mapping",
     "sys/membarrier",
+    "sys/objects",
     "sys/process_exit",
+    "sys/task",
     "trust",
     "unload",
     "worker",
@@ -31,7 +40,8 @@ const UNSAFE: [&str; 20] = [
 ];
 
 /// The one file of the loader that names an outside crate.
-const OUTSIDE: [(&str, &str); 5] = [
+const OUTSIDE: [(&str, &str); 6] = [
+    ("gimli", "crash/cfi"),
     ("object", "image/elf"),
     ("libloading", "sys/dl"),
     ("dashmap", "flights"),

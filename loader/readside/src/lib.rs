@@ -27,12 +27,17 @@
 )]
 
 #[cfg(not(plug_loom))]
+pub mod departed;
+#[cfg(not(plug_loom))]
 pub mod elf;
 #[cfg(not(plug_loom))]
 pub mod frames;
 pub mod gate;
 #[cfg(not(plug_loom))]
 pub mod index;
+pub mod line;
+#[cfg(not(plug_loom))]
+pub mod phase;
 #[cfg(not(plug_loom))]
 pub mod search;
 pub mod section;

@@ -39,23 +39,7 @@ impl SymbolReader {
         let row = snapshot::find(snapshot::current(&section), address)?;
         // SAFETY: the row was found through `section`, which is open until the end of this call.
         let index = unsafe { row.index() };
-        let mut out = Resolved::of(row, index, address);
-        let svma = link_time(row.bias, address);
-        if let Some(symbol) = index.find(svma) {
-            out.symbol.set(symbol.name);
-            out.symbol_start = run_time(row.bias, symbol.svma);
-            out.symbol_size = symbol.size;
-            out.offset = svma.wrapping_sub(symbol.svma);
-        } else if let Some((start, end)) = index.find_unnamed(svma) {
-            out.symbol.set_unnamed(start);
-            out.symbol_start = run_time(row.bias, start);
-            out.symbol_size = end.wrapping_sub(start);
-            out.offset = svma.wrapping_sub(start);
-        } else {
-            out.symbol_start = row.start;
-            out.offset = link_time(row.start, address);
-        }
-        Some(out)
+        Some(answer(row, Some(index), address))
     }
 
     /// The plugin and the number of the symbol that cover `address`, without their names: for a
@@ -106,6 +90,27 @@ impl SymbolReader {
         }
         view.sequence
     }
+}
+
+/// What `row` and its symbols, if there are any, say about `address`, copied out.
+pub(crate) fn answer(row: &Row, index: Option<IndexView<'_>>, address: usize) -> Resolved {
+    let mut out = Resolved::of(row, index, address);
+    let svma = link_time(row.bias, address);
+    if let Some(symbol) = index.and_then(|index| index.find(svma)) {
+        out.symbol.set(symbol.name);
+        out.symbol_start = run_time(row.bias, symbol.svma);
+        out.symbol_size = symbol.size;
+        out.offset = svma.wrapping_sub(symbol.svma);
+    } else if let Some((start, end)) = index.and_then(|index| index.find_unnamed(svma)) {
+        out.symbol.set_unnamed(start);
+        out.symbol_start = run_time(row.bias, start);
+        out.symbol_size = end.wrapping_sub(start);
+        out.offset = svma.wrapping_sub(start);
+    } else {
+        out.symbol_start = row.start;
+        out.offset = link_time(row.start, address);
+    }
+    out
 }
 
 /// Where an address lies, in numbers that stay meaningful after the plugin is gone.
@@ -268,6 +273,13 @@ impl<const N: usize> Text<N> {
         bytes: [0; N],
     };
 
+    /// As much of `text` as fits.
+    pub(crate) fn of(text: &[u8]) -> Self {
+        let mut out = Self::EMPTY;
+        out.set(text);
+        out
+    }
+
     /// Copies as much of `text` as fits.
     fn set(&mut self, text: &[u8]) {
         let room = self.bytes.len().saturating_sub(1);
@@ -363,7 +375,7 @@ pub struct Resolved {
 }
 
 impl Resolved {
-    fn of(row: &Row, index: IndexView<'_>, address: usize) -> Self {
+    fn of(row: &Row, index: Option<IndexView<'_>>, address: usize) -> Self {
         let mut out = Self {
             address,
             plugin_start: row.start,
@@ -379,6 +391,9 @@ impl Resolved {
             plugin: Text::EMPTY,
             version: Text::EMPTY,
             symbol: Text::EMPTY,
+        };
+        let Some(index) = index else {
+            return out;
         };
         out.plugin.set(index.name());
         out.version.set(index.version());

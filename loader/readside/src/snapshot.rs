@@ -34,7 +34,7 @@ pub struct View {
     pub rows: *const Row,
     /// How many.
     pub n_rows: usize,
-    /// Number of the snapshot; grows by one with every publication.
+    /// Number of the snapshot; grows with every publication.
     pub sequence: u64,
 }
 

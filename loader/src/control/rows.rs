@@ -143,6 +143,10 @@ pub(super) fn event(event: &Event) -> EventRow {
         EventKind::Live(times) | EventKind::Unloaded(times) => (String::new(), times),
         EventKind::Failed(_, why) | EventKind::Stayed(why) => (why.to_string(), &[]),
         EventKind::Zombie(reasons) | EventKind::Pinned(reasons) => (reasons.join("; "), &[]),
+        EventKind::CrashHandlerReplaced(signals) => {
+            let signals: Vec<_> = signals.iter().map(|signal| signal.name()).collect();
+            (signals.join(", "), &[])
+        }
         EventKind::Coming | EventKind::Going | EventKind::Collected => (String::new(), &[]),
     };
     EventRow {
@@ -258,6 +262,7 @@ fn kind(kind: ErrorKind) -> &'static str {
         ErrorKind::SelfDeadlock => "self_deadlock",
         ErrorKind::Deadline => "deadline",
         ErrorKind::Barrier => "barrier",
+        ErrorKind::CrashHandler => "crash_handler",
         ErrorKind::Injected => "injected",
     }
 }

@@ -1,8 +1,12 @@
 //! The only calls into libc and ld.so, and the only address casts.
 
+pub(crate) mod alternate_stack;
 pub(crate) mod arguments;
+pub(crate) mod clock;
 pub(crate) mod code;
 pub(crate) mod dl;
 pub(crate) mod mapping;
 pub(crate) mod membarrier;
+pub(crate) mod objects;
 pub(crate) mod process_exit;
+pub(crate) mod task;

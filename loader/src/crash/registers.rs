@@ -1,0 +1,116 @@
+//! The registers of an interrupted thread, by the numbers that unwind tables use.
+
+use std::ffi::c_void;
+
+/// Registers that unwind tables may name, with the program counter last.
+#[cfg(target_arch = "x86_64")]
+const COUNT: usize = 17;
+/// The frame pointer (x86-64 psABI, figure 3.36).
+#[cfg(target_arch = "x86_64")]
+pub(crate) const FRAME: u16 = 6;
+/// The stack pointer.
+#[cfg(target_arch = "x86_64")]
+pub(crate) const STACK: u16 = 7;
+/// The return address, which is a frame's program counter.
+#[cfg(target_arch = "x86_64")]
+pub(crate) const RETURN: u16 = 16;
+
+/// As above (DWARF for the Arm 64-bit architecture, §4.1), with room for the program counter.
+#[cfg(target_arch = "aarch64")]
+const COUNT: usize = 33;
+/// The frame pointer.
+#[cfg(target_arch = "aarch64")]
+pub(crate) const FRAME: u16 = 29;
+/// The stack pointer.
+#[cfg(target_arch = "aarch64")]
+pub(crate) const STACK: u16 = 31;
+/// The link register.
+#[cfg(target_arch = "aarch64")]
+pub(crate) const RETURN: u16 = 30;
+
+/// The registers of one frame.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Registers([usize; COUNT]);
+
+impl Registers {
+    /// All zero.
+    pub(crate) const NONE: Self = Self([0; COUNT]);
+
+    /// One register; 0 for one that is not kept.
+    pub(crate) fn get(&self, register: u16) -> usize {
+        self.0.get(usize::from(register)).copied().unwrap_or(0)
+    }
+
+    /// Sets one register; nothing for one that is not kept.
+    pub(crate) fn set(&mut self, register: u16, value: usize) {
+        if let Some(place) = self.0.get_mut(usize::from(register)) {
+            *place = value;
+        }
+    }
+
+    /// Where the frame is.
+    pub(crate) fn pc(&self) -> usize {
+        self.0.last().copied().unwrap_or(0)
+    }
+
+    /// Moves to a caller at `pc`.
+    pub(crate) fn set_pc(&mut self, pc: usize) {
+        if let Some(place) = self.0.last_mut() {
+            *place = pc;
+        }
+    }
+
+    /// Those that the kernel saved when it delivered a signal.
+    ///
+    /// # Safety
+    /// - `context` is the third argument of a running handler.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) unsafe fn of(context: *const c_void) -> Self {
+        // In the order of the unwind tables' numbers, then the program counter.
+        const ORDER: [i32; COUNT] = [
+            libc::REG_RAX,
+            libc::REG_RDX,
+            libc::REG_RCX,
+            libc::REG_RBX,
+            libc::REG_RSI,
+            libc::REG_RDI,
+            libc::REG_RBP,
+            libc::REG_RSP,
+            libc::REG_R8,
+            libc::REG_R9,
+            libc::REG_R10,
+            libc::REG_R11,
+            libc::REG_R12,
+            libc::REG_R13,
+            libc::REG_R14,
+            libc::REG_R15,
+            libc::REG_RIP,
+        ];
+        // SAFETY: passed on to our caller.
+        let context = unsafe { &*context.cast::<libc::ucontext_t>() };
+        let mut registers = Self::NONE;
+        for (to, from) in registers.0.iter_mut().zip(ORDER) {
+            let from = usize::try_from(from).unwrap_or(usize::MAX);
+            let saved = context.uc_mcontext.gregs.get(from).copied().unwrap_or(0);
+            *to = usize::from_ne_bytes(saved.to_ne_bytes());
+        }
+        registers
+    }
+
+    /// Those that the kernel saved when it delivered a signal.
+    ///
+    /// # Safety
+    /// - `context` is the third argument of a running handler.
+    #[cfg(target_arch = "aarch64")]
+    pub(crate) unsafe fn of(context: *const c_void) -> Self {
+        // SAFETY: passed on to our caller.
+        let context = unsafe { &*context.cast::<libc::ucontext_t>() };
+        let saved = &context.uc_mcontext;
+        let all = saved.regs.iter().chain([&saved.sp, &saved.pc]);
+        let mut registers = Self::NONE;
+        for (to, from) in registers.0.iter_mut().zip(all) {
+            *to = usize::from_ne_bytes(from.to_ne_bytes());
+        }
+        registers
+    }
+}
