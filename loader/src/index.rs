@@ -63,6 +63,7 @@ impl OwnedIndex {
         let gnu_hash = keep(&places.gnu_hash);
         let sysv_hash = keep(&places.sysv_hash);
         let versions = keep(&places.versions);
+        let frames = keep(&places.frames);
         let tables = copy.into_boxed_slice();
         let (name, version): (Box<str>, Box<str>) = (name.into(), version.into());
         let mut id = [0; 32];
@@ -87,6 +88,9 @@ impl OwnedIndex {
             gnu_hash: run(gnu_hash),
             sysv_hash: run(sysv_hash),
             versions: run(versions),
+            frames: run(frames),
+            frames_svma: places.frames_svma,
+            text: (places.text.start, places.text.end),
             search: AtomicPtr::new(std::ptr::null_mut()),
         };
         Self {

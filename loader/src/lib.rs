@@ -16,6 +16,35 @@
 //!   given to libraries) keeps it mapped as a zombie.
 //! - One loader a process; Linux with glibc 2.35 or later.
 //!
+//! # Example
+//! ```no_run
+//! use std::time::Duration;
+//!
+//! use plug_loader::{Config, Deadline, Loader, Params, Policy, Source, SymbolReader, Trust};
+//!
+//! static READER: SymbolReader = SymbolReader::new(); // for any handler, any thread
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! // SAFETY: we run these files with our rights and call them by their signatures.
+//! let trust = unsafe { Trust::new(Policy::default()) };
+//! let loader = Loader::new(Config::default())?;
+//! let codec = loader.load(&trust, Source::path("./libcodec.so"), &Params::new().with("level", "9"))?;
+//! let encode = codec.function::<unsafe extern "C" fn(*const u8, usize) -> u64>("encode")?;
+//!
+//! let worker = loader.worker("io-3")?; // this thread
+//! worker.quiescent(); // at the top of its loop
+//! let bytes = b"some bytes";
+//! // SAFETY: the signature is the plugin's, and the bytes outlive the call.
+//! let sum = unsafe { encode.call_on(&worker, (bytes.as_ptr(), bytes.len())) }?;
+//!
+//! let pin = codec.pin()?; // for what outlives a call; an unload waits for it
+//! drop(pin);
+//! let verdict = loader.unload("codec", Deadline::after(Duration::from_secs(5)))?;
+//! println!("{sum}: {verdict}"); // `codec` and `encode` are still in scope: they answer "gone"
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! # Anatomy
 //! [`Loader`] is the facade. [`Trust`] is the one unsafe door. [`Plugin`], [`PluginFn`] and
 //! [`PluginInterface`] keep nothing alive; [`PluginPin`] does. [`Worker`] makes calls cheap and

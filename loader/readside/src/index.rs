@@ -8,6 +8,7 @@
 use core::ffi::CStr;
 
 use crate::elf::RawSymbol;
+use crate::frames;
 use crate::search::Search;
 use crate::sync::{AtomicPtr, Ordering};
 
@@ -91,6 +92,12 @@ pub struct Index {
     pub sysv_hash: Bytes,
     /// `DT_VERSYM`, two bytes for each dynamic symbol; empty where there is none.
     pub versions: Bytes,
+    /// `.eh_frame_hdr`; empty where there is none.
+    pub frames: Bytes,
+    /// Its link-time address.
+    pub frames_svma: u64,
+    /// Link-time addresses of code: the first executable segment.
+    pub text: (u64, u64),
     /// The search by address; null until the loader has built it.
     ///
     /// Stored once by the loader's indexer (Release), read inside sections (Acquire: the arrays
@@ -186,6 +193,19 @@ impl<'s> IndexView<'s> {
     #[must_use]
     pub fn find(self, svma: u64) -> Option<FileSymbol<'s>> {
         self.symbol(self.find_number(svma)?)
+    }
+
+    /// The function without a name that contains the link-time address `svma`, by the file's unwind
+    /// entries: its start and where the next one begins.
+    #[must_use]
+    pub fn find_unnamed(self, svma: u64) -> Option<(u64, u64)> {
+        let (low, high) = self.index.text;
+        if !(low..high).contains(&svma) {
+            return None;
+        }
+        // SAFETY: of()'s contract.
+        let header = unsafe { self.index.frames.get() };
+        frames::find(header, self.index.frames_svma, svma)
     }
 
     /// As [`IndexView::find`], the number alone.

@@ -28,6 +28,8 @@
 
 #[cfg(not(plug_loom))]
 pub mod elf;
+#[cfg(not(plug_loom))]
+pub mod frames;
 pub mod gate;
 #[cfg(not(plug_loom))]
 pub mod index;

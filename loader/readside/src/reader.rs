@@ -24,10 +24,12 @@ impl SymbolReader {
         Self
     }
 
-    /// The plugin and the exported symbol that cover `address`, copied out.
+    /// The plugin and the symbol that cover `address`, copied out.
     ///
-    /// `None` when no plugin of this process covers it. The symbol is empty when no exported
-    /// symbol reaches the address. Takes one section and two binary searches.
+    /// `None` when no plugin of this process covers it. Where no symbol of the file reaches the
+    /// address, but an unwind entry says which function contains it, the symbol reads
+    /// `fn@+0x1139`, the function's link-time address; else it is empty. Takes one section and two
+    /// searches.
     ///
     /// # Contexts
     /// Async-signal-safe.
@@ -44,6 +46,11 @@ impl SymbolReader {
             out.symbol_start = run_time(row.bias, symbol.svma);
             out.symbol_size = symbol.size;
             out.offset = svma.wrapping_sub(symbol.svma);
+        } else if let Some((start, end)) = index.find_unnamed(svma) {
+            out.symbol.set_unnamed(start);
+            out.symbol_start = run_time(row.bias, start);
+            out.symbol_size = end.wrapping_sub(start);
+            out.offset = svma.wrapping_sub(start);
         } else {
             out.symbol_start = row.start;
             out.offset = link_time(row.start, address);
@@ -271,6 +278,29 @@ impl<const N: usize> Text<N> {
         // N is at most 512 in this crate.
         self.len = u16::try_from(n).unwrap_or(0);
         self.truncated = u16::from(n < text.len());
+    }
+
+    /// Names a function without a name after its link-time address.
+    fn set_unnamed(&mut self, svma: u64) {
+        const PREFIX: &[u8; 6] = b"fn@+0x";
+        let mut text = [0_u8; PREFIX.len() + 16];
+        let digits = svma.max(1).ilog2() / 4;
+        let mut len = 0;
+        let shifts = (0..=digits).rev().map(|digit| digit.wrapping_mul(4));
+        let hex = shifts.map(|shift| {
+            let digit = u8::try_from(svma.wrapping_shr(shift) & 0xf).unwrap_or(0);
+            let first = if digit < 10 {
+                b'0'
+            } else {
+                b'a'.wrapping_sub(10)
+            };
+            first.wrapping_add(digit)
+        });
+        for (place, byte) in text.iter_mut().zip(PREFIX.iter().copied().chain(hex)) {
+            *place = byte;
+            len = usize::wrapping_add(len, 1);
+        }
+        self.set(text.get(..len).unwrap_or(&[]));
     }
 
     /// The text. Async-signal-safe.

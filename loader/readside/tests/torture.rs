@@ -131,6 +131,9 @@ unsafe fn build(package: *mut Package, sequence: u64) {
             gnu_hash: Bytes::EMPTY,
             sysv_hash: Bytes::EMPTY,
             versions: Bytes::EMPTY,
+            frames: Bytes::EMPTY,
+            frames_svma: 0,
+            text: (0, 0),
             search: AtomicPtr::new(ptr::null_mut()),
         };
         package.rows[row] = Row {

@@ -21,6 +21,12 @@ pub(crate) struct Tables {
     pub(crate) sysv_hash: Range<usize>,
     /// `DT_VERSYM`.
     pub(crate) versions: Range<usize>,
+    /// `.eh_frame_hdr`.
+    pub(crate) frames: Range<usize>,
+    /// Its link-time address.
+    pub(crate) frames_svma: u64,
+    /// The first executable segment's link-time addresses.
+    pub(crate) text: Range<u64>,
     /// `.symtab`, which only section headers know.
     pub(crate) all_symbols: Range<usize>,
     /// Its strings.
@@ -61,6 +67,18 @@ impl Tables {
             gnu_hash: place(tag::GNU_HASH, gnu_len()).unwrap_or_default(),
             sysv_hash: place(tag::HASH, sysv_len()).unwrap_or_default(),
             versions: place(tag::VERSYM, n.checked_mul(2)).unwrap_or_default(),
+            frames: facts
+                .eh_frame_hdr
+                .and_then(|at| range(bytes, facts.offset_at(at.vaddr, at.size)?, at.size))
+                .unwrap_or_default(),
+            frames_svma: facts.eh_frame_hdr.map_or(0, |at| at.vaddr),
+            text: facts
+                .segments
+                .iter()
+                .find(|segment| segment.is_executable())
+                .map_or(0..0, |text| {
+                    text.vaddr..text.vaddr.saturating_add(text.memsz)
+                }),
             all_symbols,
             all_strings,
         }
@@ -76,6 +94,7 @@ impl Tables {
             &self.gnu_hash,
             &self.sysv_hash,
             &self.versions,
+            &self.frames,
             &self.all_symbols,
             &self.all_strings,
         ]
