@@ -9,6 +9,7 @@ use crate::measure::{Contender, Plan, Series, compare, median, ratio, table};
 use crate::peers::{self, Blazesym, ask};
 use crate::plug::{self, Plug};
 use crate::random::Random;
+use crate::single::stranger;
 use crate::verdict;
 
 /// Symbols of each of the first thousand plugins.
@@ -37,7 +38,10 @@ pub fn run(plan: Plan, plug: &Plug, n: usize, judged: bool) {
     let vec = global(&loaded);
     for (word, hot) in [("90 % in 256 hot ones", 256), ("all alike", 0)] {
         let addresses = addresses(&loaded, hot);
-        let all = ask_all(plan, &loaded, &addresses, &vec);
+        let worker = plug.worker();
+        let mut all = ask_all(plan, &loaded, &addresses, &vec);
+        drop(worker);
+        all.extend(stranger(plan, &addresses));
         table(
             &format!("address to plugin and symbol, {n} plugins, addresses: {word}"),
             "ns",

@@ -150,7 +150,7 @@ pub fn compare(plan: Plan, mut contenders: Vec<Contender<'_>>) -> Vec<Series> {
             let which = (round + turn) % contenders.len();
             let (run, n) = (&mut contenders[which].run, batches[which]);
             // Wins back the caches from the one before.
-            run(round * n, n / 4);
+            run(round * n, n);
             let began = processor_time();
             run(round * n, n);
             let took = processor_time().saturating_sub(began);

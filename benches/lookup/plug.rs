@@ -4,7 +4,7 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use plug_loader::{
-    Config, Deadline, Loader, Params, Plugin, Policy, Source, SymbolReader, Trust, Unloaded,
+    Config, Deadline, Loader, Params, Plugin, Policy, Source, SymbolReader, Trust, Unloaded, Worker,
 };
 
 use plug_readside::{snapshot, thread_pointer};
@@ -46,6 +46,11 @@ impl Plug {
     pub fn settle(&self) {
         self.loader.settle_indexes();
         self.loader.reclaim();
+    }
+
+    /// Makes this thread a worker, as threads are that call plugins: profilers interrupt them.
+    pub fn worker(&self) -> Worker {
+        self.loader.worker("bench").expect("room for a worker")
     }
 
     /// Has crashes reported, to stderr alone.

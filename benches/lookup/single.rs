@@ -28,7 +28,10 @@ pub fn run(plan: Plan, plug: &Plug, word: &str, n: usize) {
     let (vec, took, held) = watch(|| library.address_table());
     build("Vec<(u64, u32)>", took, held, n);
 
-    let warm = warm(plan, &place, &vec);
+    let worker = plug.worker();
+    let mut warm = warm(plan, &place, &vec);
+    drop(worker);
+    warm.extend(stranger(plan, &place.addresses));
     table(
         &format!("address to symbol, {n} symbols, random addresses, warm"),
         "ns",
@@ -38,7 +41,9 @@ pub fn run(plan: Plan, plug: &Plug, word: &str, n: usize) {
         let value = ratio(&warm, "Plug: locate", "Vec<(u64, u32)>");
         verdict::tell(&format!("addr_vs_vec_{word}"), value);
     }
+    let worker = plug.worker();
     let cold = cold(plan, &place, &traces, &vec);
+    drop(worker);
     table(
         &format!("address to symbol, {n} symbols, flushed before each"),
         "ns",
@@ -171,6 +176,12 @@ fn warm(plan: Plan, place: &Place<'_>, vec: &[(u64, u32)]) -> Vec<Series> {
         Err(reason) => println!("skipped blazesym-process {reason}"),
     }
     compare(plan, contenders)
+}
+
+/// A thread that nobody made a worker.
+pub fn stranger(plan: Plan, addresses: &[usize]) -> Vec<Series> {
+    let name = "Plug: locate, not on a worker";
+    compare(plan, vec![Contender::new(name, addresses, plug::locate)])
 }
 
 /// Single lookups, each after the index was thrown out of the caches.
