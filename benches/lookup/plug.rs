@@ -4,7 +4,8 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use plug_loader::{
-    Config, Deadline, Loader, Params, Plugin, Policy, Source, SymbolReader, Trust, Unloaded, Worker,
+    Config, CrashOptions, Deadline, Loader, Params, Plugin, Policy, Source, SymbolReader, Trust,
+    Unloaded, Worker,
 };
 
 use plug_readside::{snapshot, thread_pointer};
@@ -55,7 +56,9 @@ impl Plug {
 
     /// Has crashes reported, to stderr alone.
     pub fn install_crash_handler(&self) -> Result<(), String> {
-        Err("not built yet".to_owned())
+        self.loader
+            .install_crash_handler(CrashOptions::default())
+            .map_err(|error| error.to_string())
     }
 
     /// Loads and waits for the index; how long the load took, and load and index together.
@@ -71,9 +74,8 @@ impl Plug {
 /// What every lookup begins and ends with.
 #[inline]
 pub fn section(_address: usize) {
-    black_box(snapshot::current(
-        &snapshot::sections().enter(thread_pointer()),
-    ));
+    let section = snapshot::sections().enter(thread_pointer());
+    black_box(snapshot::view(&section));
 }
 
 /// Address to plugin and number of the symbol, nothing copied.

@@ -13,9 +13,10 @@ use plug_readside::snapshot::{Row, View};
 pub struct Snapshot {
     view: View,
     rows: Box<[Row]>,
+    starts: Box<[usize]>,
 }
 
-// SAFETY: `view.rows` points at the box beside it; rows point at indexes that the registry keeps
+// SAFETY: `view` points at the boxes beside it; rows point at indexes that the registry keeps
 // until no snapshot that shows them is held (soundness of `registry::Retired`); all immutable.
 unsafe impl Send for Snapshot {}
 // SAFETY: as above.
@@ -25,12 +26,14 @@ impl Snapshot {
     /// A snapshot of `rows`, which are sorted by address and disjoint.
     pub(crate) fn new(rows: &[Row], sequence: u64) -> Arc<Self> {
         let rows: Box<[Row]> = rows.into();
+        let starts: Box<[usize]> = rows.iter().map(|row| row.start).collect();
         let view = View {
             rows: rows.as_ptr(),
+            starts: starts.as_ptr(),
             n_rows: rows.len(),
             sequence,
         };
-        Arc::new(Self { view, rows })
+        Arc::new(Self { view, rows, starts })
     }
 
     /// What readers reach by raw pointer: part of this very object.
@@ -40,7 +43,7 @@ impl Snapshot {
 
     /// Bytes it occupies.
     pub(crate) fn bytes(&self) -> usize {
-        size_of_val(&*self.rows) + size_of::<Self>()
+        size_of_val(&*self.rows) + size_of_val(&*self.starts) + size_of::<Self>()
     }
 
     /// Number of the snapshot; grows with every publication.
@@ -63,7 +66,9 @@ impl Snapshot {
     /// The plugin that covers `address`.
     #[must_use]
     pub fn find(&self, address: usize) -> Option<PluginView<'_>> {
-        plug_readside::snapshot::find(&self.rows, address).map(|row| {
+        // SAFETY: the view is this snapshot's own, which `self` holds.
+        let row = unsafe { plug_readside::snapshot::find(&self.view, address) };
+        row.map(|row| {
             // SAFETY: as in plugins().
             unsafe { PluginView::of(row) }
         })

@@ -215,13 +215,16 @@ impl<'s> IndexView<'s> {
         // Acquire: pairs with the Release of the indexer's store.
         let search = self.index.search.load(Ordering::Acquire);
         // SAFETY: a search, once stored, stays as long as the index.
-        let number = match unsafe { search.as_ref() } {
-            // SAFETY: the indexer stored the arrays of this very file.
-            Some(search) => unsafe { search.find(svma) }?,
-            None => return self.scan(svma),
+        let Some(search) = (unsafe { search.as_ref() }) else {
+            return self.scan(svma);
         };
-        self.raw(number).filter(|symbol| symbol.covers(svma))?;
-        Some(number)
+        // SAFETY: the indexer stored the arrays of this very file.
+        let cover = unsafe { search.find(svma) }?;
+        if cover.end == u32::MAX {
+            self.raw(cover.number)
+                .filter(|symbol| symbol.covers(svma))?;
+        }
+        Some(cover.number)
     }
 
     /// Reads the tables from end to end.
@@ -311,6 +314,16 @@ impl<'s> IndexView<'s> {
         CStr::from_bytes_until_nul(from).map_or(&[], CStr::to_bytes)
     }
 
+    /// Whether the name at `offset` is `text`, without looking for its end first.
+    #[inline]
+    fn is_text(self, table: Table, offset: u32, text: &[u8]) -> bool {
+        // SAFETY: of()'s contract.
+        let strings: &'s [u8] = unsafe { table.strings.get() };
+        let start = offset as usize;
+        let end = start.saturating_add(text.len());
+        strings.get(start..end) == Some(text) && strings.get(end) == Some(&0)
+    }
+
     /// The exported symbol `name`: of several versions the default one.
     ///
     /// By the file's GNU hash table, else by its System V one, else by reading all names.
@@ -321,7 +334,7 @@ impl<'s> IndexView<'s> {
             let exported = self
                 .raw(number)
                 .filter(|symbol| symbol.is_exported() && symbol.is_named_address())
-                .is_some_and(|symbol| self.text(self.index.dynamic, symbol.name) == name);
+                .is_some_and(|symbol| self.is_text(self.index.dynamic, symbol.name, name));
             if exported {
                 let is_default = self.is_default(number);
                 if is_default || found.is_none() {
@@ -385,14 +398,46 @@ fn word(table: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_le_bytes(bytes.try_into().ok()?))
 }
 
+/// The hash of the GNU table: `hash * 33 + byte` over the name.
+///
+/// Eight bytes at a time: pairs, fours and eights are joined in one register, each by the power of
+/// 33 that its place asks for, which breaks the chain of 43 dependent steps that an average mangled
+/// name has.
+fn gnu_hash(name: &[u8]) -> u32 {
+    const FOUR: u32 = 33_u32.pow(4);
+    const EIGHT: u32 = FOUR.wrapping_mul(FOUR);
+    const BYTES: u64 = 0x00ff_00ff_00ff_00ff;
+    const PAIRS: u64 = 0x0000_ffff_0000_ffff;
+    let mut chunks = name.chunks_exact(8);
+    let mut hash = 5381_u32;
+    for chunk in &mut chunks {
+        let Ok(eight) = chunk.try_into() else { break };
+        let eight = u64::from_le_bytes(eight);
+        let pairs = (eight & BYTES)
+            .wrapping_mul(33)
+            .wrapping_add((eight >> 8) & BYTES);
+        let fours = (pairs & PAIRS)
+            .wrapping_mul(33 * 33)
+            .wrapping_add((pairs >> 16) & PAIRS);
+        let [a, b, c, d, e, f, g, h] = fours.to_le_bytes();
+        let (early, late) = (
+            u32::from_le_bytes([a, b, c, d]),
+            u32::from_le_bytes([e, f, g, h]),
+        );
+        let joined = early.wrapping_mul(FOUR).wrapping_add(late);
+        hash = hash.wrapping_mul(EIGHT).wrapping_add(joined);
+    }
+    chunks.remainder().iter().fold(hash, |hash, byte| {
+        hash.wrapping_mul(33).wrapping_add(u32::from(*byte))
+    })
+}
+
 /// Shows `look` the numbers that a GNU hash table has for `name`, until it has enough.
 ///
 /// # Source
 /// glibc elf/dl-lookup.c, `do_lookup_x`.
 fn walk_gnu(table: &[u8], name: &[u8], look: &mut impl FnMut(u32) -> bool) -> Option<()> {
-    let hash = name.iter().fold(5381_u32, |hash, byte| {
-        hash.wrapping_mul(33).wrapping_add(u32::from(*byte))
-    });
+    let hash = gnu_hash(name);
     let n_buckets = word(table, 0)? as usize;
     let first_hashed = word(table, 4)?;
     let n_bloom = word(table, 8)? as usize;
@@ -451,4 +496,24 @@ fn walk_sysv(table: &[u8], name: &[u8], look: &mut impl FnMut(u32) -> bool) -> O
         )?;
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::gnu_hash;
+
+    #[test]
+    fn gnu_hash_of_any_length_equals_the_plain_one() {
+        let mut name = [0_u8; 200];
+        for (n, byte) in name.iter_mut().enumerate() {
+            *byte = u8::try_from(n * 151 % 256).unwrap();
+        }
+        for len in 0..name.len() {
+            let name = &name[..len];
+            let plain = name.iter().fold(5381_u32, |hash, byte| {
+                hash.wrapping_mul(33).wrapping_add(u32::from(*byte))
+            });
+            assert_eq!(gnu_hash(name), plain, "{len} bytes");
+        }
+    }
 }

@@ -36,7 +36,9 @@ impl SymbolReader {
     #[must_use]
     pub fn resolve(self, address: usize) -> Option<Resolved> {
         let section = snapshot::sections().enter(thread_pointer());
-        let row = snapshot::find(snapshot::current(&section), address)?;
+        let view = snapshot::view(&section)?;
+        // SAFETY: reached through `section`, which is open until the end of this call.
+        let row = unsafe { snapshot::find(view, address) }?;
         // SAFETY: the row was found through `section`, which is open until the end of this call.
         let index = unsafe { row.index() };
         Some(answer(row, Some(index), address))
@@ -51,7 +53,9 @@ impl SymbolReader {
     #[must_use]
     pub fn locate(self, address: usize) -> Option<Location> {
         let section = snapshot::sections().enter(thread_pointer());
-        let row = snapshot::find(snapshot::current(&section), address)?;
+        let view = snapshot::view(&section)?;
+        // SAFETY: reached through `section`, which is open until the end of this call.
+        let row = unsafe { snapshot::find(view, address) }?;
         // SAFETY: as in resolve().
         let index = unsafe { row.index() };
         let offset = link_time(row.bias, address);

@@ -11,8 +11,18 @@
 /// Widest bucket: remainders have 16 bits.
 pub const MAX_SHIFT: u32 = 16;
 
-/// Buckets with more segments than this are searched by halving.
-const LINEAR: usize = 32;
+/// Remainders that follow the last one, so that a whole block can be compared anywhere.
+pub const PADDING: usize = 16;
+
+/// The symbol that covers a segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Cover {
+    /// The symbol's number.
+    pub number: u32,
+    /// Where it ends, from the base of the search; [`u32::MAX`] where the caller has to look.
+    pub end: u32,
+}
 
 /// The arrays of one file.
 #[derive(Debug)]
@@ -26,19 +36,18 @@ pub struct Search {
     pub n_bounds: u32,
     /// For each bucket the number of its first segment, and one past the last at the end.
     pub first: *const u32,
-    /// The low `shift` bits of each segment's start.
+    /// The low `shift` bits of each segment's start, and [`PADDING`] more.
     pub low: *const u16,
     /// Whole starts of the segments where they lie too far apart for buckets; else null.
     pub starts: *const u64,
     /// The symbol that covers each segment.
-    pub symbols: *const u32,
+    pub covers: *const Cover,
     /// How many segments.
     pub n_segments: u32,
 }
 
 impl Search {
-    /// The number of the symbol whose segment contains `svma`; that the symbol reaches so far is
-    /// for the caller to check.
+    /// The symbol that covers `svma`; its `end` is [`u32::MAX`] where it may end before.
     ///
     /// Async-signal-safe.
     ///
@@ -46,20 +55,21 @@ impl Search {
     /// - The pointers and counts are what the fields say, and the memory stays for the call.
     #[inline]
     #[must_use]
-    pub unsafe fn find(&self, svma: u64) -> Option<u32> {
+    pub unsafe fn find(&self, svma: u64) -> Option<Cover> {
         let n_segments = self.n_segments as usize;
-        // SAFETY: as many numbers as segments.
-        let symbols = unsafe { core::slice::from_raw_parts(self.symbols, n_segments) };
+        // SAFETY: as many covers as segments.
+        let covers = unsafe { core::slice::from_raw_parts(self.covers, n_segments) };
         if !self.starts.is_null() {
             // SAFETY: as many starts as segments.
             let starts = unsafe { core::slice::from_raw_parts(self.starts, n_segments) };
-            return find_wide(starts, symbols, svma);
+            return find_wide(starts, covers, svma);
         }
         // SAFETY: as many bounds as the field says.
         let first = unsafe { core::slice::from_raw_parts(self.first, self.n_bounds as usize) };
-        // SAFETY: as many remainders as segments.
-        let low = unsafe { core::slice::from_raw_parts(self.low, n_segments) };
-        find(self.base, self.shift, first, low, symbols, svma)
+        let n_low = n_segments.wrapping_add(PADDING);
+        // SAFETY: as many remainders as segments, and the padding.
+        let low = unsafe { core::slice::from_raw_parts(self.low, n_low) };
+        find(self.base, self.shift, first, low, covers, svma)
     }
 }
 
@@ -67,9 +77,9 @@ impl Search {
 ///
 /// Async-signal-safe.
 #[must_use]
-pub fn find_wide(starts: &[u64], symbols: &[u32], svma: u64) -> Option<u32> {
+pub fn find_wide(starts: &[u64], covers: &[Cover], svma: u64) -> Option<Cover> {
     let after = starts.partition_point(|start| *start <= svma);
-    symbols.get(after.checked_sub(1)?).copied()
+    covers.get(after.checked_sub(1)?).copied()
 }
 
 /// The search itself, over the arrays that the fields of [`Search`] describe.
@@ -82,9 +92,9 @@ pub fn find(
     shift: u32,
     first: &[u32],
     low: &[u16],
-    symbols: &[u32],
+    covers: &[Cover],
     svma: u64,
-) -> Option<u32> {
+) -> Option<Cover> {
     let offset = svma.checked_sub(base)?;
     let bucket = usize::try_from(offset.checked_shr(shift)?).ok()?;
     let last = first.len().checked_sub(2)?;
@@ -98,13 +108,52 @@ pub fn find(
     };
     let from = *first.get(bucket)? as usize;
     let to = *first.get(bucket.wrapping_add(1))? as usize;
-    let low = low.get(from..to)?;
-    let inside = if low.len() <= LINEAR {
-        low.iter().filter(|start| **start <= key).count()
-    } else {
-        low.partition_point(|start| *start <= key)
+    let n = to.wrapping_sub(from);
+    let inside = match low
+        .get(from..from.wrapping_add(PADDING))
+        .map(TryInto::try_into)
+    {
+        Some(Ok(block)) if n <= PADDING => not_above(block, key).min(n),
+        _ => low.get(from..to)?.partition_point(|start| *start <= key),
     };
     // None in this bucket: the last segment of an earlier one goes on.
     let segment = from.wrapping_add(inside).checked_sub(1)?;
-    symbols.get(segment).copied()
+    let cover = *covers.get(segment)?;
+    (cover.end == u32::MAX || offset < u64::from(cover.end)).then_some(cover)
+}
+
+/// How many remainders stand before the first that is above `key`.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+fn not_above(block: &[u16; PADDING], key: u16) -> usize {
+    use core::arch::x86_64::{
+        _mm_cmpeq_epi16, _mm_loadu_si128, _mm_movemask_epi8, _mm_packs_epi16, _mm_set1_epi16,
+        _mm_setzero_si128, _mm_subs_epu16,
+    };
+    let at = block.as_ptr();
+    // SAFETY: SSE2 is part of x86-64.
+    let keys = unsafe { _mm_set1_epi16(key.cast_signed()) };
+    // SAFETY: as above.
+    let zero = unsafe { _mm_setzero_si128() };
+    let compare = |at: *const u16| {
+        // SAFETY: eight of the block's sixteen remainders are at `at`; the load may be unaligned.
+        let starts = unsafe { _mm_loadu_si128(at.cast()) };
+        // SAFETY: SSE2 is part of x86-64. A start that is not above leaves nothing over.
+        let over = unsafe { _mm_subs_epu16(starts, keys) };
+        // SAFETY: as above.
+        unsafe { _mm_cmpeq_epi16(over, zero) }
+    };
+    let (lower, upper) = (compare(at), compare(at.wrapping_add(8)));
+    // SAFETY: SSE2 is part of x86-64.
+    let packed = unsafe { _mm_packs_epi16(lower, upper) };
+    // SAFETY: as above.
+    let mask = unsafe { _mm_movemask_epi8(packed) };
+    mask.trailing_ones() as usize
+}
+
+/// How many remainders stand before the first that is above `key`.
+#[cfg(not(target_arch = "x86_64"))]
+#[inline]
+fn not_above(block: &[u16; PADDING], key: u16) -> usize {
+    block.iter().take_while(|start| **start <= key).count()
 }

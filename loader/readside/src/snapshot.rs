@@ -32,6 +32,8 @@ pub struct Row {
 pub struct View {
     /// Rows sorted by `start`, disjoint.
     pub rows: *const Row,
+    /// The rows' starts by themselves, which a search reads.
+    pub starts: *const usize,
     /// How many.
     pub n_rows: usize,
     /// Number of the snapshot; grows with every publication.
@@ -69,19 +71,6 @@ pub unsafe fn publish(view: *const View) -> *const View {
     HEAD.swap(view.cast_mut(), Ordering::SeqCst)
 }
 
-/// The rows that `section` protects.
-#[inline]
-#[must_use]
-pub fn current<'s>(section: &'s Section<'static>) -> &'s [Row] {
-    match view(section) {
-        // SAFETY: publish()'s contract gives `n_rows` rows that stay for as long as the section.
-        Some(view) if view.n_rows != 0 => unsafe {
-            core::slice::from_raw_parts(view.rows, view.n_rows)
-        },
-        _ => &[],
-    }
-}
-
 /// The view that `section` protects; `None` before the first publication.
 #[inline]
 #[must_use]
@@ -109,11 +98,26 @@ impl Row {
     }
 }
 
-/// The row that covers `address`.
+/// The row that covers `address`, among those of `view`.
+///
+/// Async-signal-safe; a search by halving.
+///
+/// # Safety
+/// - The view was reached through a section that is still open, or belongs to a snapshot that is
+///   held.
 #[inline]
 #[must_use]
-pub fn find(rows: &[Row], address: usize) -> Option<&Row> {
-    let after = rows.partition_point(|row| row.start <= address);
-    rows.get(after.checked_sub(1)?)
-        .filter(|row| address < row.end)
+pub unsafe fn find(view: &View, address: usize) -> Option<&Row> {
+    let starts: &[usize] = if view.n_rows == 0 {
+        &[]
+    } else {
+        // SAFETY: publish()'s contract: as many starts as rows, in place by our caller's word.
+        unsafe { core::slice::from_raw_parts(view.starts, view.n_rows) }
+    };
+    let at = starts
+        .partition_point(|start| *start <= address)
+        .checked_sub(1)?;
+    // SAFETY: as above, and `at` is below the number of rows.
+    let row = unsafe { &*view.rows.wrapping_add(at) };
+    (address < row.end).then_some(row)
 }

@@ -65,6 +65,7 @@ fn place_of(n: usize) -> usize {
 struct Package {
     view: View,
     rows: [Row; ROWS],
+    starts: [usize; ROWS],
     indexes: [Index; ROWS],
     symbols: [[RawSymbol; SYMBOLS]; ROWS],
     strings: [[u8; STRINGS]; ROWS],
@@ -136,6 +137,7 @@ unsafe fn build(package: *mut Package, sequence: u64) {
             text: (0, 0),
             search: AtomicPtr::new(ptr::null_mut()),
         };
+        package.starts[row] = start_of(row);
         package.rows[row] = Row {
             start: start_of(row),
             end: start_of(row) + STEP / 2,
@@ -149,6 +151,7 @@ unsafe fn build(package: *mut Package, sequence: u64) {
     let package = unsafe { &mut *package };
     package.view = View {
         rows: package.rows.as_ptr(),
+        starts: package.starts.as_ptr(),
         n_rows: ROWS,
         sequence,
     };

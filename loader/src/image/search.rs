@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use plug_readside::elf::RawSymbol;
-use plug_readside::search::{MAX_SHIFT, Search};
+use plug_readside::search::{Cover, MAX_SHIFT, PADDING, Search};
 
 /// Segments a bucket holds on average: more save memory, fewer save compares.
 const FILL: u64 = 8;
@@ -17,7 +17,7 @@ pub(crate) struct Arrays {
     low: Box<[u16]>,
     /// Whole starts instead of buckets where addresses lie too far apart.
     starts: Box<[u64]>,
-    symbols: Box<[u32]>,
+    covers: Box<[Cover]>,
 }
 
 /// A symbol on the way: address, preference, end, number.
@@ -37,17 +37,23 @@ impl Arrays {
         candidates.sort_unstable();
         let segments = flatten(&candidates);
         Self::bucketed(&segments).unwrap_or_else(|| Self {
-            starts: segments.iter().map(|(start, _)| *start).collect(),
-            symbols: segments.iter().map(|(_, number)| *number).collect(),
+            starts: segments.iter().map(|segment| segment.start).collect(),
+            covers: segments
+                .iter()
+                .map(|segment| Cover {
+                    number: segment.number,
+                    end: u32::MAX,
+                })
+                .collect(),
             ..Self::default()
         })
     }
 
     /// The arrays in buckets, unless a few symbols far apart would ask for more buckets than they
     /// are worth.
-    fn bucketed(segments: &[(u64, u32)]) -> Option<Self> {
-        let base = segments.first()?.0;
-        let span = segments.last()?.0 - base;
+    fn bucketed(segments: &[Segment]) -> Option<Self> {
+        let base = segments.first()?.start;
+        let span = segments.last()?.start - base;
         let shift = (span.saturating_mul(FILL) / segments.len() as u64)
             .max(1)
             .ilog2();
@@ -57,22 +63,30 @@ impl Arrays {
             return None;
         }
         let mut first = Vec::with_capacity(n_buckets + 1);
-        let mut low = Vec::with_capacity(segments.len());
-        for (start, _) in segments {
-            let offset = start - base;
+        let mut low = Vec::with_capacity(segments.len() + PADDING);
+        let mut covers = Vec::with_capacity(segments.len());
+        for segment in segments {
+            let offset = segment.start - base;
             let bucket = usize::try_from(offset >> shift).ok()?;
             let at = u32::try_from(low.len()).ok()?;
             first.resize(bucket + 1, at);
             low.push(u16::try_from(offset & ((1 << shift) - 1)).ok()?);
+            // One that reaches further than 32 bits tell is looked up in the file's table.
+            let end = u32::try_from(segment.end - base).unwrap_or(u32::MAX);
+            covers.push(Cover {
+                number: segment.number,
+                end,
+            });
         }
         first.resize(n_buckets + 1, u32::try_from(low.len()).ok()?);
+        low.resize(low.len() + PADDING, u16::MAX);
         Some(Self {
             base,
             shift,
             first: first.into(),
             low: low.into(),
             starts: Box::default(),
-            symbols: segments.iter().map(|(_, number)| *number).collect(),
+            covers: covers.into(),
         })
     }
 
@@ -90,8 +104,8 @@ impl Arrays {
             } else {
                 starts.as_ptr()
             },
-            symbols: self.symbols.as_ptr(),
-            n_segments: u32::try_from(self.symbols.len()).unwrap_or(0),
+            covers: self.covers.as_ptr(),
+            n_segments: u32::try_from(self.covers.len()).unwrap_or(0),
         }
     }
 
@@ -100,36 +114,44 @@ impl Arrays {
         size_of_val(&*self.first)
             + size_of_val(&*self.low)
             + size_of_val(&*self.starts)
-            + size_of_val(&*self.symbols)
+            + size_of_val(&*self.covers)
     }
 }
 
-/// Cuts the addresses into segments: `(start, number)`, sorted by start, each start once.
+/// A run of addresses that one symbol covers from its start on.
+struct Segment {
+    start: u64,
+    number: u32,
+    /// One past the symbol's last address.
+    end: u64,
+}
+
+/// Cuts the addresses into segments, sorted by start, each start once.
 ///
 /// At every address the symbol that starts last among those that cover it counts, and of several
 /// that start there the preferred one. What no symbol covers belongs to the segment before it.
-fn flatten(candidates: &[Candidate]) -> Vec<(u64, u32)> {
-    let mut segments: Vec<(u64, u32)> = Vec::with_capacity(candidates.len());
-    let mut put = |start: u64, number: u32| match segments.last_mut() {
-        Some(last) if last.0 == start => last.1 = number,
-        Some(last) if last.1 == number => {}
-        _ => segments.push((start, number)),
+fn flatten(candidates: &[Candidate]) -> Vec<Segment> {
+    let mut segments: Vec<Segment> = Vec::with_capacity(candidates.len());
+    let mut put = |start: u64, number: u32, end: u64| match segments.last_mut() {
+        Some(last) if last.start == start => (last.number, last.end) = (number, end),
+        Some(last) if last.number == number => {}
+        _ => segments.push(Segment { start, number, end }),
     };
     // Symbols that cover the present address, the one that counts last.
     let mut open: Vec<(u64, u32)> = Vec::new();
-    let close = |open: &mut Vec<(u64, u32)>, upto: u64, put: &mut dyn FnMut(u64, u32)| {
+    let close = |open: &mut Vec<(u64, u32)>, upto: u64, put: &mut dyn FnMut(u64, u32, u64)| {
         while let Some((end, _)) = open.pop_if(|(end, _)| *end <= upto) {
             // Whatever ended under it meanwhile does not come back.
             while open.pop_if(|(outer, _)| *outer <= end).is_some() {}
-            if let Some((_, outer)) = open.last() {
-                put(end, *outer);
+            if let Some((outer_end, outer)) = open.last() {
+                put(end, *outer, *outer_end);
             }
         }
     };
     for &(start, _, end, number) in candidates {
         close(&mut open, start, &mut put);
         open.push((end, number));
-        put(start, number);
+        put(start, number, end);
     }
     close(&mut open, u64::MAX, &mut put);
     segments
@@ -188,13 +210,13 @@ mod tests {
                     arrays.shift,
                     &arrays.first,
                     &arrays.low,
-                    &arrays.symbols,
+                    &arrays.covers,
                     svma,
                 )
             } else {
-                search::find_wide(&arrays.starts, &arrays.symbols, svma)
+                search::find_wide(&arrays.starts, &arrays.covers, svma)
             }
-            .map(|n| n as usize)
+            .map(|cover| cover.number as usize)
             .filter(|&n| symbols[n].covers(svma));
             let expected = naive(symbols, svma);
             assert_eq!(
@@ -272,9 +294,9 @@ mod tests {
     }
 
     #[test]
-    fn arrays_of_many_functions_take_less_than_eight_bytes_a_symbol() {
+    fn arrays_of_many_functions_take_less_than_eleven_bytes_a_symbol() {
         let symbols = (0..100_000_u32).map(|n| (n, symbol(u64::from(n) * 139, 130, 0x12)));
         let arrays = Arrays::build(symbols);
-        assert!(arrays.bytes() < 8 * 100_000, "{}", arrays.bytes());
+        assert!(arrays.bytes() < 11 * 100_000, "{}", arrays.bytes());
     }
 }
