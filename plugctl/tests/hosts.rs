@@ -357,6 +357,14 @@ fn a_plugin_that_stays_mapped_has_code_7() {
     assert!(ended.stderr.starts_with(begin), "{}", ended.stderr);
     let events = place.run(&["events", "--json"]).json();
     assert_eq!(events.as_array().unwrap().last().unwrap()["kind"], "pinned");
+    // Asked again, it is no more in use than before.
+    let again = place.run(&["unload", "stays"]);
+    assert_eq!((again.code, again.stdout.as_str()), (Some(7), ""));
+    let begin = "plugctl: stays: going: stays is closed but still mapped: the file is marked";
+    assert!(again.stderr.starts_with(begin), "{}", again.stderr);
+    let again = place.run(&["unload", "stays", "--json"]);
+    assert_eq!(again.code, Some(7));
+    assert!(again.stderr.contains("\"kind\":\"zombie\""), "{again:?}");
     drop(host);
 }
 

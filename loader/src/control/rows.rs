@@ -218,7 +218,12 @@ pub(super) fn fault(error: &Error, name: &str) -> Fault {
     }
     Fault::Refused(Box::new(Refused {
         stage: error.stage().map_or_else(String::new, |s| s.to_string()),
-        kind: kind(error.kind()).to_owned(),
+        // Of a plugin that was closed before, nothing is left to refuse.
+        kind: match (error.kind(), error.lingering()) {
+            (ErrorKind::Busy, Some(_)) => "zombie",
+            (other, _) => kind(other),
+        }
+        .to_owned(),
         message: format!("{error:#}"),
         holders: error.blockers().iter().map(holder).collect(),
     }))
