@@ -197,6 +197,9 @@ impl<'s> IndexView<'s> {
 
     /// The function without a name that contains the link-time address `svma`, by the file's unwind
     /// entries: its start and where the next one begins.
+    ///
+    /// For an address that [`IndexView::find`] finds no symbol for: behind the end of a function
+    /// that has a name and a size, nothing is there.
     #[must_use]
     pub fn find_unnamed(self, svma: u64) -> Option<(u64, u64)> {
         let (low, high) = self.index.text;
@@ -205,7 +208,9 @@ impl<'s> IndexView<'s> {
         }
         // SAFETY: of()'s contract.
         let header = unsafe { self.index.frames.get() };
-        frames::find(header, self.index.frames_svma, svma)
+        let found = frames::find(header, self.index.frames_svma, svma)?;
+        let named = self.find(found.0).filter(|symbol| symbol.size > 0);
+        named.is_none().then_some(found)
     }
 
     /// As [`IndexView::find`], the number alone.
