@@ -316,25 +316,23 @@ impl<'s> IndexView<'s> {
         CStr::from_bytes_until_nul(from).map_or(&[], CStr::to_bytes)
     }
 
-    /// The exported symbol `name`: of several versions the default one.
+    /// The exported symbol `name`: of several versions the default one. As for `dlsym`, one whose
+    /// versions are all hidden has no address by its name alone.
     ///
     /// By the file's GNU hash table, else by its System V one, else by reading all names.
     #[must_use]
     pub fn by_name(self, name: &[u8]) -> Option<FileSymbol<'s>> {
         let mut found = None;
         let mut look = |number: u32| {
-            let exported = self
+            let is_meant = self
                 .raw(number)
                 .filter(|symbol| symbol.is_exported() && symbol.is_named_address())
-                .is_some_and(|symbol| self.text(self.index.dynamic, symbol.name) == name);
-            if exported {
-                let is_default = self.is_default(number);
-                if is_default || found.is_none() {
-                    found = Some(number);
-                }
-                return is_default;
+                .is_some_and(|symbol| self.text(self.index.dynamic, symbol.name) == name)
+                && self.is_default(number);
+            if is_meant {
+                found = Some(number);
             }
-            false
+            is_meant
         };
         // SAFETY: of()'s contract, twice.
         let gnu = unsafe { self.index.gnu_hash.get() };
@@ -356,8 +354,9 @@ impl<'s> IndexView<'s> {
         let versions = unsafe { self.index.versions.get() };
         let at = (number as usize).saturating_mul(2);
         match versions.get(at..at.saturating_add(2)) {
-            // The upper bit hides a version from lookups by name alone.
-            Some(&[_, upper]) => upper & 0x80 == 0,
+            // The upper bit hides a version from lookups by name alone; the numbers below 2 are no
+            // versions.
+            Some(&[lower, upper]) => upper & 0x80 == 0 || (upper == 0x80 && lower < 2),
             _ => true,
         }
     }
