@@ -144,7 +144,6 @@ fn run(
             let kind = EventKind::Unloaded(stages.clone());
             process.events.push(&record.name, record.generation, kind);
             let (plugin, generation) = (record.name.clone(), record.generation);
-            process.history.add(record);
             Ok(Unloaded::Gone(UnloadReport {
                 plugin,
                 generation,
@@ -204,6 +203,8 @@ fn leave(
         return ControlFlow::Break(bury(process, loaded, reason));
     }
     drop(loaded);
+    // First, so that whoever asks for this load finds it here or there.
+    process.history.add(Arc::clone(&record));
     checkpoint::note("unload.release");
     process.registry.release(record.id, record.generation);
     ControlFlow::Continue(())

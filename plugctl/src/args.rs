@@ -135,6 +135,9 @@ pub(crate) struct Resolve {
 }
 
 #[derive(Debug, Args)]
+    /// Say what they were to the load of this generation, which may have left since.
+    #[arg(long, value_name = "GENERATION")]
+    pub(crate) at: Option<u64>,
 pub(crate) struct Events {
     /// Keep waiting for more, until the host ends.
     #[arg(short, long)]

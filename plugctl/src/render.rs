@@ -334,7 +334,10 @@ impl Render {
                 cell(row.plugin.as_str()),
                 cell(symbol),
                 right(generation),
-                state(&row.state),
+                match row.left_micros {
+                    Some(left) => cell(format!("{} {} ago", row.state, micros(left))),
+                    None => state(&row.state),
+                },
             ]
         });
         let heads = ["Address", "Plugin", "Symbol", "Generation", "State"];
