@@ -277,6 +277,9 @@ __asm__(".symver first, add@V1\n.symver second, add@@V2\n.symver old, retired@V1
                 plugin.address_of("add"),
                 Some(base + address(&path, "second"))
             );
+            // Though .symtab has the version as a part of the name.
+            let (name, offset) = named(&plugin, address(&path, "second"));
+            assert!(["add", "second"].contains(&&*name) && offset == 0, "{name}");
             // As for dlsym: only what was linked against it long ago may use it.
             assert_eq!(plugin.address_of("retired"), None);
         }

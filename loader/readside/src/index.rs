@@ -234,10 +234,10 @@ impl<'s> IndexView<'s> {
         let mut best = None;
         for (number, symbol) in self.candidates() {
             if symbol.covers(svma) {
-                best = best.max(Some((symbol.svma, symbol.preference(), number)));
+                best = best.max(Some((symbol.svma, symbol.preference(), rank(number))));
             }
         }
-        best.map(|(.., number)| number)
+        best.map(|(.., ranked)| rank(ranked))
     }
 
     /// Every symbol that an address may be named after, with its number; bounded.
@@ -382,6 +382,14 @@ impl<'s> Iterator for FileSymbols<'s> {
             }
         }
     }
+}
+
+/// Of symbols that nothing else tells apart, the one with the greatest rank is shown: one of the
+/// dynamic table, whose names have no versions in them. The rank's rank is the number.
+#[inline]
+#[must_use]
+pub const fn rank(number: u32) -> u32 {
+    number ^ SECOND
 }
 
 fn word(table: &[u8], at: usize) -> Option<u32> {
