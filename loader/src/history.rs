@@ -20,6 +20,45 @@ pub struct Departed {
     pub since: Duration,
 }
 
+/// What an address was to one load of a plugin, whether or not that is still in the process.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Attribution {
+    /// The load.
+    pub plugin: Plugin,
+    /// The symbol as a reader names it, however long; empty where there is none.
+    pub symbol: String,
+    /// Bytes from the symbol's start, or from the plugin's where there is no symbol.
+    pub offset: u64,
+    /// How long ago the plugin was unmapped; none while it is in the process.
+    pub since: Option<Duration>,
+}
+
+impl Attribution {
+    /// What `address` was to `record`, if it was inside.
+    pub(crate) fn of(record: Arc<Record>, since: Option<Duration>, address: usize) -> Option<Self> {
+        if !(record.start..record.end).contains(&address) {
+            return None;
+        }
+        let index = record.index.view();
+        let svma = address.wrapping_sub(record.bias) as u64;
+        let (symbol, start) = match (index.find(svma), index.find_unnamed(svma)) {
+            (Some(symbol), _) => (
+                String::from_utf8_lossy(symbol.name).into_owned(),
+                symbol.svma,
+            ),
+            (None, Some((start, _))) => (format!("fn@+{start:#x}"), start),
+            (None, None) => (String::new(), record.start.wrapping_sub(record.bias) as u64),
+        };
+        Some(Self {
+            plugin: Plugin::new(record),
+            symbol,
+            offset: svma.wrapping_sub(start),
+            since,
+        })
+    }
+}
+
 /// The last plugins that left.
 #[derive(Debug)]
 pub(crate) struct History {
@@ -52,6 +91,14 @@ impl History {
         let (_, gone) = ring.pop_front()?;
         departed::forget_symbols(gone.generation);
         Some(gone)
+    }
+
+    /// The load with this number and how long ago it left, if it is kept.
+    pub(crate) fn find(&self, generation: u64) -> Option<(Arc<Record>, Duration)> {
+        let ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
+        ring.iter()
+            .find(|(_, record)| record.generation == generation)
+            .map(|(at, record)| (Arc::clone(record), at.elapsed()))
     }
 
     /// The plugins that left, the last one first.

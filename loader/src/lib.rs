@@ -94,7 +94,7 @@ pub use crash::signal::CrashSignal;
 pub use deadline::Deadline;
 pub use error::{CallError, Error, ErrorKind, Holder, HolderKind, Lingering, Stage};
 pub use events::{Event, EventKind};
-pub use history::Departed;
+pub use history::{Attribution, Departed};
 pub use loader::Loader;
 pub use params::Params;
 pub use plug_readside::index::SymbolKind;

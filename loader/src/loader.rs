@@ -15,7 +15,7 @@ use crate::deadline::Deadline;
 use crate::drainer;
 use crate::error::{Error, ErrorKind, Holder, Lingering};
 use crate::events::Event;
-use crate::history::Departed;
+use crate::history::{Attribution, Departed};
 use crate::load;
 use crate::params::Params;
 use crate::plugin::Plugin;
@@ -211,6 +211,24 @@ impl Loader {
     #[must_use]
     pub fn history(&self) -> Vec<Departed> {
         self.process.history.list()
+    }
+
+    /// What `address` was to the load `generation`, as [`SymbolReader::locate`] and the others tell
+    /// its number: for samples that are named late.
+    ///
+    /// Whatever lies there by now is not looked at. `None` when that load did not cover the
+    /// address, or left and is no more among the [`Config::history`] last ones.
+    #[must_use]
+    pub fn resolve_at(&self, generation: u64, address: usize) -> Option<Attribution> {
+        let process = self.process;
+        let (record, since) = match process.registry.load(generation) {
+            Some(record) => (record, None),
+            None => {
+                let (record, since) = process.history.find(generation)?;
+                (record, Some(since))
+            }
+        };
+        Attribution::of(record, since, address)
     }
 
     /// Events after number `sequence`, waiting for the first one until the deadline. The last

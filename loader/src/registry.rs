@@ -444,6 +444,12 @@ impl Registry {
             .and_then(|entry| entry.record.clone())
     }
 
+    /// The load with this number, zombies included.
+    pub(crate) fn load(&self, generation: u64) -> Option<Arc<Record>> {
+        let mut records = self.records().into_iter();
+        records.find(|record| record.generation == generation)
+    }
+
     /// Zombies and why they are still here.
     pub(crate) fn zombies(&self) -> Vec<Lingering> {
         self.lock()

@@ -147,9 +147,6 @@ fn run(
             let kind = EventKind::Unloaded(stages.clone());
             process.events.push(&record.name, record.generation, kind);
             let (plugin, generation) = (record.name.clone(), record.generation);
-            if let Some(forgotten) = process.history.add(record) {
-                process.registry.retire(&forgotten.index);
-            }
             Ok(Unloaded::Gone(UnloadReport {
                 plugin,
                 generation,
@@ -209,6 +206,10 @@ fn leave(
         return ControlFlow::Break(bury(process, loaded, reason));
     }
     drop(loaded);
+    // First, so that whoever asks for this load finds it here or there.
+    if let Some(forgotten) = process.history.add(Arc::clone(&record)) {
+        process.registry.retire(&forgotten.index);
+    }
     checkpoint::note("unload.release");
     process.registry.release(record.id, record.generation);
     ControlFlow::Continue(())

@@ -19,6 +19,9 @@ pub(crate) struct Cli {
     /// Print JSON, one array or object a call.
     #[arg(long, global = true)]
     pub(crate) json: bool,
+    /// Show names of symbols as files have them; JSON always does.
+    #[arg(long, global = true)]
+    pub(crate) no_demangle: bool,
     #[command(subcommand)]
     pub(crate) command: Command,
 }
@@ -132,6 +135,9 @@ pub(crate) struct Resolve {
     /// Addresses, hexadecimal with or without 0x.
     #[arg(required = true, value_name = "ADDRESS", value_parser = address)]
     pub(crate) addresses: Vec<u64>,
+    /// Say what they were to the load of this generation, which may have left since.
+    #[arg(long, value_name = "GENERATION")]
+    pub(crate) at: Option<u64>,
 }
 
 #[derive(Debug, Args)]

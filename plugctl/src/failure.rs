@@ -99,6 +99,7 @@ impl Failure {
             "busy" | "already_loaded" | "too_many_plugins" | "self_deadlock" => BUSY,
             "damaged" | "incompatible" | "map" => INCOMPATIBLE,
             "deadline" => DEADLINE,
+            "zombie" => LINGERING,
             _ => FAILED,
         };
         Self {

@@ -6,6 +6,7 @@
 mod args;
 mod client;
 mod completions;
+mod demangle;
 mod events;
 mod failure;
 mod history;
@@ -31,7 +32,7 @@ use render::Render;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let render = Render::new(cli.json);
+    let render = Render::new(cli.json, cli.no_demangle);
     match run(&cli, &render) {
         Ok(code) => ExitCode::from(code),
         Err(failure) => {

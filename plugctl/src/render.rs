@@ -3,12 +3,14 @@
 //! Results go to stdout, refusals and progress to stderr. A reader that went away, such as
 //! `head`, ends the printing but not the work.
 
+use std::borrow::Cow;
 use std::env;
 use std::io::{self, IsTerminal, Write};
 
 use anstyle::{AnsiColor, Style};
 use serde::Serialize;
 
+use crate::demangle::demangle;
 use crate::failure::Failure;
 use crate::hosts::LiveHost;
 use plug_loader::control::messages::{
@@ -28,6 +30,8 @@ pub(crate) struct Render {
     json: bool,
     /// Whether stdout gets colours.
     colour: bool,
+    /// Whether names of symbols are shown as files have them.
+    mangled: bool,
 }
 
 /// One cell of a table.
@@ -75,12 +79,22 @@ fn state(text: &str) -> Cell {
 }
 
 impl Render {
-    pub(crate) fn new(json: bool) -> Self {
+    pub(crate) fn new(json: bool, mangled: bool) -> Self {
         let refused = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         let dumb = env::var_os("TERM").is_some_and(|term| term == "dumb");
         Self {
             json,
+            mangled,
             colour: io::stdout().is_terminal() && !refused && !dumb,
+        }
+    }
+
+    /// A symbol's name for people.
+    fn name(self, name: &str) -> Cow<'_, str> {
+        if self.mangled {
+            name.into()
+        } else {
+            demangle(name)
         }
     }
 
@@ -310,7 +324,8 @@ impl Render {
                 0 => String::new(),
                 size => format!("{size:016x} "),
             };
-            let (kind, name, version) = (&symbol.kind, &symbol.name, &symbol.version);
+            let (kind, version) = (&symbol.kind, &symbol.version);
+            let name = self.name(&symbol.name);
             format!("{address:0>16} {size}{kind} {name}{at}{version}\n")
         });
         self.raw(texts.collect::<String>().as_bytes());
@@ -323,7 +338,7 @@ impl Render {
         let rows = rows.iter().map(|row| {
             let symbol = match (row.plugin.as_str(), row.symbol.as_str()) {
                 ("", _) => String::new(),
-                (_, symbol) => format!("{symbol}+{:#x}", row.offset),
+                (_, symbol) => format!("{}+{:#x}", self.name(symbol), row.offset),
             };
             let generation = match row.generation {
                 0 => String::new(),
@@ -334,7 +349,10 @@ impl Render {
                 cell(row.plugin.as_str()),
                 cell(symbol),
                 right(generation),
-                state(&row.state),
+                match row.left_micros {
+                    Some(left) => cell(format!("{} {} ago", row.state, micros(left))),
+                    None => state(&row.state),
+                },
             ]
         });
         let heads = ["Address", "Plugin", "Symbol", "Generation", "State"];
@@ -349,7 +367,7 @@ impl Render {
             let inside = worker.inside.iter().map(|inside| {
                 let function = match inside.function.as_str() {
                     "" => String::new(),
-                    function => format!(" in {function}"),
+                    function => format!(" in {}", self.name(function)),
                 };
                 format!(
                     "{}{function} since {}",

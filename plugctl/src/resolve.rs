@@ -15,7 +15,10 @@ pub(crate) fn run(args: &args::Resolve, host: Option<&str>, render: &Render) -> 
     let mut resolved = Vec::new();
     for some in args.addresses.chunks(AT_ONCE) {
         let addresses = some.iter().map(|address| format!("{address:#x}")).collect();
-        let call = ResolveCall { addresses };
+        let call = ResolveCall {
+            addresses,
+            at: args.at,
+        };
         resolved.extend(client.collect("Resolve", &call, |reply: ResolveReply| reply.resolved)?);
     }
     render.resolved(&resolved);

@@ -33,7 +33,7 @@ fn symbols_of_files_are_what_nm_prints() {
         .filter(|path| fs::exists(path).unwrap())
         .chain(&names)
     {
-        let text = place.run(&["symbols", path]);
+        let text = place.run(&["symbols", "--no-demangle", path]);
         assert_eq!((text.code, text.stderr.as_str()), (Some(0), ""), "{path}");
         let expected = nm(path);
         assert_eq!(sorted(&text.stdout), sorted(&expected), "{path}");
@@ -61,6 +61,32 @@ fn symbols_of_files_are_what_nm_prints() {
         lines.sort_unstable();
         assert_eq!(lines, sorted(&expected), "{path}");
     }
+}
+
+#[test]
+fn symbols_of_cpp_are_shown_as_written_unless_told_otherwise() {
+    let place = Place::new();
+    let source = place.dir.join("names.cpp");
+    fs::write(
+        &source,
+        "namespace codec { int encode(int n) { return n; } }\n",
+    )
+    .unwrap();
+    let library = place.dir.join("libnames.so");
+    let built = Command::new("g++")
+        .args(["-shared", "-fPIC", "-o"])
+        .args([&library, &source])
+        .status();
+    assert!(built.unwrap().success());
+    let library = library.to_str().unwrap();
+    let shown = place.run(&["symbols", library]).stdout;
+    assert!(shown.contains(" T codec::encode(int)\n"), "{shown}");
+    let mangled = place.run(&["symbols", library, "--no-demangle"]).stdout;
+    assert!(mangled.contains(" T _ZN5codec6encodeEi\n"), "{mangled}");
+    let rows = place.run(&["symbols", library, "--json"]).json();
+    let names = rows.as_array().unwrap().iter().map(|row| &row["name"]);
+    assert!(names.into_iter().any(|name| name == "_ZN5codec6encodeEi"));
+    assert!(!rows.to_string().contains("codec::encode"));
 }
 
 #[test]

@@ -181,6 +181,33 @@ fn a_plugin_from_load_to_history() {
         .map(|row| row["name"].as_str().unwrap())
         .collect();
     assert_eq!(names, ["second", "base64"]);
+    // What the address was is still known, whatever comes to lie there.
+    let again = place.run(&["load", &base64]);
+    assert_eq!(again.code, Some(0), "{again:?}");
+    let late = place.run(&["resolve", "--at", "1", &address, "10"]);
+    assert_eq!(late.code, Some(0), "{late:?}");
+    let lines: Vec<&str> = late.stdout.lines().collect();
+    let words: Vec<&str> = lines[1].split_whitespace().collect();
+    assert_eq!(
+        words[1..5],
+        ["base64", "base64_encode+0x4", "1", "Unloaded"]
+    );
+    assert!(lines[1].ends_with(" ago"), "{late:?}");
+    assert_eq!(lines[2].split_whitespace().next(), Some("0x10"));
+    let row = &place
+        .run(&["resolve", "--at", "1", &address, "--json"])
+        .json()[0];
+    assert_eq!(
+        (&row["version"], &row["offset"]),
+        (&"1.0.0".into(), &4.into())
+    );
+    assert!(row["left_micros"].as_u64().is_some_and(|left| left > 0));
+    assert_eq!(
+        place.run(&["resolve", "--at", "99", &address]).code,
+        Some(1)
+    );
+    place.run(&["unload", "base64", "--wait", "10"]);
+
     let events = place.run(&["events", "--json"]).json();
     let kinds: Vec<String> = events
         .as_array()
@@ -201,6 +228,10 @@ fn a_plugin_from_load_to_history() {
             "base64 coming",
             "base64 live",
             "base64 failed",
+            "base64 going",
+            "base64 unloaded",
+            "base64 coming",
+            "base64 live",
             "base64 going",
             "base64 unloaded"
         ]
@@ -357,6 +388,14 @@ fn a_plugin_that_stays_mapped_has_code_7() {
     assert!(ended.stderr.starts_with(begin), "{}", ended.stderr);
     let events = place.run(&["events", "--json"]).json();
     assert_eq!(events.as_array().unwrap().last().unwrap()["kind"], "pinned");
+    // Asked again, it is no more in use than before.
+    let again = place.run(&["unload", "stays"]);
+    assert_eq!((again.code, again.stdout.as_str()), (Some(7), ""));
+    let begin = "plugctl: stays: going: stays is closed but still mapped: the file is marked";
+    assert!(again.stderr.starts_with(begin), "{}", again.stderr);
+    let again = place.run(&["unload", "stays", "--json"]);
+    assert_eq!(again.code, Some(7));
+    assert!(again.stderr.contains("\"kind\":\"zombie\""), "{again:?}");
     drop(host);
 }
 

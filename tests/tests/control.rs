@@ -334,6 +334,17 @@ fn looks_agree_with_the_loader() {
         assert_eq!(departed["base"], format!("{start:#x}"));
         assert_eq!(departed["generation"], plugin.generation());
 
+        // Nobody's any more, but that load's.
+        let now = client.call("Resolve", &asked);
+        assert_eq!(now["resolved"][0]["plugin"], "");
+        let load = json!({"addresses": [format!("{address:#x}")], "at": plugin.generation()});
+        let late = &client.call("Resolve", &load)["resolved"][0];
+        assert_eq!(late["plugin"], "checksum");
+        assert_eq!(late["symbol"], resolved["resolved"][0]["symbol"]);
+        assert_eq!(late["offset"], found.offset);
+        assert_eq!(late["state"], "Unloaded");
+        assert!(late["left_micros"].as_u64().is_some());
+
         let events = client.call("Events", &json!({"after": 0}));
         let kinds: Vec<_> = events["events"]
             .as_array()

@@ -197,6 +197,9 @@ impl<'s> IndexView<'s> {
 
     /// The function without a name that contains the link-time address `svma`, by the file's unwind
     /// entries: its start and where the next one begins.
+    ///
+    /// For an address that [`IndexView::find`] finds no symbol for: behind the end of a function
+    /// that has a name and a size, nothing is there.
     #[must_use]
     pub fn find_unnamed(self, svma: u64) -> Option<(u64, u64)> {
         let (low, high) = self.index.text;
@@ -205,7 +208,9 @@ impl<'s> IndexView<'s> {
         }
         // SAFETY: of()'s contract.
         let header = unsafe { self.index.frames.get() };
-        frames::find(header, self.index.frames_svma, svma)
+        let found = frames::find(header, self.index.frames_svma, svma)?;
+        let named = self.find(found.0).filter(|symbol| symbol.size > 0);
+        named.is_none().then_some(found)
     }
 
     /// As [`IndexView::find`], the number alone.
@@ -232,10 +237,10 @@ impl<'s> IndexView<'s> {
         let mut best = None;
         for (number, symbol) in self.candidates() {
             if symbol.covers(svma) {
-                best = best.max(Some((symbol.svma, symbol.preference(), number)));
+                best = best.max(Some((symbol.svma, symbol.preference(), rank(number))));
             }
         }
-        best.map(|(.., number)| number)
+        best.map(|(.., ranked)| rank(ranked))
     }
 
     /// Every symbol that an address may be named after, with its number; bounded.
@@ -324,25 +329,23 @@ impl<'s> IndexView<'s> {
         strings.get(start..end) == Some(text) && strings.get(end) == Some(&0)
     }
 
-    /// The exported symbol `name`: of several versions the default one.
+    /// The exported symbol `name`: of several versions the default one. As for `dlsym`, one whose
+    /// versions are all hidden has no address by its name alone.
     ///
     /// By the file's GNU hash table, else by its System V one, else by reading all names.
     #[must_use]
     pub fn by_name(self, name: &[u8]) -> Option<FileSymbol<'s>> {
         let mut found = None;
         let mut look = |number: u32| {
-            let exported = self
+            let is_meant = self
                 .raw(number)
                 .filter(|symbol| symbol.is_exported() && symbol.is_named_address())
-                .is_some_and(|symbol| self.is_text(self.index.dynamic, symbol.name, name));
-            if exported {
-                let is_default = self.is_default(number);
-                if is_default || found.is_none() {
-                    found = Some(number);
-                }
-                return is_default;
+                .is_some_and(|symbol| self.is_text(self.index.dynamic, symbol.name, name))
+                && self.is_default(number);
+            if is_meant {
+                found = Some(number);
             }
-            false
+            is_meant
         };
         // SAFETY: of()'s contract, twice.
         let gnu = unsafe { self.index.gnu_hash.get() };
@@ -364,8 +367,9 @@ impl<'s> IndexView<'s> {
         let versions = unsafe { self.index.versions.get() };
         let at = (number as usize).saturating_mul(2);
         match versions.get(at..at.saturating_add(2)) {
-            // The upper bit hides a version from lookups by name alone.
-            Some(&[_, upper]) => upper & 0x80 == 0,
+            // The upper bit hides a version from lookups by name alone; the numbers below 2 are no
+            // versions.
+            Some(&[lower, upper]) => upper & 0x80 == 0 || (upper == 0x80 && lower < 2),
             _ => true,
         }
     }
@@ -391,6 +395,14 @@ impl<'s> Iterator for FileSymbols<'s> {
             }
         }
     }
+}
+
+/// Of symbols that nothing else tells apart, the one with the greatest rank is shown: one of the
+/// dynamic table, whose names have no versions in them. The rank's rank is the number.
+#[inline]
+#[must_use]
+pub const fn rank(number: u32) -> u32 {
+    number ^ SECOND
 }
 
 fn word(table: &[u8], at: usize) -> Option<u32> {

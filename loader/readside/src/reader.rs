@@ -67,6 +67,21 @@ impl SymbolReader {
         })
     }
 
+    /// The number of the current snapshot, which grows with every load and unload; 0 before the
+    /// first load.
+    ///
+    /// For profilers and unwinders that keep what they once found about addresses: while the
+    /// number stays the same, no plugin has come or gone and nothing of that is stale. Read it
+    /// before the answers that are kept with it, never after.
+    ///
+    /// # Contexts
+    /// Async-signal-safe.
+    #[must_use]
+    pub fn sequence(self) -> u64 {
+        let section = snapshot::sections().enter(thread_pointer());
+        snapshot::view(&section).map_or(0, |view| view.sequence)
+    }
+
     /// Shows every plugin of the current snapshot to `visit`, in address order, until it says
     /// stop by returning false; returns the snapshot's sequence number.
     ///

@@ -92,8 +92,11 @@ pub struct ResolvedRow {
     pub offset: u64,
     /// The load it is.
     pub generation: u64,
-    /// The plugin's state.
+    /// The plugin's state; Unloaded for one that left.
     pub state: String,
+    /// How long ago the plugin left; none while it is in the process.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub left_micros: Option<u64>,
 }
 
 /// Who holds a plugin: `Holder` of the interface.
@@ -225,6 +228,9 @@ pub struct NameCall {
 pub struct ResolveCall {
     /// Hexadecimal addresses.
     pub addresses: Vec<String>,
+    /// The load whose addresses they are; none for whatever is there now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at: Option<u64>,
 }
 
 /// Parameters of `Events`.

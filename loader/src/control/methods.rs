@@ -128,6 +128,7 @@ impl Host {
             }
             (INTERFACE, "Resolve") => {
                 let texts: Vec<String> = parameters.take("addresses")?;
+                let at: Option<u64> = parameters.take("at")?;
                 parameters.end()?;
                 let addresses: Vec<usize> = texts
                     .iter()
@@ -135,7 +136,10 @@ impl Host {
                     .collect::<Option<_>>()
                     .ok_or_else(|| Fault::InvalidParameter("addresses".to_owned()))?;
                 let host = Arc::clone(self);
-                let row = move |address: &usize| rows::resolved(&host.loader, *address);
+                let row = move |address: &usize| match at {
+                    Some(load) => rows::resolved_at(&host.loader, load, *address),
+                    None => rows::resolved(&host.loader, *address),
+                };
                 listing("resolved", addresses, row, more)
             }
             (INTERFACE, "Workers") => {

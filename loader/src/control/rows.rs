@@ -76,15 +76,7 @@ pub(super) fn symbol(symbol: &Symbol) -> SymbolRow {
 
 pub(super) fn resolved(loader: &Loader, address: usize) -> ResolvedRow {
     let Some(found) = loader.reader().resolve(address) else {
-        return ResolvedRow {
-            address: hex(address),
-            plugin: String::new(),
-            version: String::new(),
-            symbol: String::new(),
-            offset: 0,
-            generation: 0,
-            state: String::new(),
-        };
+        return nobodys(address);
     };
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let mut symbol = text(found.symbol.as_bytes());
@@ -103,6 +95,41 @@ pub(super) fn resolved(loader: &Loader, address: usize) -> ResolvedRow {
         offset: found.offset,
         generation: found.generation,
         state: found.state().name().to_owned(),
+        left_micros: None,
+    }
+}
+
+/// What an address was to one load.
+pub(super) fn resolved_at(loader: &Loader, generation: u64, address: usize) -> ResolvedRow {
+    let Some(found) = loader.resolve_at(generation, address) else {
+        return nobodys(address);
+    };
+    let state = match found.since {
+        Some(_) => "Unloaded",
+        None => found.plugin.state().name(),
+    };
+    ResolvedRow {
+        address: hex(address),
+        plugin: found.plugin.name().to_owned(),
+        version: found.plugin.version().to_owned(),
+        symbol: found.symbol,
+        offset: found.offset,
+        generation,
+        state: state.to_owned(),
+        left_micros: found.since.map(micros),
+    }
+}
+
+fn nobodys(address: usize) -> ResolvedRow {
+    ResolvedRow {
+        address: hex(address),
+        plugin: String::new(),
+        version: String::new(),
+        symbol: String::new(),
+        offset: 0,
+        generation: 0,
+        state: String::new(),
+        left_micros: None,
     }
 }
 
@@ -222,7 +249,12 @@ pub(super) fn fault(error: &Error, name: &str) -> Fault {
     }
     Fault::Refused(Box::new(Refused {
         stage: error.stage().map_or_else(String::new, |s| s.to_string()),
-        kind: kind(error.kind()).to_owned(),
+        // Of a plugin that was closed before, nothing is left to refuse.
+        kind: match (error.kind(), error.lingering()) {
+            (ErrorKind::Busy, Some(_)) => "zombie",
+            (other, _) => kind(other),
+        }
+        .to_owned(),
         message: format!("{error:#}"),
         holders: error.blockers().iter().map(holder).collect(),
     }))

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 use plug_readside::elf::RawSymbol;
+use plug_readside::index::rank;
 use plug_readside::search::{Cover, MAX_SHIFT, PADDING, Search};
 
 /// Segments a bucket holds on average: more save memory, fewer save compares.
@@ -20,7 +21,7 @@ pub(crate) struct Arrays {
     covers: Box<[Cover]>,
 }
 
-/// A symbol on the way: address, preference, end, number.
+/// A symbol on the way: address, preference, end, rank.
 type Candidate = (u64, (u8, bool, bool, u64), u64, u32);
 
 impl Arrays {
@@ -31,7 +32,7 @@ impl Arrays {
         let mut candidates: Vec<Candidate> = symbols
             .map(|(number, symbol)| {
                 let end = symbol.svma.saturating_add(symbol.size.max(1));
-                (symbol.svma, symbol.preference(), end, number)
+                (symbol.svma, symbol.preference(), end, rank(number))
             })
             .collect();
         candidates.sort_unstable();
@@ -148,7 +149,8 @@ fn flatten(candidates: &[Candidate]) -> Vec<Segment> {
             }
         }
     };
-    for &(start, _, end, number) in candidates {
+    for &(start, _, end, ranked) in candidates {
+        let number = rank(ranked);
         close(&mut open, start, &mut put);
         open.push((end, number));
         put(start, number, end);
