@@ -24,7 +24,7 @@ use crate::index::OwnedIndex;
 use crate::params::Params;
 use crate::plugin::{Destructors, Export, Loaded, Plugin, Record};
 use crate::process::Process;
-use crate::registry::{Claim, canonical, claim_error};
+use crate::registry::{Claim, Zombie, canonical, claim_error};
 use crate::stages::Stages;
 use crate::sys::{code, dl, process_exit};
 use crate::trust::{Origin, Source};
@@ -258,8 +258,11 @@ fn land(
         .map_err(|refusal| Error::new(ErrorKind::Map, refusal.to_string()).at(Stage::Map))?;
     let (bias, mapped_name) = (mapped.bias, mapped.name.clone());
     let mut mapped = Mapping {
+        process,
         mapped: Some(mapped),
+        link: Arc::clone(&link),
         left,
+        pinned_because: pinned_because(facts),
         record: None,
     };
     stages.end(Stage::Map);
@@ -444,9 +447,15 @@ impl Drop for Shown {
 }
 
 /// Gives the mapping back to ld.so, unless kept, and reports what stays.
+///
+/// What stays is a zombie as after an unload: readers see it, and it is collected when it goes.
 struct Mapping<'a> {
+    process: &'static Process,
     mapped: Option<dl::Mapped>,
+    link: Arc<StageLink>,
     left: &'a mut Option<Lingering>,
+    pinned_because: Vec<String>,
+    /// Known once the plugin is described.
     record: Option<Arc<Record>>,
 }
 
@@ -464,21 +473,53 @@ impl Drop for Mapping<'_> {
         // SAFETY: the plugin never was Live, so nobody has called it or holds a pointer into it;
         // what its constructors and init left behind was undone on a thread that has ended.
         let reason = match unsafe { mapped.close() } {
-            Ok(closed) if !closed.still_mapped => return,
-            Ok(closed) => format!("still mapped as {:?} after dlclose", closed.name),
+            Ok(false) => return,
+            Ok(true) => "still mapped after dlclose".to_owned(),
             Err(refusal) => refusal.to_string(),
         };
-        let (plugin, generation) = self
-            .record
-            .as_ref()
-            .map_or_else(Default::default, |record| {
-                (record.name.clone(), record.generation)
+        let pinned_because = mem::take(&mut self.pinned_because);
+        let is_pinned = !pinned_because.is_empty();
+        let mut reasons = pinned_because.clone();
+        reasons.push(reason);
+        let Some(record) = self.record.take() else {
+            let (plugin, generation) = (Box::default(), 0);
+            *self.left = Some(Lingering {
+                plugin,
+                generation,
+                reasons,
             });
-        *self.left = Some(Lingering {
+            return;
+        };
+        let (plugin, generation) = (record.name.clone(), record.generation);
+        let lingering = Lingering {
             plugin,
             generation,
-            reasons: vec![reason],
+            reasons,
+        };
+        self.process.registry.show(&record);
+        self.process.registry.bury(Zombie {
+            lingering: lingering.clone(),
+            id: record.id,
+            loaded: Loaded {
+                record,
+                mapped: None,
+                link_name: self.link.path().to_owned(),
+                _link: Arc::clone(&self.link),
+                descriptor: None,
+                destructors: Destructors::default(),
+                pinned_because,
+            },
         });
+        let reasons = lingering.reasons.clone();
+        let kind = if is_pinned {
+            EventKind::Pinned(reasons)
+        } else {
+            EventKind::Zombie(reasons)
+        };
+        self.process
+            .events
+            .push(&lingering.plugin, generation, kind);
+        *self.left = Some(lingering);
     }
 }
 

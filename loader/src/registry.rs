@@ -370,6 +370,20 @@ impl Registry {
         self.changed.notify_all();
     }
 
+    /// Gives a claim's name and slot back, unless what it was for became a zombie.
+    fn give_back(&self, id: u32, generation: u64) {
+        let writer = self.lock();
+        let is_claimed = writer
+            .entries
+            .iter()
+            .any(|entry| entry.generation == generation);
+        drop(writer);
+        // Only the owner of the claim ends it, so that nothing changes in between.
+        if is_claimed {
+            self.release(id, generation);
+        }
+    }
+
     /// Keeps a closed plugin that is still mapped; its name is free, its slot is not.
     pub(crate) fn bury(&self, zombie: Zombie) {
         let record = Arc::clone(&zombie.loaded.record);
@@ -559,7 +573,7 @@ impl Claim {
 impl Drop for Claim {
     fn drop(&mut self) {
         if !self.kept {
-            self.registry.release(self.id, self.generation);
+            self.registry.give_back(self.id, self.generation);
         }
     }
 }

@@ -192,8 +192,8 @@ fn leave(
     stages.end(Stage::Close);
     checkpoint::note("unload.observe");
     let lingering = match closed {
-        Some(Ok(closed)) if !closed.still_mapped => None,
-        Some(Ok(_)) | None => Some(
+        Some(Ok(false)) => None,
+        Some(Ok(true)) | None => Some(
             "still mapped after dlclose: a thread-local destructor, another object or a flag of \
              the file holds it"
                 .to_owned(),

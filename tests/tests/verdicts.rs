@@ -106,3 +106,47 @@ fn unload_with_a_thread_local_of_a_living_thread_is_a_zombie_until_it_ends() {
         .expect("loads");
     });
 }
+
+#[test]
+fn failed_load_that_stays_mapped_is_a_zombie_that_readers_see() {
+    isolated!({
+        let host = Host::new();
+        let scratch = Scratch::new("refuses");
+        let text = PLAIN
+            .replace("NAME", "refuses")
+            .replace("return PLUG_OK;", "return PLUG_FAILED;");
+        let source = scratch.write("r.c", &text);
+        let object = scratch.path().join("refuses.so");
+        let done = std::process::Command::new("gcc")
+            .args(["-shared", "-fPIC", "-Wl,-z,nodelete", "-I"])
+            .arg(include())
+            .arg(&source)
+            .arg("-o")
+            .arg(&object)
+            .status();
+        assert!(done.is_ok_and(|status| status.success()));
+        for n in 1..=3 {
+            let error = host.load(&object).expect_err("its init refuses");
+            assert_eq!(error.kind(), ErrorKind::InitFailed);
+            let left = error.lingering().expect("marked nodelete").clone();
+            assert!(left.to_string().contains("DF_1_NODELETE"), "{left}");
+            assert_eq!(
+                host.loader.zombies().len(),
+                n,
+                "its name is free, it is not forgotten"
+            );
+            assert!(host.loader.zombies().contains(&left));
+            let zombie = host
+                .loader
+                .plugins()
+                .into_iter()
+                .find(|plugin| plugin.generation() == left.generation)
+                .expect("listed");
+            assert_eq!(zombie.state(), State::Zombie);
+            let found = SymbolReader::new()
+                .resolve(zombie.range().0)
+                .expect("still mapped");
+            assert_eq!(found.generation, left.generation);
+        }
+    });
+}

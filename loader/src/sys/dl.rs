@@ -84,22 +84,12 @@ impl Mapped {
     ///
     /// # Safety
     /// - No thread is inside the object or will enter it, and nobody keeps a pointer into it.
-    pub(crate) unsafe fn close(self) -> Result<Closed, Refusal> {
+    pub(crate) unsafe fn close(self) -> Result<bool, Refusal> {
         // SAFETY: the handle came from Library::into_raw in open() and is closed once.
         let library = unsafe { Library::from_raw(self.handle) };
         library.close().map_err(refusal)?;
-        Ok(Closed {
-            still_mapped: is_mapped(&self.name),
-            name: self.name,
-        })
+        Ok(is_mapped(&self.name))
     }
-}
-
-/// What dlclose left.
-#[derive(Debug)]
-pub(crate) struct Closed {
-    pub(crate) still_mapped: bool,
-    pub(crate) name: CString,
 }
 
 /// Whether ld.so has an object of this never-reused name.
