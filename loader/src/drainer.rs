@@ -26,14 +26,17 @@ pub(crate) fn start(process: &'static Process) -> std::io::Result<()> {
     Ok(())
 }
 
-/// One round: a grace period, then the freeing. A round whose grace period fails frees nothing.
-pub(crate) fn drain(process: &'static Process) {
+/// One round: a grace period, then the freeing. A round whose grace period fails frees nothing and
+/// says false.
+pub(crate) fn drain(process: &'static Process) -> bool {
+    let mut is_complete = false;
     let collected = process.registry.reclaim(|| {
         let grace = quiesce::patient_grace(Deadline::after(Duration::from_secs(10)));
         if let Err(error) = &grace {
             tracing::warn!(target: "plug::reclaim", %error, "nothing can be freed for now");
         }
-        grace.is_ok()
+        is_complete = grace.is_ok();
+        is_complete
     });
     for record in collected {
         let (plugin, generation) = (&*record.name, record.generation);
@@ -45,4 +48,5 @@ pub(crate) fn drain(process: &'static Process) {
             process.registry.retire(&forgotten.index);
         }
     }
+    is_complete
 }

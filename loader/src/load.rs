@@ -315,6 +315,10 @@ fn land(
     process_exit::run_first();
 
     checkpoint::pass("load.activate").map_err(|error| error.at(Stage::Activate))?;
+    if process.registry.is_shut_down() {
+        let message = "the loader was shut down meanwhile";
+        return Err(Error::new(ErrorKind::ShutDown, message).at(Stage::Activate));
+    }
     built.keep();
     shown.keep();
     claim.keep();

@@ -203,7 +203,7 @@ impl Plugin {
     /// Pins held right now.
     #[must_use]
     pub fn pins(&self) -> u64 {
-        gate::inside(gate::pins(self.record.id))
+        gate::pinned(gate::pins(self.record.id))
     }
 
     /// Names and versions of the interfaces it exports, as `name/major.minor`.
@@ -375,7 +375,7 @@ impl Plugin {
     /// [`ErrorKind::Gone`] unless the plugin is Live.
     pub fn pin(&self) -> Result<PluginPin, Error> {
         let record = &self.record;
-        if gate::enter_shared(
+        if gate::pin(
             gate::pins(record.id),
             gate::state(record.id),
             record.live_word(),
@@ -619,7 +619,7 @@ impl PluginPin {
 
 impl Clone for PluginPin {
     fn clone(&self) -> Self {
-        gate::raise_shared(gate::pins(self.record.id));
+        gate::pin_again(gate::pins(self.record.id));
         Self {
             record: Arc::clone(&self.record),
         }
@@ -628,6 +628,6 @@ impl Clone for PluginPin {
 
 impl Drop for PluginPin {
     fn drop(&mut self) {
-        gate::leave_shared(gate::pins(self.record.id));
+        gate::unpin(gate::pins(self.record.id));
     }
 }

@@ -131,7 +131,7 @@ impl Presence {
         if unregistered > 0 {
             holders.push(nobody(HolderKind::UnregisteredCalls, unregistered));
         }
-        let pins = gate::inside(gate::pins(record.id));
+        let pins = gate::pinned(gate::pins(record.id));
         if pins > 0 {
             holders.push(nobody(HolderKind::Pins, pins));
         }

@@ -92,7 +92,7 @@ pub(crate) fn drain(
         }
         first_look = false;
         // Pins first: a pin's holder may still enter, and only then come the gates.
-        let pins = gate::inside(gate::pins(record.id));
+        let pins = gate::pinned(gate::pins(record.id));
         let all_out = proofs.iter().all(Option::is_some);
         if pins == 0 && all_out && gate::shared_inside(record.id) == 0 {
             // While a pin was held, its holder could enter behind a gate already seen empty.

@@ -227,6 +227,12 @@ impl Registry {
             entry.record = Some(Arc::clone(record));
         }
         let row = record.row();
+        // ld.so gave the range to this plugin: whoever was shown there is gone, though the drainer
+        // has not noticed yet.
+        writer
+            .rows
+            .0
+            .retain(|other| other.end <= row.start || other.start >= row.end);
         let place = writer
             .rows
             .0
@@ -278,7 +284,8 @@ impl Registry {
         checkpoint::note("publish.head");
         let old = self.current.swap(snapshot);
         checkpoint::note("publish.swapped");
-        writer.retired.snapshot(old);
+        let replaced = writer.sequence;
+        writer.retired.snapshot(replaced, old);
         checkpoint::note("publish.retired");
     }
 
@@ -473,6 +480,11 @@ impl Registry {
             .collect()
     }
 
+    /// Whether loads are refused.
+    pub(crate) fn is_shut_down(&self) -> bool {
+        self.lock().shut_down
+    }
+
     /// Refuses loads from now on, and names the plugins to unload, last loaded first.
     pub(crate) fn shut_down(&self) -> Vec<Box<str>> {
         let mut writer = self.lock();
@@ -525,7 +537,7 @@ impl Registry {
                 .unwrap_or_else(PoisonError::into_inner);
         }
         let second = Deadline::after(Duration::from_secs(1));
-        while writer.retired.bytes() < MUCH && !second.has_passed() {
+        while writer.retired.fresh_bytes() < MUCH && !second.has_passed() {
             writer = self
                 .retired
                 .wait_timeout(writer, second.remaining())

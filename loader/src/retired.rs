@@ -17,10 +17,13 @@ use crate::snapshot::Snapshot;
 /// What was retired and not yet freed.
 #[derive(Debug, Default)]
 pub(crate) struct Retired {
-    snapshots: VecDeque<Arc<Snapshot>>,
+    /// With the sequence at which another one took its place.
+    snapshots: VecDeque<(u64, Arc<Snapshot>)>,
     /// With the sequence of the first snapshot that does not show the index.
     indexes: VecDeque<(u64, Arc<OwnedIndex>)>,
     bytes: usize,
+    /// What the last round could not free.
+    left_over: usize,
 }
 
 /// What may be freed: dropped outside the writer's lock.
@@ -31,9 +34,9 @@ pub(crate) struct Garbage {
 }
 
 impl Retired {
-    pub(crate) fn snapshot(&mut self, snapshot: Arc<Snapshot>) {
+    pub(crate) fn snapshot(&mut self, replaced: u64, snapshot: Arc<Snapshot>) {
         self.bytes += snapshot.bytes();
-        self.snapshots.push_back(snapshot);
+        self.snapshots.push_back((replaced, snapshot));
     }
 
     pub(crate) fn index(&mut self, sequence: u64, index: Arc<OwnedIndex>) {
@@ -49,26 +52,31 @@ impl Retired {
         self.bytes
     }
 
+    /// Bytes retired since the last round.
+    pub(crate) fn fresh_bytes(&self) -> usize {
+        self.bytes.saturating_sub(self.left_over)
+    }
+
     /// Takes out what may go, given that a grace period began after snapshot `upto` was current
     /// and has ended.
     pub(crate) fn take(&mut self, upto: u64) -> Garbage {
         let mut snapshots = Vec::new();
         let mut kept = VecDeque::new();
-        for mut snapshot in self.snapshots.drain(..) {
+        for (replaced, mut snapshot) in self.snapshots.drain(..) {
             // Past the grace period nobody reaches it by raw pointer; alone for good, since a `Weak`
             // could bring back a snapshot whose indexes are gone; and after the last access of
             // whoever held it.
-            if snapshot.sequence() < upto && Arc::get_mut(&mut snapshot).is_some() {
+            if replaced <= upto && Arc::get_mut(&mut snapshot).is_some() {
                 snapshots.push(snapshot);
             } else {
-                kept.push_back(snapshot);
+                kept.push_back((replaced, snapshot));
             }
         }
         self.snapshots = kept;
         let oldest = self
             .snapshots
             .front()
-            .map_or(u64::MAX, |snapshot| snapshot.sequence());
+            .map_or(u64::MAX, |(_, snapshot)| snapshot.sequence());
         let mut indexes = Vec::new();
         let mut kept = VecDeque::new();
         for (sequence, index) in self.indexes.drain(..) {
@@ -82,13 +90,14 @@ impl Retired {
         self.bytes = self
             .snapshots
             .iter()
-            .map(|snapshot| snapshot.bytes())
+            .map(|(_, snapshot)| snapshot.bytes())
             .sum::<usize>()
             + self
                 .indexes
                 .iter()
                 .map(|(_, index)| index.bytes())
                 .sum::<usize>();
+        self.left_over = self.bytes;
         Garbage {
             _snapshots: snapshots,
             _indexes: indexes,
@@ -108,8 +117,8 @@ mod tests {
     fn take_held_snapshot_keeps_it_and_later_indexes() {
         let mut retired = Retired::default();
         let held = Snapshot::new(&[], 1);
-        retired.snapshot(Arc::clone(&held));
-        retired.snapshot(Snapshot::new(&[], 2));
+        retired.snapshot(2, Arc::clone(&held));
+        retired.snapshot(3, Snapshot::new(&[], 2));
         let shown_by_both = index();
         retired.index(3, Arc::clone(&shown_by_both));
         drop(retired.take(3));
@@ -128,7 +137,7 @@ mod tests {
         let weak = {
             let snapshot = Snapshot::new(&[], 1);
             let weak = Arc::downgrade(&snapshot);
-            retired.snapshot(snapshot);
+            retired.snapshot(2, snapshot);
             weak
         };
         let shown = index();
@@ -149,16 +158,28 @@ mod tests {
         let old = index();
         retired.index(1, Arc::clone(&old));
         let held = Snapshot::new(&[], 1);
-        retired.snapshot(Arc::clone(&held));
+        retired.snapshot(2, Arc::clone(&held));
         drop(retired.take(2));
         assert_eq!(Arc::strong_count(&old), 1);
         assert_eq!(held.sequence(), 1);
     }
 
     #[test]
+    fn take_up_to_an_unpublished_sequence_keeps_what_was_current_then() {
+        let mut retired = Retired::default();
+        // Snapshot 5 was current while an index was retired at 6; 7 replaced it afterwards.
+        retired.index(6, index());
+        retired.snapshot(7, Snapshot::new(&[], 5));
+        drop(retired.take(6));
+        assert_eq!(retired.snapshots.len(), 1);
+        drop(retired.take(7));
+        assert!(retired.is_empty());
+    }
+
+    #[test]
     fn take_before_the_grace_period_covers_it_keeps_it() {
         let mut retired = Retired::default();
-        retired.snapshot(Snapshot::new(&[], 5));
+        retired.snapshot(6, Snapshot::new(&[], 5));
         retired.index(6, index());
         drop(retired.take(5));
         assert!(!retired.is_empty());

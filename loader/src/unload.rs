@@ -256,7 +256,8 @@ fn say_goodbye(
 }
 
 fn bury(process: &'static Process, loaded: Loaded, reason: String) -> Unloaded {
-    let pinned = !loaded.pinned_because.is_empty() && loaded.mapped.is_none();
+    // One that still owns its mapping is not given back to ld.so later.
+    let pinned = !loaded.pinned_because.is_empty() || loaded.mapped.is_some();
     let mut reasons = loaded.pinned_because.clone();
     reasons.push(reason);
     let record = &loaded.record;

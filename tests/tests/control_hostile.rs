@@ -166,7 +166,7 @@ fn slow_idle_and_deaf_clients_are_closed_and_streams_are_not() {
         assert!((4.9..15.0).contains(&loris), "slow loris: {loris} s");
         assert!((4.9..15.0).contains(&half), "half a message: {half} s");
         let idle = idle.join().expect("ended");
-        assert!((29.9..45.0).contains(&idle), "idle: {idle} s");
+        assert!((29.9..90.0).contains(&idle), "idle: {idle} s");
         // What the kernel still has for the deaf one can be read, and then comes the end.
         thread::sleep(Duration::from_secs(37).saturating_sub(began.elapsed()));
         let mut read = 0;

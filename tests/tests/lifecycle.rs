@@ -161,6 +161,22 @@ fn unload_waits_for_pins_and_refuses_new_ones() {
 }
 
 #[test]
+fn unload_waits_for_as_many_pins_as_a_host_may_take() {
+    isolated!({
+        let host = Host::new();
+        let plugin = host.useful("base64");
+        let pins: Vec<_> = (0..1 << 16).map(|_| plugin.pin().expect("live")).collect();
+        let held = host
+            .loader
+            .unload("base64", Deadline::after(Duration::from_millis(50)));
+        let held = held.expect_err("pinned").to_string();
+        assert!(held.contains("65536 pins held"), "{held}");
+        drop(pins);
+        host.unload("base64");
+    });
+}
+
+#[test]
 fn load_of_hostile_plugins_fails_at_its_stage_and_leaves_nothing() {
     isolated!({
         let host = Host::new();
@@ -250,6 +266,9 @@ fn constructor_that_sleeps_blocks_nobody_and_resolves_as_coming() {
                 times.entry(what).or_default().push(began.elapsed());
             };
             for _ in 0..20 {
+                if coming.state() != State::Coming {
+                    break;
+                }
                 within("load", &|| drop(host.useful("checksum")));
                 within("call", &|| {
                     let plugin = host.loader.plugin("checksum").expect("live");
@@ -274,17 +293,16 @@ fn constructor_that_sleeps_blocks_nobody_and_resolves_as_coming() {
                         .expect("no panic");
                 });
             }
-            assert_eq!(
-                coming.state(),
-                State::Coming,
-                "the tries outlasted the constructor"
-            );
+            assert_eq!(times.len(), 5, "no try was complete");
             for (what, times) in times {
                 let best = times.iter().min().expect("tried");
                 let worst = times.iter().max().expect("tried");
                 println!("{what}: {best:?} to {worst:?}");
                 assert!(*best < Duration::from_millis(10), "{what} took {best:?}");
-                assert!(*worst < Duration::from_secs(1), "{what} took {worst:?}");
+                assert!(
+                    *worst < Duration::from_millis(1500),
+                    "{what} took {worst:?}"
+                );
             }
             assert!(slow.join().expect("no panic").is_ok());
         });

@@ -106,6 +106,42 @@ pub fn leave_shared(count: &Count) {
     count.fetch_sub(1, Ordering::Release);
 }
 
+/// Takes a pin, if the plugin's state word is the expected one.
+///
+/// Pins have counters of their own, over the whole word: a host may take one an object.
+#[inline]
+pub fn pin(pins: &Count, state: &StateCell, word: u64) -> bool {
+    pin_again(pins);
+    // SeqCst: as in enter_shared().
+    if state.load(Ordering::SeqCst) == word {
+        return true;
+    }
+    unpin(pins);
+    false
+}
+
+/// Takes one more pin for a holder of one.
+#[inline]
+pub fn pin_again(pins: &Count) {
+    // SeqCst: in one total order with the loader's state store and its look at the counter.
+    pins.fetch_add(1, Ordering::SeqCst);
+}
+
+/// Gives a pin back.
+#[inline]
+pub fn unpin(pins: &Count) {
+    // Release: what was done under the pin comes before it; pairs with pinned().
+    pins.fetch_sub(1, Ordering::Release);
+}
+
+/// How many pins are held.
+#[inline]
+#[must_use]
+pub fn pinned(pins: &Count) -> u64 {
+    // SeqCst: as in inside().
+    pins.load(Ordering::SeqCst)
+}
+
 /// How many are inside, for the loader's scan.
 #[inline]
 #[must_use]
@@ -321,7 +357,7 @@ pub fn shared_calls(id: u32) -> u64 {
     shards(id).map(calls).fold(0, u64::saturating_add)
 }
 
-/// The pin counter of slot `id`: raised by [`enter_shared`], lowered by [`leave_shared`].
+/// The pin counter of slot `id`; see [`pin`].
 #[cfg(not(plug_loom))]
 #[must_use]
 pub fn pins(id: u32) -> &'static Count {

@@ -441,12 +441,12 @@ impl Slot {
 
     /// A pin is taken, its holder calls without looking at the state, and lets go of the pin.
     fn call_pinned(&self, word: u64) -> bool {
-        let entered = gate::enter_shared(&self.pins, &self.state, word);
+        let entered = gate::pin(&self.pins, &self.state, word);
         if entered {
             gate::raise(&self.row, true);
             read_payload(&self.code[0]);
             gate::leave(&self.row);
-            gate::leave_shared(&self.pins);
+            gate::unpin(&self.pins);
         }
         entered
     }
