@@ -32,7 +32,8 @@ pub enum Unloaded {
     /// It is closed and harmless, but something still holds its mapping; collected by itself when
     /// that ends.
     Zombie(Lingering),
-    /// It is closed and harmless, and stays mapped for ever.
+    /// It refuses all calls, and stays mapped for ever: the file asks for it, or its `exit` did not
+    /// return in time.
     Pinned(Lingering),
 }
 

@@ -43,7 +43,7 @@ pub struct View {
 /// The current view; null before the first publication.
 ///
 /// Written by the loader's writer (SeqCst in [`publish`]), read inside sections (SeqCst in
-/// [`current`]); the old view is freed after a grace period.
+/// [`view`]); the old view is freed after a grace period.
 static HEAD: AtomicPtr<View> = AtomicPtr::new(core::ptr::null_mut());
 
 /// The sections that protect [`HEAD`].
