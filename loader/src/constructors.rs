@@ -3,30 +3,33 @@
 //! They run on threads of the loader's own, after readers can see the plugin, outside ld.so's
 //! lock.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use plug_api::abi::{Descriptor, STATUS_OK};
+use plug_api::abi::{Descriptor, HostContext, STATUS_OK};
 use plug_readside::phase::{self, Phase};
 use plug_readside::thread_pointer;
 
 use crate::calls;
 use crate::checkpoint;
 use crate::error::{Error, ErrorKind, Stage};
-use crate::executor;
+use crate::executor::{Ending, Executor, Outcome};
 use crate::image::Facts;
 use crate::plugin::{Destructors, Record};
 use crate::stages::Stages;
 use crate::sys::arguments::{Arguments, arguments};
 use crate::sys::code;
 
-/// Runs constructors and `init` on a thread of the loader's.
+/// Runs constructors and `init` on the loader's thread `executor`, which `threads` then holds.
 pub(crate) fn run<'a>(
+    executor: Executor,
     facts: &Facts,
     record: &Arc<Record>,
     descriptor: Option<Descriptor>,
     destructors: &'a Destructors,
+    threads: &'a RefCell<Vec<Ending>>,
     stages: &mut Stages,
 ) -> Result<Built<'a>, Error> {
     let at = |svma: u64| code::run_time(record.bias, svma);
@@ -35,47 +38,69 @@ pub(crate) fn run<'a>(
         // SAFETY: the array lies inside the image and is relocated.
         constructors.extend(unsafe { code::entries(at(array.vaddr), array.size) });
     }
-    let done = AtomicUsize::new(0);
+    let all = constructors.len();
+    let done = Arc::new(AtomicUsize::new(0));
     let init = descriptor.and_then(|descriptor| descriptor.init);
-    let outcome = executor::run("init", || {
-        let began = Instant::now();
-        let arguments = arguments();
-        run_constructors(&constructors, arguments, &done, record.generation)?;
-        checkpoint::pass("load.constructors").map_err(|error| error.at(Stage::Constructors))?;
-        let constructed = began.elapsed();
-        checkpoint::pass("load.init").map_err(|error| error.at(Stage::Init))?;
-        if let Some(init) = init {
-            let _phase = phase::enter(thread_pointer(), record.generation, Phase::Init);
-            // SAFETY: the plugin is constructed; its context lives as long as its record, which
-            // stays until its exit has returned.
-            let status = unsafe { code::init(init, record.context.as_ptr()) };
-            let raised = calls::take_raised();
-            if status != STATUS_OK || raised.is_some() {
-                let why = raised.unwrap_or_else(|| "no message given".into());
-                return Err(Error::new(
-                    ErrorKind::InitFailed,
-                    format!("init returned {status}: {why}"),
-                )
-                .at(Stage::Init));
-            }
-        }
-        Ok(constructed)
-    });
-    // Relaxed: the executor's thread was joined, which orders its stores before this load.
-    let complete = done.load(Ordering::Relaxed) == constructors.len();
+    let job = {
+        let (record, done) = (Arc::clone(record), Arc::clone(&done));
+        move || construct(&constructors, &done, init, &record)
+    };
     let mut built = Built {
         generation: record.generation,
         destructors,
+        threads,
         exit: None,
-        complete,
+        complete: false,
         kept: false,
     };
-    let constructed = outcome
-        .and_then(|outcome| outcome)
+    let (outcome, thread) = executor
+        .run(None, job)
         .map_err(|error| error.at(Stage::Constructors))?;
+    threads.borrow_mut().push(thread);
+    // Acquire: pairs with the Release in run_constructors(), though the answer orders it, too.
+    built.complete = done.load(Ordering::Acquire) == all;
+    let constructed = match outcome {
+        Outcome::Done(constructed) => constructed?,
+        Outcome::Vanished | Outcome::Late => {
+            let stage = if built.complete {
+                Stage::Init
+            } else {
+                Stage::Constructors
+            };
+            let message = "the plugin ended the loader's thread instead of returning";
+            return Err(Error::new(ErrorKind::InitFailed, message).at(stage));
+        }
+    };
     built.exit = descriptor.and_then(|descriptor| descriptor.exit);
     stages.split(Stage::Constructors, constructed, Stage::Init);
     Ok(built)
+}
+
+/// Runs constructors and `init`; how long the constructors took.
+fn construct(
+    constructors: &[usize],
+    done: &AtomicUsize,
+    init: Option<unsafe extern "C-unwind" fn(*const HostContext) -> i32>,
+    record: &Record,
+) -> Result<Duration, Error> {
+    let began = Instant::now();
+    run_constructors(constructors, arguments(), done, record.generation)?;
+    checkpoint::pass("load.constructors").map_err(|error| error.at(Stage::Constructors))?;
+    let constructed = began.elapsed();
+    checkpoint::pass("load.init").map_err(|error| error.at(Stage::Init))?;
+    if let Some(init) = init {
+        let _phase = phase::enter(thread_pointer(), record.generation, Phase::Init);
+        // SAFETY: the plugin is constructed; its context lives as long as its record, which
+        // stays until its exit has returned.
+        let status = unsafe { code::init(init, record.context.as_ptr()) };
+        let raised = calls::take_raised();
+        if status != STATUS_OK || raised.is_some() {
+            let why = raised.unwrap_or_else(|| "no message given".into());
+            let message = format!("init returned {status}: {why}");
+            return Err(Error::new(ErrorKind::InitFailed, message).at(Stage::Init));
+        }
+    }
+    Ok(constructed)
 }
 
 fn run_constructors(
@@ -89,8 +114,8 @@ fn run_constructors(
         let _phase = phase::enter(thread_pointer(), generation, Phase::Constructor);
         // SAFETY: taken from the plugin's own tables, in ld.so's order, each run once.
         unsafe { code::construct(constructor, arguments) };
-        // Relaxed: read after this thread was joined.
-        done.fetch_add(1, Ordering::Relaxed);
+        // Release: what it constructed comes first; pairs with the load in run().
+        done.fetch_add(1, Ordering::Release);
     }
     Ok(())
 }
@@ -99,6 +124,8 @@ fn run_constructors(
 pub(crate) struct Built<'a> {
     generation: u64,
     destructors: &'a Destructors,
+    /// The threads that ran the plugin's code: until they have ended, it stays mapped.
+    threads: &'a RefCell<Vec<Ending>>,
     /// What undoes `init`; set once that has succeeded.
     exit: Option<unsafe extern "C-unwind" fn()>,
     /// Whether all constructors ran: only then may destructors.
@@ -118,17 +145,17 @@ impl Drop for Built<'_> {
         if self.kept {
             return;
         }
-        let destructors = self.destructors;
+        let destructors = self.destructors.clone();
         let (complete, exit) = (self.complete, self.exit);
         let generation = self.generation;
-        let undone = executor::run("undo", || {
+        let undo = move || {
             if let Some(exit) = exit {
                 let _phase = phase::enter(thread_pointer(), generation, Phase::Exit);
                 // SAFETY: the descriptor of a plugin whose init succeeded; nobody has called it.
                 unsafe { exit() };
             }
             if complete {
-                destroy(destructors, generation);
+                destroy(&destructors, generation);
             } else {
                 let _phase = phase::enter(thread_pointer(), generation, Phase::Destructor);
                 for &handle in &destructors.dso_handles {
@@ -137,9 +164,13 @@ impl Drop for Built<'_> {
                     unsafe { code::finalize(handle) };
                 }
             }
-        });
-        if let Err(error) = undone {
-            tracing::warn!(target: "plug::load", %error, "the constructors of a failed load are not undone");
+        };
+        let undone = Executor::start("undo").and_then(|executor| executor.run(None, undo));
+        match undone {
+            Ok((_, thread)) => self.threads.borrow_mut().push(thread),
+            Err(error) => {
+                tracing::warn!(target: "plug::load", %error, "the constructors of a failed load are not undone");
+            }
         }
     }
 }

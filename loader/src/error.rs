@@ -19,14 +19,14 @@ pub enum Stage {
     Facts,
     /// The author's metadata is read and compared with the host.
     Metadata,
-    /// The symbols are indexed.
-    Symbols,
     /// The name is reserved.
     Claim,
     /// The private copy is edited and sealed.
     Rewrite,
     /// The copy gets its never-reused name.
     Link,
+    /// Readers' way to the symbols is made.
+    Symbols,
     /// ld.so maps and relocates it; no code of the plugin runs.
     Map,
     /// What was mapped is compared with what was staged; the descriptor is read.

@@ -1,86 +1,173 @@
 //! Threads of the loader's own on which plugins' constructors, `init`, `exit` and destructors
 //! run, so that no caller's thread is left owning a plugin's thread-locals.
 //!
-//! Each job gets a fresh thread that is joined before the loader goes on: joining waits for the
-//! thread's own thread-local destructors as well, so nothing of the plugin is left on it.
+//! Each job gets a fresh thread, made ahead where its making can pass unnoticed. A thread that has
+//! answered runs its thread-local destructors, the plugin's among them, and ends; until it has, the
+//! plugin stays mapped ([`Ending`]).
 
 #![forbid(unsafe_code)]
 
-use std::sync::mpsc;
-use std::thread::Builder;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError, SyncSender};
+use std::thread::{Builder, JoinHandle};
+use std::time::Duration;
 
 use crate::calls;
-use crate::deadline::Deadline;
+use crate::deadline::{Deadline, Patience};
 use crate::error::{Error, ErrorKind};
 use crate::sys::alternate_stack::AlternateStack;
+use crate::sys::task;
 
 /// Any alternate stack will do for the crash handler, which goes on to a stack of its own.
 const ANY: usize = 1;
 
-/// Runs `job` on a thread of its own and waits for that thread's end.
-///
-/// # Errors
-/// [`ErrorKind::Thread`] when no thread could be started. A panic in `job` goes on here.
-pub(crate) fn run<R: Send>(name: &str, job: impl FnOnce() -> R + Send) -> Result<R, Error> {
-    std::thread::scope(|scope| {
-        let thread = builder(name)
-            .spawn_scoped(scope, || {
-                let _stack = AlternateStack::unless_at_least(ANY);
-                calls::inside(job)
-            })
-            .map_err(no_thread)?;
-        match thread.join() {
-            Ok(result) => Ok(result),
-            Err(panic) => std::panic::resume_unwind(panic),
-        }
-    })
+type Job = Box<dyn FnOnce() + Send>;
+
+/// A thread that waits for its one job; without one it ends when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Executor {
+    job: Option<SyncSender<Job>>,
+    ending: Option<Ending>,
 }
 
-/// What became of a job with a deadline.
+/// A thread that has had its job, and ends by itself.
+#[derive(Debug)]
+#[must_use = "the thread may run destructors of the plugin's"]
+pub(crate) struct Ending {
+    /// Stored once by the thread, before it takes its job (Release); 0 before. Read by whoever
+    /// waits for its end (Acquire).
+    tid: Arc<AtomicU32>,
+    thread: JoinHandle<()>,
+}
+
+/// What became of a job.
 #[derive(Debug)]
 pub(crate) enum Outcome<R> {
-    /// It ended, and so did its thread.
+    /// It answered.
     Done(R),
+    /// The plugin ended the thread in the middle of its job.
+    Vanished,
     /// The deadline passed; the job goes on by itself.
     Late,
 }
 
-/// Runs `job` on a thread of its own, but does not wait for it past the deadline.
-///
-/// # Errors
-/// [`ErrorKind::Thread`] when no thread could be started.
-pub(crate) fn run_until<R: Send + 'static>(
-    name: &str,
-    deadline: Deadline,
-    job: impl FnOnce() -> R + Send + 'static,
-) -> Result<Outcome<R>, Error> {
-    let (tell, told) = mpsc::sync_channel(1);
-    let thread = builder(name)
-        .spawn(move || {
+impl Executor {
+    /// Starts a thread. The kernel shows 15 bytes of its name, `plug-` and `name`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Thread`] when no thread could be started.
+    pub(crate) fn start(name: &str) -> Result<Self, Error> {
+        let (job, jobs) = mpsc::sync_channel::<Job>(1);
+        let tid = Arc::new(AtomicU32::new(0));
+        let own = Arc::clone(&tid);
+        let thread = Builder::new().name(format!("plug-{name}")).spawn(move || {
             let _stack = AlternateStack::unless_at_least(ANY);
+            // Release: pairs with the load in Ending::tid().
+            own.store(task::id(), Ordering::Release);
+            if let Ok(job) = jobs.recv() {
+                job();
+            }
+        });
+        let thread = thread.map_err(|error| {
+            Error::new(ErrorKind::Thread, "no thread to run the plugin's code on").because(error)
+        })?;
+        Ok(Self {
+            job: Some(job),
+            ending: Some(Ending { tid, thread }),
+        })
+    }
+
+    /// Runs `job` and waits for its answer, up to the deadline if there is one. The thread ends
+    /// afterwards, by and by.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Thread`] when the thread is not there.
+    pub(crate) fn run<R: Send + 'static>(
+        mut self,
+        deadline: Option<Deadline>,
+        job: impl FnOnce() -> R + Send + 'static,
+    ) -> Result<(Outcome<R>, Ending), Error> {
+        let (tell, told) = mpsc::sync_channel(1);
+        let job = Box::new(move || {
             let result = calls::inside(job);
             // The waiter may have gone away after its deadline.
             let _told = tell.send(result);
-        })
-        .map_err(no_thread)?;
-    match told.recv_timeout(deadline.remaining()) {
-        Ok(result) => match thread.join() {
-            Ok(()) => Ok(Outcome::Done(result)),
-            Err(panic) => std::panic::resume_unwind(panic),
-        },
-        Err(mpsc::RecvTimeoutError::Timeout) => Ok(Outcome::Late),
-        Err(mpsc::RecvTimeoutError::Disconnected) => match thread.join() {
-            Ok(()) => Ok(Outcome::Late),
-            Err(panic) => std::panic::resume_unwind(panic),
-        },
+        });
+        let gone = || {
+            Error::new(
+                ErrorKind::Thread,
+                "the thread for the plugin's code is gone",
+            )
+        };
+        let jobs = self.job.take().ok_or_else(gone)?;
+        let ending = self.ending.take().ok_or_else(gone)?;
+        jobs.send(job).map_err(|_| gone())?;
+        let answer = match deadline {
+            Some(deadline) => told.recv_timeout(deadline.remaining()),
+            None => told.recv().map_err(|_| RecvTimeoutError::Disconnected),
+        };
+        let outcome = match answer {
+            Ok(result) => Outcome::Done(result),
+            Err(RecvTimeoutError::Disconnected) => Outcome::Vanished,
+            Err(RecvTimeoutError::Timeout) => Outcome::Late,
+        };
+        Ok((outcome, ending))
     }
 }
 
-fn builder(name: &str) -> Builder {
-    // The kernel shows 15 bytes of it.
-    Builder::new().name(format!("plug-{name}"))
+impl Drop for Executor {
+    fn drop(&mut self) {
+        self.job = None;
+        if let Some(ending) = self.ending.take() {
+            // It has had no job, so there is nothing to hear of it.
+            let _ended = ending.thread.join();
+        }
+    }
 }
 
-fn no_thread(error: std::io::Error) -> Error {
-    Error::new(ErrorKind::Thread, "no thread to run the plugin's code on").because(error)
+impl Ending {
+    /// The thread's number; 0 while it has not begun.
+    pub(crate) fn tid(&self) -> u32 {
+        // Acquire: pairs with the store in Executor::start().
+        self.tid.load(Ordering::Acquire)
+    }
+
+    /// Whether the thread has ended, its thread-local destructors included.
+    ///
+    /// It leaves the process after the last of them, which joining would wait for without a
+    /// deadline.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.tid() != 0 && !task::exists(self.tid())
+    }
+
+    /// Waits until the thread has ended.
+    ///
+    /// # Errors
+    /// The thread, if it has not ended when the deadline passes.
+    pub(crate) fn wait(self, deadline: Deadline) -> Result<(), Self> {
+        let mut patience = Patience::until(deadline);
+        while !self.has_ended() {
+            if !patience.pause() {
+                return Err(self);
+            }
+        }
+        let _ended = self.thread.join();
+        Ok(())
+    }
+}
+
+/// Waits until all of `threads` have ended.
+///
+/// # Errors
+/// Why they have not when the time is over; they end by themselves.
+pub(crate) fn wait_all(threads: Vec<Ending>, time: Duration) -> Result<(), String> {
+    let deadline = Deadline::after(time);
+    for thread in threads {
+        thread.wait(deadline).map_err(|thread| {
+            let tid = thread.tid();
+            format!("the loader's thread {tid}, which ran the plugin's code, has not ended")
+        })?;
+    }
+    Ok(())
 }

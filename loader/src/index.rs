@@ -1,28 +1,36 @@
 //! The owners of the memory that readers search for symbols.
 
 use std::fmt;
-use std::ops::Range;
+use std::iter::repeat_n;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicPtr, Ordering};
 
 use plug_readside::elf::RawSymbol;
-use plug_readside::index::{Bytes, Index, IndexView, Table};
-use plug_readside::search::Search;
+use plug_readside::index::{Bytes, Index, IndexView, SearchCell, Table};
 
 use crate::checkpoint;
 use crate::image::search::Arrays;
 use crate::image::tables::Tables;
+use crate::sys::mapping::{Mapping, Parts};
 
-/// Symbols and names of one load: a copy of the file's own tables.
+/// Symbols and names of one load: the file's own tables.
 ///
-/// A copy, and no mapping of the staged file: whoever looks whether a plugin has left the process
-/// looks for that file, while a snapshot that somebody keeps may show the plugin for ever.
+/// While the plugin is loaded they are the pages of its private copy, which is sealed. When it
+/// leaves, they become a copy at the same addresses: whoever looks whether a plugin has left the
+/// process looks for that file, while a snapshot that somebody keeps may show the plugin for ever.
 pub(crate) struct OwnedIndex {
     index: Index,
-    search: OnceLock<(Arrays, Box<Search>)>,
-    tables: Box<[u8]>,
+    arrays: OnceLock<Arrays>,
+    tables: Memory,
     _name: Box<str>,
     _version: Box<str>,
+}
+
+/// Where the tables are.
+enum Memory {
+    /// In pages of the private copy.
+    Shared(Parts),
+    /// In memory by themselves.
+    Copied(Box<[u8]>),
 }
 
 // SAFETY: the pointers in `index` point at the fields beside it, which nobody changes; `search` is
@@ -34,68 +42,86 @@ unsafe impl Sync for OwnedIndex {}
 impl fmt::Debug for OwnedIndex {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("OwnedIndex")
-            .field("tables", &self.tables.len())
+            .field("tables", &self.table_bytes())
             .finish_non_exhaustive()
     }
 }
 
 impl OwnedIndex {
-    /// The index of the file `bytes`, whose tables are at `places`. Copies them and nothing else.
+    /// The index of a file that is mapped as `bytes`, whose tables are at `places`. Reads nothing
+    /// of a file that is sealed, and copies the tables of one that is not.
     pub(crate) fn new(
-        bytes: &[u8],
+        bytes: Mapping,
+        is_sealed: bool,
         places: &Tables,
         name: &str,
         version: &str,
         build_id: &[u8],
     ) -> Self {
-        let mut copy = Vec::with_capacity(places.len() + 64);
-        let mut keep = |place: &Range<usize>| {
-            // Entries stay aligned.
-            copy.resize(copy.len().next_multiple_of(8), 0);
-            let start = copy.len();
-            copy.extend_from_slice(bytes.get(place.clone()).unwrap_or_default());
-            start..copy.len()
+        let tables = if is_sealed {
+            Memory::Shared(Parts::of(bytes, &places.all()))
+        } else {
+            Memory::Copied(
+                places
+                    .all()
+                    .iter()
+                    .flat_map(|place| {
+                        let table = bytes.get(place.clone()).unwrap_or_default();
+                        // Entries stay aligned.
+                        let padding = place.len().next_multiple_of(8) - place.len();
+                        table.iter().copied().chain(repeat_n(0, padding))
+                    })
+                    .collect(),
+            )
         };
-        let symbols = keep(&places.symbols);
-        let strings = keep(&places.strings);
-        let all_symbols = keep(&places.all_symbols);
-        let all_strings = keep(&places.all_strings);
-        let gnu_hash = keep(&places.gnu_hash);
-        let sysv_hash = keep(&places.sysv_hash);
-        let versions = keep(&places.versions);
-        let frames = keep(&places.frames);
-        let tables = copy.into_boxed_slice();
+        let mut copied = 0;
+        let [
+            symbols,
+            strings,
+            all_symbols,
+            all_strings,
+            gnu_hash,
+            sysv_hash,
+            versions,
+            frames,
+        ] = places.all().map(|place| match &tables {
+            Memory::Shared(parts) => Bytes {
+                start: parts.at(place.start),
+                len: place.len(),
+            },
+            Memory::Copied(copy) => {
+                let from = copied;
+                copied += place.len().next_multiple_of(8);
+                run_of(copy.get(from..from + place.len()).unwrap_or_default())
+            }
+        });
         let (name, version): (Box<str>, Box<str>) = (name.into(), version.into());
         let mut id = [0; 32];
         let id_len = build_id.len().min(id.len());
         if let (Some(to), Some(from)) = (id.get_mut(..id_len), build_id.get(..id_len)) {
             to.copy_from_slice(from);
         }
-        let run = |place: Range<usize>| run_of(tables.get(place).unwrap_or_default());
         let index = Index {
+            search: SearchCell::new(),
             name: run_of(name.as_bytes()),
             version: run_of(version.as_bytes()),
             build_id: id,
             build_id_len: u8::try_from(id_len).unwrap_or(0),
-            dynamic: Table {
-                symbols: run(symbols),
-                strings: run(strings),
-            },
+            dynamic: Table { symbols, strings },
             all: Table {
-                symbols: run(all_symbols),
-                strings: run(all_strings),
+                symbols: all_symbols,
+                strings: all_strings,
             },
-            gnu_hash: run(gnu_hash),
-            sysv_hash: run(sysv_hash),
-            versions: run(versions),
-            frames: run(frames),
+            gnu_hash,
+            sysv_hash,
+            versions,
+            frames,
             frames_svma: places.frames_svma,
             text: (places.text.start, places.text.end),
-            search: AtomicPtr::new(std::ptr::null_mut()),
         };
         Self {
             index,
-            search: OnceLock::new(),
+            arrays: OnceLock::new(),
             tables,
             _name: name,
             _version: version,
@@ -123,29 +149,42 @@ impl OwnedIndex {
     /// Builds the search by address, once; until then readers scan.
     pub(crate) fn build_search(&self) {
         checkpoint::note("index.begin");
-        let (_, search) = self.search.get_or_init(|| {
-            let arrays = Arrays::build(self.view().candidates());
-            let search = Box::new(arrays.search());
-            (arrays, search)
-        });
+        let arrays = Arrays::build(self.view().candidates());
         checkpoint::note("index.built");
-        let search: *const Search = &raw const **search;
-        // Release: publishes the arrays; pairs with the Acquire in IndexView::find_number().
-        self.index
-            .search
-            .store(search.cast_mut(), Ordering::Release);
+        if let Ok(()) = self.arrays.set(arrays)
+            && let Some(arrays) = self.arrays.get()
+        {
+            // SAFETY: once, as the line above succeeds once; the arrays stay as long as `self`.
+            unsafe { self.index.search.set(arrays.search()) };
+        }
         checkpoint::note("index.stored");
     }
 
     /// Bytes of the search by address.
     pub(crate) fn search_bytes(&self) -> usize {
-        let arrays = self.search.get();
-        arrays.map_or(0, |(arrays, _)| arrays.bytes() + size_of::<Search>())
+        self.arrays.get().map_or(0, Arrays::bytes)
     }
 
     /// Bytes that go when it goes.
     pub(crate) fn bytes(&self) -> usize {
-        size_of::<Self>() + self.search_bytes() + self.tables.len()
+        size_of::<Self>() + self.search_bytes() + self.table_bytes()
+    }
+
+    /// Bytes of the tables that are not the staged file's.
+    fn table_bytes(&self) -> usize {
+        match &self.tables {
+            Memory::Shared(parts) => parts.copied(),
+            Memory::Copied(copy) => copy.len(),
+        }
+    }
+
+    /// Lets go of the staged file: for a plugin that leaves. Readers notice nothing.
+    pub(crate) fn detach(&self) {
+        if let Memory::Shared(parts) = &self.tables
+            && let Err(error) = parts.detach()
+        {
+            tracing::debug!(target: "plug::unload", %error, "symbols stay in the staged file");
+        }
     }
 }
 
@@ -160,6 +199,7 @@ fn run_of(bytes: &[u8]) -> Bytes {
 impl OwnedIndex {
     /// An index without symbols.
     pub(crate) fn empty() -> Self {
-        Self::new(&[], &Tables::default(), "p", "", &[])
+        let none = Mapping::EMPTY;
+        Self::new(none, false, &Tables::default(), "p", "", &[])
     }
 }

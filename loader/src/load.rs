@@ -1,9 +1,11 @@
 //! The story of a load, from top to bottom: each step has a guard that undoes it, and guards are
 //! dropped in reverse.
 
+use std::cell::RefCell;
 use std::collections::HashSet;
 use std::mem;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
 use plug_api::abi::{ABI_VERSION, DESCRIPTOR_SYMBOL, Descriptor};
 use plug_readside::state::State;
@@ -15,10 +17,11 @@ use crate::crash;
 use crate::deadline::Deadline;
 use crate::error::{Error, ErrorKind, Lingering, Stage};
 use crate::events::EventKind;
+use crate::executor::{self, Ending, Executor};
 use crate::image::tables::Tables;
 use crate::image::{
-    DEFAULT_MAX_SIZE, Edit, Facts, ImageError, Info, Opened, RewritePolicy, StageLink, Staged,
-    foreign_name, is_name, next_nonce, plan, undo,
+    Backing, DEFAULT_MAX_SIZE, Edit, Facts, ImageError, Info, Opened, RewritePolicy, StageLink,
+    Staged, foreign_name, is_name, next_nonce, plan, undo,
 };
 use crate::index::OwnedIndex;
 use crate::params::Params;
@@ -28,6 +31,9 @@ use crate::registry::{Claim, Zombie, canonical, claim_error};
 use crate::stages::Stages;
 use crate::sys::{code, dl, process_exit};
 use crate::trust::{Origin, Source};
+
+/// Time that threads which ran a plugin's code get to end before it stays mapped.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Loads what `source` names, or shares the result of a load of the same file in flight.
 pub(crate) fn load(
@@ -176,7 +182,7 @@ struct Flight<'a> {
 fn admit(facts: &Facts, info: &Info, staged: &Staged) -> Result<Option<(u64, u64)>, Error> {
     let incompatible = |message: String| Err(Error::new(ErrorKind::Incompatible, message));
     let symbol = facts
-        .symbols
+        .declared
         .iter()
         .find(|s| facts.symbol_name(staged.bytes(), s) == DESCRIPTOR_SYMBOL.as_bytes());
     if info.is_foreign() {
@@ -222,6 +228,8 @@ fn land(
     left: &mut Option<Lingering>,
 ) -> Result<Plugin, Error> {
     let facts = &flight.facts;
+    // Made while the rest is: when constructors are to be run, it is there.
+    let executor = Executor::start("init").map_err(|error| error.at(Stage::Constructors))?;
 
     checkpoint::pass("load.rewrite").map_err(|error| error.at(Stage::Rewrite))?;
     let edits = plan(facts, staged.bytes(), &RewritePolicy::new(next_nonce()));
@@ -235,21 +243,26 @@ fn land(
     let header = header(facts, &staged);
     stages.end(Stage::Rewrite);
 
-    // The tables are copied as they stand: nothing is read here.
-    checkpoint::pass("load.symbols").map_err(|error| error.at(Stage::Symbols))?;
     let tables = Tables::of(facts, staged.bytes());
-    let version = flight.info.version().unwrap_or_default();
-    let build_id = facts.build_id.as_deref().unwrap_or_default();
-    let index = OwnedIndex::new(staged.bytes(), &tables, flight.name, version, build_id);
-    let index = Arc::new(index);
-    stages.end(Stage::Symbols);
-
     checkpoint::pass("load.link").map_err(|error| error.at(Stage::Link))?;
-    let link = staged
-        .link(flight.name, facts.build_id.as_deref())
+    let (link, bytes) = staged
+        .link_and_keep(flight.name, facts.build_id.as_deref())
         .map_err(|error| image_error(error, Stage::Link))?;
     let link = Arc::new(link);
     stages.end(Stage::Link);
+
+    // The tables stay where they are: nothing is read here.
+    checkpoint::pass("load.symbols").map_err(|error| error.at(Stage::Symbols))?;
+    let index = OwnedIndex::new(
+        bytes,
+        link.backing() == Backing::Memory,
+        &tables,
+        flight.name,
+        flight.info.version().unwrap_or_default(),
+        facts.build_id.as_deref().unwrap_or_default(),
+    );
+    let index = Arc::new(index);
+    stages.end(Stage::Symbols);
 
     checkpoint::pass("load.map").map_err(|error| error.at(Stage::Map))?;
     keep_shared_runtimes(&facts.needed);
@@ -257,9 +270,11 @@ fn land(
     let mapped = unsafe { dl::open(link.as_path()) }
         .map_err(|refusal| Error::new(ErrorKind::Map, refusal.to_string()).at(Stage::Map))?;
     let (bias, mapped_name) = (mapped.bias, mapped.name.clone());
+    let threads = RefCell::new(Vec::new());
     let mut mapped = Mapping {
         process,
         mapped: Some(mapped),
+        threads: &threads,
         link: Arc::clone(&link),
         left,
         pinned_because: pinned_because(facts),
@@ -308,7 +323,15 @@ fn land(
     stages.end(Stage::Publish);
 
     // Visible from here on: a crash or a profile sample in the plugin's first instruction resolves.
-    let built = constructors::run(facts, &record, descriptor, &destructors, stages)?;
+    let built = constructors::run(
+        executor,
+        facts,
+        &record,
+        descriptor,
+        &destructors,
+        &threads,
+        stages,
+    )?;
     // A plugin that takes the host's handlers is not refused, but named.
     let _replaced = crash::check(process, Some(&record));
     // At the process's end, exits come before the objects that the constructors made.
@@ -331,6 +354,7 @@ fn land(
         _link: link,
         descriptor,
         destructors,
+        threads: threads.take(),
         pinned_because: pinned_because(facts),
     });
     stages.end(Stage::Activate);
@@ -456,6 +480,8 @@ impl Drop for Shown {
 struct Mapping<'a> {
     process: &'static Process,
     mapped: Option<dl::Mapped>,
+    /// Threads that ran its code.
+    threads: &'a RefCell<Vec<Ending>>,
     link: Arc<StageLink>,
     left: &'a mut Option<Lingering>,
     pinned_because: Vec<String>,
@@ -474,15 +500,20 @@ impl Drop for Mapping<'_> {
         let Some(mapped) = self.mapped.take() else {
             return;
         };
-        // SAFETY: the plugin never was Live, so nobody has called it or holds a pointer into it;
-        // what its constructors and init left behind was undone on a thread that has ended.
-        let reason = match unsafe { mapped.close() } {
-            Ok(false) => return,
-            Ok(true) => "still mapped after dlclose".to_owned(),
-            Err(refusal) => refusal.to_string(),
+        let (mapped, reason) = match executor::wait_all(self.threads.take(), LAST_WORDS) {
+            // Its code may still run: it stays, and for ever.
+            Err(reason) => (Some(mapped), reason),
+            // SAFETY: the plugin never was Live, so nobody has called it or holds a pointer into
+            // it; what its constructors and init left behind was undone, and the threads that ran
+            // its code have ended.
+            Ok(()) => match unsafe { mapped.close() } {
+                Ok(false) => return,
+                Ok(true) => (None, "still mapped after dlclose".to_owned()),
+                Err(refusal) => (None, refusal.to_string()),
+            },
         };
         let pinned_because = mem::take(&mut self.pinned_because);
-        let is_pinned = !pinned_because.is_empty();
+        let is_pinned = mapped.is_some() || !pinned_because.is_empty();
         let mut reasons = pinned_because.clone();
         reasons.push(reason);
         let Some(record) = self.record.take() else {
@@ -506,11 +537,12 @@ impl Drop for Mapping<'_> {
             id: record.id,
             loaded: Loaded {
                 record,
-                mapped: None,
+                mapped,
                 link_name: self.link.path().to_owned(),
                 _link: Arc::clone(&self.link),
                 descriptor: None,
                 destructors: Destructors::default(),
+                threads: Vec::new(),
                 pinned_because,
             },
         });

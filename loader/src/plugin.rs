@@ -14,6 +14,7 @@ use plug_readside::{departed, gate};
 use crate::calls::{self, By};
 use crate::context::Context;
 use crate::error::{CallError, Error, ErrorKind, Stage};
+use crate::executor::Ending;
 use crate::image::symbols;
 use crate::image::{Edit, Info, StageLink, SymbolRow};
 use crate::index::OwnedIndex;
@@ -70,6 +71,8 @@ pub(crate) struct Loaded {
     pub(crate) _link: Arc<StageLink>,
     pub(crate) descriptor: Option<Descriptor>,
     pub(crate) destructors: Destructors,
+    /// Threads of the loader's that ran its code; it stays mapped until they have ended.
+    pub(crate) threads: Vec<Ending>,
     /// Reasons known from the file why it may stay mapped for ever.
     pub(crate) pinned_because: Vec<String>,
 }
@@ -258,7 +261,7 @@ impl Plugin {
     /// `dlsym`, no lock of ld.so's.
     #[must_use]
     pub fn address_of(&self, name: &str) -> Option<usize> {
-        let symbol = self.record.index.view().by_name(name.as_bytes())?;
+        let (_, symbol) = self.record.index.view().find_by_name(name.as_bytes())?;
         Some(code::run_time(self.record.bias, symbol.svma))
     }
 

@@ -247,6 +247,12 @@ impl Registry {
     /// Makes a plugin invisible to readers that come from now on. Never waits.
     pub(crate) fn hide(&self, generation: u64) {
         let mut writer = self.lock();
+        let index = writer.indexes.iter().find(|(of, _)| *of == generation);
+        if let Some((_, index)) = index.cloned() {
+            drop(writer);
+            index.detach();
+            writer = self.lock();
+        }
         writer.rows.0.retain(|row| row.generation != generation);
         self.publish(&mut writer);
         let sequence = writer.sequence;
@@ -617,4 +623,4 @@ pub(crate) fn claim_error(error: Error, name: &str) -> Error {
     error.at(Stage::Claim).plugin(name)
 }
 
-const _: () = assert!(size_of::<Row>() == 48);
+const _: () = assert!(size_of::<Row>() == 64);

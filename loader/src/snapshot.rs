@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use plug_readside::PluginView;
-use plug_readside::snapshot::{Row, View};
+use plug_readside::snapshot::{Finder, Row, View};
 
 /// An immutable view of every plugin that readers can see, sorted by address.
 ///
@@ -13,7 +13,8 @@ use plug_readside::snapshot::{Row, View};
 pub struct Snapshot {
     view: View,
     rows: Box<[Row]>,
-    starts: Box<[usize]>,
+    /// The buckets of `view.finder`.
+    before: Box<[u16]>,
 }
 
 // SAFETY: `view` points at the boxes beside it; rows point at indexes that the registry keeps
@@ -26,14 +27,19 @@ impl Snapshot {
     /// A snapshot of `rows`, which are sorted by address and disjoint.
     pub(crate) fn new(rows: &[Row], sequence: u64) -> Arc<Self> {
         let rows: Box<[Row]> = rows.into();
-        let starts: Box<[usize]> = rows.iter().map(|row| row.start).collect();
+        let (shift, before) = buckets(&rows);
+        let n_buckets = before.len().saturating_sub(1);
         let view = View {
             rows: rows.as_ptr(),
-            starts: starts.as_ptr(),
             n_rows: rows.len(),
+            finder: Finder {
+                before: before.as_ptr(),
+                n_buckets: u32::try_from(n_buckets).unwrap_or(0),
+                shift,
+            },
             sequence,
         };
-        Arc::new(Self { view, rows, starts })
+        Arc::new(Self { view, rows, before })
     }
 
     /// What readers reach by raw pointer: part of this very object.
@@ -43,7 +49,7 @@ impl Snapshot {
 
     /// Bytes it occupies.
     pub(crate) fn bytes(&self) -> usize {
-        size_of_val(&*self.rows) + size_of_val(&*self.starts) + size_of::<Self>()
+        size_of_val(&*self.rows) + size_of_val(&*self.before) + size_of::<Self>()
     }
 
     /// Number of the snapshot; grows with every publication.
@@ -72,5 +78,110 @@ impl Snapshot {
             // SAFETY: as in plugins().
             unsafe { PluginView::of(row) }
         })
+    }
+}
+
+/// Buckets over the range of `rows`, about four a row, each counting the rows that start at or
+/// before its first address; none for more rows than a bucket can count.
+fn buckets(rows: &[Row]) -> (u32, Box<[u16]>) {
+    const PER_ROW: usize = 4;
+    const PAGE_SHIFT: u32 = 12;
+    let (Some(first), Some(last)) = (rows.first(), rows.last()) else {
+        return (0, Box::default());
+    };
+    if u16::try_from(rows.len()).is_err() {
+        return (0, Box::default());
+    }
+    let span = last.end - first.start;
+    let width = (span / (rows.len() * PER_ROW)).max(1);
+    let shift = width.ilog2().max(PAGE_SHIFT);
+    let n_buckets = (span >> shift) + 1;
+    let mut before = Vec::with_capacity(n_buckets + 1);
+    for (row, count) in rows.iter().zip(0_u16..) {
+        // The first bucket that begins at or behind the row's start is the first to count it.
+        let bucket = (row.start - first.start).div_ceil(1 << shift);
+        before.resize(bucket, count);
+    }
+    before.resize(n_buckets + 1, u16::try_from(rows.len()).unwrap_or(0));
+    (shift, before.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rows(ranges: &[(usize, usize)]) -> Vec<Row> {
+        ranges
+            .iter()
+            .map(|&(start, end)| Row {
+                start,
+                end,
+                bias: start,
+                id: 0,
+                generation: start as u64,
+                index: std::ptr::null(),
+            })
+            .collect()
+    }
+
+    fn check(ranges: &[(usize, usize)]) {
+        let rows = rows(ranges);
+        let snapshot = Snapshot::new(&rows, 1);
+        for &(start, end) in ranges {
+            for address in [
+                start.wrapping_sub(1),
+                start,
+                start + 1,
+                end - 1,
+                end,
+                end + 1,
+            ] {
+                let naive = rows
+                    .iter()
+                    .find(|row| (row.start..row.end).contains(&address));
+                // SAFETY: the snapshot is held.
+                let found = unsafe { plug_readside::snapshot::find(snapshot.view(), address) };
+                assert_eq!(
+                    found.map(|row| row.start),
+                    naive.map(|row| row.start),
+                    "{address:#x} in {ranges:#x?}"
+                );
+            }
+        }
+        for address in [0, usize::MAX] {
+            // SAFETY: as above.
+            let found = unsafe { plug_readside::snapshot::find(snapshot.view(), address) };
+            assert!(found.is_none());
+        }
+    }
+
+    #[test]
+    fn find_among_rows_side_by_side_and_far_apart_agrees_with_the_slow_answer() {
+        check(&[]);
+        check(&[(0x1000, 0x5000)]);
+        check(&[(0x1000, 0x5000), (0x5000, 0x6000), (0x9000, 0xa000)]);
+        // Two clusters a terabyte apart: all of each share a bucket.
+        let far: Vec<_> = (0..200_usize)
+            .map(|n| {
+                let start = 0x7000_0000 + n * 0x5000 + (n / 100) * (1 << 40);
+                (start, start + 0x4000)
+            })
+            .collect();
+        check(&far);
+        let mut seed = 0x9e37_79b9_7f4a_7c15_usize;
+        for _ in 0..50 {
+            let mut at = 0x5555_0000;
+            let ranges: Vec<_> = (0..300)
+                .map(|_| {
+                    seed ^= seed << 13;
+                    seed ^= seed >> 7;
+                    seed ^= seed << 17;
+                    let start = at + (seed % 9) * 0x1000;
+                    at = start + 0x1000 * (1 + (seed >> 8) % 60);
+                    (start, at)
+                })
+                .collect();
+            check(&ranges);
+        }
     }
 }

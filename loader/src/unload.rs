@@ -1,6 +1,7 @@
 //! The story of an unload, from top to bottom.
 
 use std::fmt;
+use std::mem;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,7 +15,7 @@ use crate::constructors;
 use crate::deadline::Deadline;
 use crate::error::{Error, ErrorKind, Lingering, Stage};
 use crate::events::EventKind;
-use crate::executor::{self, Outcome};
+use crate::executor::{self, Executor, Outcome};
 use crate::image::remove_stage_folder;
 use crate::plugin::{Loaded, Record};
 use crate::process::Process;
@@ -167,9 +168,12 @@ fn leave(
     stages: &mut Stages,
 ) -> ControlFlow<Unloaded> {
     let Leaving { mut loaded } = leaving;
+    let threads = mem::take(&mut loaded.threads);
     let record = Arc::clone(&loaded.record);
     let last_words = Deadline::after(deadline.remaining().max(LAST_WORDS));
-    if let Err(reason) = say_goodbye(process, &loaded, last_words, stages) {
+    let goodbye = executor::wait_all(threads, last_words.remaining())
+        .and_then(|()| say_goodbye(process, &loaded, last_words, stages));
+    if let Err(reason) = goodbye {
         return ControlFlow::Break(bury(process, loaded, reason));
     }
 
@@ -245,14 +249,15 @@ fn say_goodbye(
         constructors::destroy(&destructors, record.generation);
         Ok(exited)
     };
-    match executor::run_until("exit", deadline, job) {
-        Ok(Outcome::Done(Ok(exited))) => {
-            stages.split(Stage::Exit, exited, Stage::Destructors);
-            Ok(())
+    let done = Executor::start("exit").and_then(|executor| executor.run(Some(deadline), job));
+    let (outcome, thread) = done.map_err(|error| format!("{error:#}"))?;
+    match outcome {
+        Outcome::Done(exited) => {
+            stages.split(Stage::Exit, exited?, Stage::Destructors);
+            executor::wait_all(vec![thread], deadline.remaining())
         }
-        Ok(Outcome::Done(Err(reason))) => Err(reason),
-        Ok(Outcome::Late) => Err("its exit has not returned; the thread plug-exit is in it".into()),
-        Err(error) => Err(format!("{error:#}")),
+        Outcome::Vanished => Err("its exit ended the loader's thread instead of returning".into()),
+        Outcome::Late => Err("its exit has not returned; the thread plug-exit is in it".into()),
     }
 }
 

@@ -148,16 +148,20 @@ pub fn assert_footprint(before: &Footprint) {
 fn links() -> usize {
     let runtime = env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
     let own = format!("plug-{}-", process::id());
-    [Some(PathBuf::from("/tmp")), runtime]
-        .into_iter()
-        .flatten()
-        .filter_map(|base| fs::read_dir(base).ok())
-        .flatten()
-        .filter_map(Result::ok)
-        .filter(|entry| entry.file_name().to_string_lossy().starts_with(&own))
-        .filter_map(|folder| fs::read_dir(folder.path()).ok())
-        .map(Iterator::count)
-        .sum()
+    [
+        Some(PathBuf::from("/tmp")),
+        Some(PathBuf::from("/dev/shm")),
+        runtime,
+    ]
+    .into_iter()
+    .flatten()
+    .filter_map(|base| fs::read_dir(base).ok())
+    .flatten()
+    .filter_map(Result::ok)
+    .filter(|entry| entry.file_name().to_string_lossy().starts_with(&own))
+    .filter_map(|folder| fs::read_dir(folder.path()).ok())
+    .map(Iterator::count)
+    .sum()
 }
 
 /// Resident memory in KiB.

@@ -5,12 +5,14 @@
 //! is walked; by address the loader's [`Search`] is asked once it is built, and until then the
 //! table is read from end to end, which gives the same answer slowly.
 
+use core::cell::UnsafeCell;
 use core::ffi::CStr;
+use core::fmt;
 
 use crate::elf::RawSymbol;
 use crate::frames;
 use crate::search::Search;
-use crate::sync::{AtomicPtr, Ordering};
+use crate::sync::{AtomicBool, Ordering};
 
 /// Numbers of symbols of the second table have this bit.
 pub const SECOND: u32 = 1 << 31;
@@ -70,10 +72,75 @@ impl Table {
     };
 }
 
+/// The search of an index, there from some moment on.
+#[repr(C)]
+pub struct SearchCell {
+    search: UnsafeCell<Search>,
+    /// Whether it is there. Stored once by the loader (Release, in [`SearchCell::set`]), read inside
+    /// sections (Acquire, in [`SearchCell::get`]: the search and its arrays are seen).
+    is_set: AtomicBool,
+}
+
+// SAFETY: the search is written before `is_set` and never again, and read only after `is_set` was
+// seen; what it points at is not written either (the contract of set()).
+unsafe impl Sync for SearchCell {}
+// SAFETY: as above; nothing in it belongs to a thread.
+unsafe impl Send for SearchCell {}
+
+impl fmt::Debug for SearchCell {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("SearchCell").field(&self.get()).finish()
+    }
+}
+
+impl SearchCell {
+    /// No search yet.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self {
+            search: UnsafeCell::new(Search::EMPTY),
+            is_set: AtomicBool::new(false),
+        }
+    }
+
+    /// Shows `search` to readers from now on.
+    ///
+    /// Thread context.
+    ///
+    /// # Safety
+    /// - Called once for this cell.
+    /// - All that `search` points at is what its fields say, and stays unchanged and in place for
+    ///   as long as the cell.
+    pub unsafe fn set(&self, search: Search) {
+        // SAFETY: called once, and nobody reads before the store below.
+        unsafe { self.search.get().write(search) };
+        // Release: publishes the search and its arrays; pairs with the Acquire in get().
+        self.is_set.store(true, Ordering::Release);
+    }
+
+    /// The search, if it is there. Async-signal-safe.
+    #[inline]
+    #[must_use]
+    pub fn get(&self) -> Option<&Search> {
+        // Acquire: pairs with the Release in set().
+        let is_set = self.is_set.load(Ordering::Acquire);
+        // SAFETY: once set, it is never written again.
+        is_set.then(|| unsafe { &*self.search.get() })
+    }
+}
+
+impl Default for SearchCell {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 /// Everything about one load of a plugin that readers may copy out.
 #[derive(Debug)]
-#[repr(C)]
+#[repr(C, align(64))]
 pub struct Index {
+    /// The search by address; first, so that a lookup reads one cache line of the index.
+    pub search: SearchCell,
     /// The plugin's name.
     pub name: Bytes,
     /// The plugin's version.
@@ -98,12 +165,9 @@ pub struct Index {
     pub frames_svma: u64,
     /// Link-time addresses of code: the first executable segment.
     pub text: (u64, u64),
-    /// The search by address; null until the loader has built it.
-    ///
-    /// Stored once by the loader's indexer (Release), read inside sections (Acquire: the arrays
-    /// are seen). Freed with the index.
-    pub search: AtomicPtr<Search>,
 }
+
+const _: () = assert!(size_of::<SearchCell>() <= 64);
 
 /// An index that stays for `'s`.
 #[derive(Clone, Copy, Debug)]
@@ -217,19 +281,11 @@ impl<'s> IndexView<'s> {
     #[inline]
     #[must_use]
     pub fn find_number(self, svma: u64) -> Option<u32> {
-        // Acquire: pairs with the Release of the indexer's store.
-        let search = self.index.search.load(Ordering::Acquire);
-        // SAFETY: a search, once stored, stays as long as the index.
-        let Some(search) = (unsafe { search.as_ref() }) else {
-            return self.scan(svma);
-        };
-        // SAFETY: the indexer stored the arrays of this very file.
-        let cover = unsafe { search.find(svma) }?;
-        if cover.end == u32::MAX {
-            self.raw(cover.number)
-                .filter(|symbol| symbol.covers(svma))?;
+        match self.index.search.get() {
+            // SAFETY: the contract of SearchCell::set().
+            Some(search) => unsafe { search.find(svma) },
+            None => self.scan(svma),
         }
-        Some(cover.number)
     }
 
     /// Reads the tables from end to end.
@@ -297,18 +353,11 @@ impl<'s> IndexView<'s> {
     #[must_use]
     pub fn symbol(self, number: u32) -> Option<FileSymbol<'s>> {
         let raw = self.raw(number)?;
-        Some(FileSymbol {
+        Some(of_raw(
             number,
-            name: self.text(self.table(number), raw.name),
-            svma: raw.svma,
-            size: raw.size,
-            kind: match raw.info & 0xf {
-                2 => SymbolKind::Func,
-                10 => SymbolKind::Ifunc,
-                1 => SymbolKind::Object,
-                _ => SymbolKind::Notype,
-            },
-        })
+            &raw,
+            self.text(self.table(number), raw.name),
+        ))
     }
 
     #[inline]
@@ -335,17 +384,28 @@ impl<'s> IndexView<'s> {
     /// By the file's GNU hash table, else by its System V one, else by reading all names.
     #[must_use]
     pub fn by_name(self, name: &[u8]) -> Option<FileSymbol<'s>> {
+        let (number, raw) = self.find_by_name(name)?;
+        // SAFETY: of()'s contract.
+        let strings: &'s [u8] = unsafe { self.index.dynamic.strings.get() };
+        let start = raw.name as usize;
+        let name = strings.get(start..start.wrapping_add(name.len()))?;
+        Some(of_raw(number, &raw, name))
+    }
+
+    /// As [`IndexView::by_name`], the symbol's number and entry alone.
+    #[inline]
+    #[must_use]
+    pub fn find_by_name(self, name: &[u8]) -> Option<(u32, RawSymbol)> {
         let mut found = None;
         let mut look = |number: u32| {
-            let is_meant = self
-                .raw(number)
-                .filter(|symbol| symbol.is_exported() && symbol.is_named_address())
-                .is_some_and(|symbol| self.is_text(self.index.dynamic, symbol.name, name))
-                && self.is_default(number);
-            if is_meant {
-                found = Some(number);
-            }
-            is_meant
+            let raw = self.raw(number).filter(|raw| {
+                self.is_text(self.index.dynamic, raw.name, name)
+                    && raw.is_exported()
+                    && raw.is_named_address()
+                    && self.is_default(number)
+            });
+            found = raw.map(|raw| (number, raw));
+            found.is_some()
         };
         // SAFETY: of()'s contract, twice.
         let gnu = unsafe { self.index.gnu_hash.get() };
@@ -358,7 +418,7 @@ impl<'s> IndexView<'s> {
         } else {
             let _first = (0..self.n_dynamic()).find(|number| look(*number));
         }
-        self.symbol(found?)
+        found
     }
 
     /// Whether the version of a dynamic symbol is the one that its name alone means.
@@ -372,6 +432,22 @@ impl<'s> IndexView<'s> {
             Some(&[lower, upper]) => upper & 0x80 == 0 || (upper == 0x80 && lower < 2),
             _ => true,
         }
+    }
+}
+
+#[inline]
+fn of_raw<'s>(number: u32, raw: &RawSymbol, name: &'s [u8]) -> FileSymbol<'s> {
+    FileSymbol {
+        number,
+        name,
+        svma: raw.svma,
+        size: raw.size,
+        kind: match raw.info & 0xf {
+            2 => SymbolKind::Func,
+            10 => SymbolKind::Ifunc,
+            1 => SymbolKind::Object,
+            _ => SymbolKind::Notype,
+        },
     }
 }
 
@@ -415,6 +491,7 @@ fn word(table: &[u8], at: usize) -> Option<u32> {
 /// Eight bytes at a time: pairs, fours and eights are joined in one register, each by the power of
 /// 33 that its place asks for, which breaks the chain of 43 dependent steps that an average mangled
 /// name has.
+#[inline]
 fn gnu_hash(name: &[u8]) -> u32 {
     const FOUR: u32 = 33_u32.pow(4);
     const EIGHT: u32 = FOUR.wrapping_mul(FOUR);
@@ -448,14 +525,18 @@ fn gnu_hash(name: &[u8]) -> u32 {
 ///
 /// # Source
 /// glibc elf/dl-lookup.c, `do_lookup_x`.
+#[inline]
 fn walk_gnu(table: &[u8], name: &[u8], look: &mut impl FnMut(u32) -> bool) -> Option<()> {
     let hash = gnu_hash(name);
-    let n_buckets = word(table, 0)? as usize;
+    let n_buckets = word(table, 0)?;
     let first_hashed = word(table, 4)?;
-    let n_bloom = word(table, 8)? as usize;
+    let n_bloom = word(table, 8)?;
     let shift = word(table, 12)?;
-    // The bloom filter has words of 64 bits.
-    let bloom_word = ((hash >> 6) as usize).checked_rem(n_bloom)?;
+    // Divisions by 32 bits, which are short. The bloom filter has words of 64 bits, and as many as
+    // a power of two.
+    let bucket = hash.checked_rem(n_buckets)? as usize;
+    let bloom_word = ((hash >> 6) & n_bloom.wrapping_sub(1)) as usize;
+    let (n_buckets, n_bloom) = (n_buckets as usize, n_bloom as usize);
     let bloom_at = bloom_word.checked_mul(8)?.checked_add(16)?;
     let low = word(table, bloom_at)?;
     let high = word(table, bloom_at.checked_add(4)?)?;
@@ -465,7 +546,6 @@ fn walk_gnu(table: &[u8], name: &[u8], look: &mut impl FnMut(u32) -> bool) -> Op
         return None;
     }
     let buckets = n_bloom.checked_mul(8)?.checked_add(16)?;
-    let bucket = (hash as usize).checked_rem(n_buckets)?;
     let mut number = word(table, bucket.checked_mul(4)?.checked_add(buckets)?)?;
     if number < first_hashed {
         return None;

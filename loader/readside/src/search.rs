@@ -1,159 +1,291 @@
-//! From a link-time address to the symbol that covers it, in two cache misses.
+//! From a link-time address to the symbol that covers it, in one cache line.
 //!
-//! The addresses of a file are cut into *segments*, each covered by one symbol from its start to
-//! the next segment's. Starts are kept as 16-bit remainders in buckets of equal width, so that a
-//! search reads one pair of bucket bounds, compares a handful of remainders and reads one number.
-//! Symbols that overlap cost a segment more where the outer one goes on; the search itself never
-//! looks back.
+//! The addresses of a file are cut into *buckets* of equal width, and each bucket has a [`Block`]
+//! of one cache line with everything about the symbols in it: where each begins and ends, as
+//! fractions of the bucket, and its number. A symbol that reaches into a bucket from an earlier one
+//! stands in both, so that no search looks back. What does not fit into a block lies in an array
+//! that all blocks share; files whose symbols are too far apart for buckets are searched by halving.
 //!
-//! The loader builds the arrays; see `Builder` there. Nothing here allocates.
+//! The loader builds the arrays; see `Arrays` there. Nothing here allocates.
 
-/// Widest bucket: remainders have 16 bits.
-pub const MAX_SHIFT: u32 = 16;
+/// Segments that a block has room for.
+pub const ROOM: usize = 9;
 
-/// Remainders that follow the last one, so that a whole block can be compared anywhere.
-pub const PADDING: usize = 16;
+/// A fraction of a bucket has 15 bits; this is the end of the bucket.
+pub const WHOLE: u16 = 1 << 15;
 
-/// The symbol that covers a segment.
+/// Least scale, and with it the widest bucket of `WHOLE` bytes: two addresses of a bucket then
+/// have two fractions.
+pub const MIN_SCALE: u32 = 1 << 17;
+
+/// Numbers in blocks have 24 bits, the highest of which stands for [`crate::index::SECOND`].
+pub const MAX_NUMBER: u32 = (1 << 23) - 1;
+
+/// Starts of no segment in a block.
+const NOTHING: u16 = u16::MAX;
+
+/// One bucket's segments.
+#[derive(Clone, Copy, Debug)]
+#[repr(C, align(64))]
+pub struct Block {
+    /// Where each segment begins, ascending; [`NOTHING`] behind the last.
+    starts: [u16; ROOM],
+    /// Where each ends; [`WHOLE`] for one that goes on.
+    ends: [u16; ROOM],
+    /// The lower halves of the numbers; of one that spilled, where in the shared array it begins
+    /// (two halves) and how many there are (two halves).
+    low: [u16; ROOM],
+    /// The upper parts of the numbers.
+    high: [u8; ROOM],
+    /// Whether the segments lie in the shared array.
+    is_spilled: bool,
+}
+
+const _: () = assert!(size_of::<Block>() == 64);
+
+/// A part of a bucket that one symbol covers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
-pub struct Cover {
+pub struct Segment {
     /// The symbol's number.
     pub number: u32,
-    /// Where it ends, from the base of the search; [`u32::MAX`] where the caller has to look.
-    pub end: u32,
+    /// Where it begins, as a fraction of the bucket.
+    pub start: u16,
+    /// Where it ends.
+    pub end: u16,
+}
+
+/// A part of the file that one symbol covers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Wide {
+    /// First link-time address.
+    pub start: u64,
+    /// One past the last.
+    pub end: u64,
+    /// The symbol's number.
+    pub number: u32,
+}
+
+impl Block {
+    /// A block without segments.
+    pub const EMPTY: Self = Self {
+        starts: [NOTHING; ROOM],
+        ends: [0; ROOM],
+        low: [0; ROOM],
+        high: [0; ROOM],
+        is_spilled: false,
+    };
+
+    /// The block of a bucket with these segments, which are ascending and disjoint; the shared
+    /// array `spilled` takes what does not fit. `None` for numbers that have no place.
+    ///
+    /// Thread context.
+    #[must_use]
+    pub fn of(segments: &[Segment], spilled: (u32, u32)) -> Option<Self> {
+        let mut block = Self::EMPTY;
+        if segments.len() > ROOM {
+            let [a, b, c, d] = [
+                spilled.0 & 0xffff,
+                spilled.0 >> 16,
+                spilled.1 & 0xffff,
+                spilled.1 >> 16,
+            ]
+            .map(|half| u16::try_from(half).unwrap_or(0));
+            block.low = [a, b, c, d, 0, 0, 0, 0, 0];
+            block.is_spilled = true;
+            return Some(block);
+        }
+        let places = block.starts.iter_mut().zip(&mut block.ends);
+        let numbers = block.low.iter_mut().zip(&mut block.high);
+        for ((segment, (start, end)), (low, high)) in segments.iter().zip(places).zip(numbers) {
+            let number = packed(segment.number)?;
+            (*start, *end) = (segment.start, segment.end);
+            *low = u16::try_from(number & 0xffff).ok()?;
+            *high = u8::try_from(number >> 16).ok()?;
+        }
+        Some(block)
+    }
+
+    /// Which segments of the shared array belong to a block that spilled.
+    #[inline]
+    fn spilled(&self) -> (usize, usize) {
+        let [a, b, c, d, ..] = self.low.map(usize::from);
+        (a | b << 16, c | d << 16)
+    }
+
+    /// The number of the segment that holds the fraction `key`.
+    #[inline]
+    fn find(&self, key: u16) -> Option<u32> {
+        let at = not_above(&self.starts, key).wrapping_sub(1);
+        let end = *self.ends.get(at)?;
+        let low = u32::from(*self.low.get(at)?);
+        let high = u32::from(*self.high.get(at)?);
+        (key < end).then_some(unpacked(high << 16 | low))
+    }
+}
+
+/// A number in 24 bits.
+fn packed(number: u32) -> Option<u32> {
+    let (second, rest) = (number >> 31, number & (u32::MAX >> 1));
+    (rest <= MAX_NUMBER).then_some(second << 23 | rest)
+}
+
+#[inline]
+fn unpacked(number: u32) -> u32 {
+    (number >> 23) << 31 | (number & MAX_NUMBER)
 }
 
 /// The arrays of one file.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct Search {
     /// Link-time address at which bucket 0 begins.
     pub base: u64,
-    /// A bucket is `1 << shift` bytes wide; at most [`MAX_SHIFT`].
-    pub shift: u32,
-    /// One more than there are buckets; 0 for none.
-    pub n_bounds: u32,
-    /// For each bucket the number of its first segment, and one past the last at the end.
-    pub first: *const u32,
-    /// The low `shift` bits of each segment's start, and [`PADDING`] more.
-    pub low: *const u16,
-    /// Whole starts of the segments where they lie too far apart for buckets; else null.
-    pub starts: *const u64,
-    /// The symbol that covers each segment.
-    pub covers: *const Cover,
-    /// How many segments.
-    pub n_segments: u32,
+    /// Buckets in 2^32 bytes; at least [`MIN_SCALE`].
+    pub scale: u32,
+    /// How many buckets there are; 0 where `wide` counts.
+    pub n_blocks: u32,
+    /// One for each bucket.
+    pub blocks: *const Block,
+    /// Segments of the buckets that have more of them than a block has room for.
+    pub spilled: *const Segment,
+    /// All segments of a file that has no buckets, ascending and disjoint.
+    pub wide: *const Wide,
+    /// How many have spilled.
+    pub n_spilled: u32,
+    /// How many are wide.
+    pub n_wide: u32,
 }
 
 impl Search {
-    /// The symbol that covers `svma`; its `end` is [`u32::MAX`] where it may end before.
+    /// The arrays of a file without symbols.
+    pub const EMPTY: Self = Self {
+        base: 0,
+        scale: MIN_SCALE,
+        n_blocks: 0,
+        blocks: core::ptr::dangling(),
+        spilled: core::ptr::dangling(),
+        wide: core::ptr::dangling(),
+        n_spilled: 0,
+        n_wide: 0,
+    };
+
+    /// The number of the symbol that covers `svma`.
     ///
     /// Async-signal-safe.
     ///
     /// # Safety
-    /// - The pointers and counts are what the fields say, and the memory stays for the call.
+    /// - The pointers and counts are what the fields say, none of the pointers is null, and the
+    ///   memory stays for the call.
     #[inline]
     #[must_use]
-    pub unsafe fn find(&self, svma: u64) -> Option<Cover> {
-        let n_segments = self.n_segments as usize;
-        // SAFETY: as many covers as segments.
-        let covers = unsafe { core::slice::from_raw_parts(self.covers, n_segments) };
-        if !self.starts.is_null() {
-            // SAFETY: as many starts as segments.
-            let starts = unsafe { core::slice::from_raw_parts(self.starts, n_segments) };
-            return find_wide(starts, covers, svma);
-        }
-        // SAFETY: as many bounds as the field says.
-        let first = unsafe { core::slice::from_raw_parts(self.first, self.n_bounds as usize) };
-        let n_low = n_segments.wrapping_add(PADDING);
-        // SAFETY: as many remainders as segments, and the padding.
-        let low = unsafe { core::slice::from_raw_parts(self.low, n_low) };
-        find(self.base, self.shift, first, low, covers, svma)
+    pub unsafe fn find(&self, svma: u64) -> Option<u32> {
+        // SAFETY: passed on to our caller.
+        let blocks = unsafe { slice(self.blocks, self.n_blocks) };
+        // SAFETY: as above.
+        let spilled = unsafe { slice(self.spilled, self.n_spilled) };
+        // SAFETY: as above.
+        let wide = unsafe { slice(self.wide, self.n_wide) };
+        find((self.base, self.scale), blocks, spilled, wide, svma)
     }
 }
 
-/// The search by halving, over whole starts.
-///
-/// Async-signal-safe.
-#[must_use]
-pub fn find_wide(starts: &[u64], covers: &[Cover], svma: u64) -> Option<Cover> {
-    let after = starts.partition_point(|start| *start <= svma);
-    covers.get(after.checked_sub(1)?).copied()
+/// # Safety
+/// - `n` values are at `start` and stay for `'s`; for none of them it is aligned and not null.
+#[inline]
+unsafe fn slice<'s, T>(start: *const T, n: u32) -> &'s [T] {
+    // SAFETY: the caller vouches for the values, and for a pointer that is fit for none.
+    unsafe { core::slice::from_raw_parts(start, n as usize) }
 }
 
-/// The search itself, over the arrays that the fields of [`Search`] describe.
+/// The search itself, over what the fields of [`Search`] describe.
 ///
 /// Async-signal-safe.
 #[inline]
 #[must_use]
 pub fn find(
-    base: u64,
-    shift: u32,
-    first: &[u32],
-    low: &[u16],
-    covers: &[Cover],
+    (base, scale): (u64, u32),
+    blocks: &[Block],
+    spilled: &[Segment],
+    wide: &[Wide],
     svma: u64,
-) -> Option<Cover> {
-    let offset = svma.checked_sub(base)?;
-    let bucket = usize::try_from(offset.checked_shr(shift)?).ok()?;
-    let last = first.len().checked_sub(2)?;
-    let (bucket, key) = if bucket <= last {
-        // Masked to 16 bits at most.
-        let key = offset & 1_u64.checked_shl(shift)?.wrapping_sub(1);
-        (bucket, u16::try_from(key).ok()?)
-    } else {
-        // Past the last bucket the last segment goes on.
-        (last, u16::MAX)
-    };
-    let from = *first.get(bucket)? as usize;
-    let to = *first.get(bucket.wrapping_add(1))? as usize;
-    let n = to.wrapping_sub(from);
-    let inside = match low
-        .get(from..from.wrapping_add(PADDING))
-        .map(TryInto::try_into)
-    {
-        Some(Ok(block)) if n <= PADDING => not_above(block, key).min(n),
-        _ => low.get(from..to)?.partition_point(|start| *start <= key),
-    };
-    // None in this bucket: the last segment of an earlier one goes on.
-    let segment = from.wrapping_add(inside).checked_sub(1)?;
-    let cover = *covers.get(segment)?;
-    (cover.end == u32::MAX || offset < u64::from(cover.end)).then_some(cover)
+) -> Option<u32> {
+    let distance = svma.checked_sub(base)?;
+    let place = u32::try_from(distance).map(|offset| place(offset, scale));
+    let found = place
+        .ok()
+        .and_then(|(bucket, key)| Some((blocks.get(bucket)?, key)));
+    match found {
+        Some((block, key)) if !block.is_spilled => block.find(key),
+        Some((block, key)) => find_spilled(spilled, block, key),
+        None => find_wide(wide, svma),
+    }
 }
 
-/// How many remainders stand before the first that is above `key`.
+/// The bucket of an address and where in the bucket it lies, given its distance from the base.
+///
+/// A product with 32 bits behind the point: the whole part counts buckets, the fraction tells
+/// addresses of one bucket apart, since each is at least `MIN_SCALE` from the next.
+#[inline]
+#[must_use]
+pub fn place(offset: u32, scale: u32) -> (usize, u16) {
+    // Neither factor has more than 32 bits.
+    let product = u64::from(offset).wrapping_mul(u64::from(scale));
+    let [a, b, c, d, e, f, g, h] = product.to_le_bytes();
+    let (behind, before) = (
+        u32::from_le_bytes([a, b, c, d]),
+        u32::from_le_bytes([e, f, g, h]),
+    );
+    let [_, _, low, high] = (behind >> 1).to_le_bytes();
+    (before as usize, u16::from_le_bytes([low, high]))
+}
+
+#[cold]
+fn find_spilled(spilled: &[Segment], block: &Block, key: u16) -> Option<u32> {
+    let (from, n) = block.spilled();
+    let segments = spilled.get(from..from.wrapping_add(n))?;
+    let after = segments.partition_point(|segment| segment.start <= key);
+    let segment = segments.get(after.checked_sub(1)?)?;
+    (key < segment.end).then_some(segment.number)
+}
+
+/// The search by halving.
+#[cold]
+fn find_wide(wide: &[Wide], svma: u64) -> Option<u32> {
+    let after = wide.partition_point(|segment| segment.start <= svma);
+    let segment = wide.get(after.checked_sub(1)?)?;
+    (svma < segment.end).then_some(segment.number)
+}
+
+/// How many starts stand before the first that is above `key`.
 #[cfg(target_arch = "x86_64")]
 #[inline]
-fn not_above(block: &[u16; PADDING], key: u16) -> usize {
+fn not_above(starts: &[u16; ROOM], key: u16) -> usize {
     use core::arch::x86_64::{
-        _mm_cmpeq_epi16, _mm_loadu_si128, _mm_movemask_epi8, _mm_packs_epi16, _mm_set1_epi16,
-        _mm_setzero_si128, _mm_subs_epu16,
+        _mm_cmpeq_epi16, _mm_loadu_si128, _mm_movemask_epi8, _mm_set1_epi16, _mm_setzero_si128,
+        _mm_subs_epu16,
     };
-    let at = block.as_ptr();
+    // SAFETY: SSE2 is part of x86-64, and eight of the nine starts are read.
+    let first = unsafe { _mm_loadu_si128(starts.as_ptr().cast()) };
     // SAFETY: SSE2 is part of x86-64.
     let keys = unsafe { _mm_set1_epi16(key.cast_signed()) };
+    // SAFETY: as above. A start that is not above leaves nothing over.
+    let over = unsafe { _mm_subs_epu16(first, keys) };
     // SAFETY: as above.
     let zero = unsafe { _mm_setzero_si128() };
-    let compare = |at: *const u16| {
-        // SAFETY: eight of the block's sixteen remainders are at `at`; the load may be unaligned.
-        let starts = unsafe { _mm_loadu_si128(at.cast()) };
-        // SAFETY: SSE2 is part of x86-64. A start that is not above leaves nothing over.
-        let over = unsafe { _mm_subs_epu16(starts, keys) };
-        // SAFETY: as above.
-        unsafe { _mm_cmpeq_epi16(over, zero) }
-    };
-    let (lower, upper) = (compare(at), compare(at.wrapping_add(8)));
-    // SAFETY: SSE2 is part of x86-64.
-    let packed = unsafe { _mm_packs_epi16(lower, upper) };
     // SAFETY: as above.
-    let mask = unsafe { _mm_movemask_epi8(packed) };
-    mask.trailing_ones() as usize
+    let equal = unsafe { _mm_cmpeq_epi16(over, zero) };
+    // SAFETY: as above.
+    let mask = unsafe { _mm_movemask_epi8(equal) };
+    // Two bits a start, and the starts ascend; the ninth by itself.
+    let eight = (mask.trailing_ones() / 2) as usize;
+    eight.wrapping_add(usize::from(starts[ROOM - 1] <= key))
 }
 
-/// How many remainders stand before the first that is above `key`.
+/// How many starts stand before the first that is above `key`.
 #[cfg(not(target_arch = "x86_64"))]
 #[inline]
-fn not_above(block: &[u16; PADDING], key: u16) -> usize {
-    block.iter().take_while(|start| **start <= key).count()
+fn not_above(starts: &[u16; ROOM], key: u16) -> usize {
+    starts.iter().filter(|start| **start <= key).count()
 }

@@ -60,6 +60,19 @@ struct Line {
     spare: [AtomicUsize; SPARE],
 }
 
+impl Line {
+    /// Whether the running thread, `thread`, owns the line and can enter once more by its word.
+    ///
+    /// One more than the word can count would look like none: the next section of a thread that
+    /// forgets to leave is claimed like a stranger's.
+    #[inline]
+    fn is_free_for(&self, thread: ThreadPointer) -> bool {
+        // Relaxed: only this thread ever stores its own thread pointer, and its own word.
+        self.owner.load(Ordering::Relaxed) == thread.address()
+            && self.word.load(Ordering::Relaxed) & NEST_MASK != NEST_MASK
+    }
+}
+
 /// The shared counters for more readers than slots.
 #[repr(C, align(64))]
 #[derive(Debug)]
@@ -206,30 +219,27 @@ impl Sections {
     ///
     /// Async-signal-safe, wait-free: at most `WINDOW` loads, then at most `WINDOW * SPARE`
     /// compare-and-swaps, then one addition.
-    #[inline]
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "a call costs as much as all of it")]
     pub fn enter(&self, thread: ThreadPointer) -> Section<'_> {
-        for line in self.window(thread) {
-            // Relaxed: only this thread ever stores its own thread pointer.
-            if line.owner.load(Ordering::Relaxed) == thread.address() {
-                // Relaxed: own word. One more would look like none: the next section of a thread
-                // that forgets to leave is claimed like a stranger's.
-                if line.word.load(Ordering::Relaxed) & NEST_MASK == NEST_MASK {
-                    break;
-                }
-                self.enter_line(line);
-                return Section {
-                    word: &line.word,
-                    kind: Kind::Line,
-                    _not_send: PhantomData,
-                };
-            }
+        match self.lines.get(hash(thread.address()) % LINES) {
+            Some(home) if home.is_free_for(thread) => self.enter_line(home),
+            _ => self.enter_away(thread),
         }
-        self.enter_unregistered(thread)
+    }
+
+    /// Enters where the thread owns no line at its home.
+    #[inline(never)]
+    fn enter_away(&self, thread: ThreadPointer) -> Section<'_> {
+        match self.window(thread).find(|line| line.is_free_for(thread)) {
+            Some(line) => self.enter_line(line),
+            None => self.enter_unregistered(thread),
+        }
     }
 
     /// Enters by a plain store into the owned line.
     #[inline]
-    fn enter_line(&self, line: &Line) {
+    fn enter_line<'a>(&self, line: &'a Line) -> Section<'a> {
         // Relaxed: the word is written by this thread and by handlers that interrupt it and put
         // it back; one word holds epoch and depth, so an interrupted update stays consistent.
         let word = line.word.load(Ordering::Relaxed);
@@ -252,6 +262,11 @@ impl Sections {
             fence(Ordering::SeqCst);
         } else {
             compiler_fence(Ordering::SeqCst);
+        }
+        Section {
+            word: &line.word,
+            kind: Kind::Line,
+            _not_send: PhantomData,
         }
     }
 

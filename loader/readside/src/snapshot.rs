@@ -8,9 +8,9 @@ use crate::index::{Index, IndexView};
 use crate::section::{Section, Sections};
 use crate::sync::{AtomicPtr, Ordering};
 
-/// One plugin's range.
+/// One plugin's range: a cache line.
 #[derive(Clone, Copy, Debug)]
-#[repr(C)]
+#[repr(C, align(64))]
 pub struct Row {
     /// First address of the mapping.
     pub start: usize,
@@ -32,12 +32,37 @@ pub struct Row {
 pub struct View {
     /// Rows sorted by `start`, disjoint.
     pub rows: *const Row,
-    /// The rows' starts by themselves, which a search reads.
-    pub starts: *const usize,
     /// How many.
     pub n_rows: usize,
+    /// Which rows are where.
+    pub finder: Finder,
     /// Number of the snapshot; grows with every publication.
     pub sequence: u64,
+}
+
+/// Leads from an address to the rows that may cover it.
+///
+/// The range from the first row's start is cut into buckets of equal width. A snapshot without
+/// buckets is searched by halving.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Finder {
+    /// For each bucket how many rows start at or before its first address, and once more for the
+    /// bucket after the last.
+    pub before: *const u16,
+    /// How many buckets; 0 for none.
+    pub n_buckets: u32,
+    /// A bucket is `1 << shift` bytes wide.
+    pub shift: u32,
+}
+
+impl Finder {
+    /// No buckets.
+    pub const NONE: Self = Self {
+        before: core::ptr::null(),
+        n_buckets: 0,
+        shift: 0,
+    };
 }
 
 /// The current view; null before the first publication.
@@ -63,8 +88,7 @@ pub fn sections() -> &'static Sections {
 /// # Safety
 /// - `view`, its rows, their indexes and everything those point at stay in place and unchanged
 ///   until a later call has replaced `view` *and* [`Sections::synchronize`] completed after it.
-/// - Rows are sorted by `start` and disjoint; symbols are sorted by `svma`; name spans lie inside
-///   `strings`.
+/// - Rows are sorted by `start` and disjoint; the finder's counts are what it says.
 pub unsafe fn publish(view: *const View) -> *const View {
     // SeqCst: the swap precedes the grace period's scan in the total order; a section that the
     // scan does not see loads the pointer after it.
@@ -100,7 +124,8 @@ impl Row {
 
 /// The row that covers `address`, among those of `view`.
 ///
-/// Async-signal-safe; a search by halving.
+/// Async-signal-safe. Where plugins lie side by side, as ld.so maps them, one look at the buckets
+/// and one or two at the rows; a search by halving among those that share a bucket.
 ///
 /// # Safety
 /// - The view was reached through a section that is still open, or belongs to a snapshot that is
@@ -108,16 +133,28 @@ impl Row {
 #[inline]
 #[must_use]
 pub unsafe fn find(view: &View, address: usize) -> Option<&Row> {
-    let starts: &[usize] = if view.n_rows == 0 {
-        &[]
+    // SAFETY: publish()'s contract: as many rows, in place by our caller's word.
+    let rows = unsafe { core::slice::from_raw_parts(view.rows, view.n_rows) };
+    let (from, to) = if view.finder.n_buckets == 0 {
+        (0, rows.len())
     } else {
-        // SAFETY: publish()'s contract: as many starts as rows, in place by our caller's word.
-        unsafe { core::slice::from_raw_parts(view.starts, view.n_rows) }
+        let offset = address.checked_sub(rows.first()?.start)?;
+        // Masked: no shift is as wide as an address.
+        let bucket = offset.wrapping_shr(view.finder.shift);
+        if bucket >= view.finder.n_buckets as usize {
+            return None;
+        }
+        let before = view.finder.before.wrapping_add(bucket);
+        // SAFETY: publish()'s contract: one count for each bucket, and one more.
+        let [from, to] = unsafe { *before.cast::<[u16; 2]>() };
+        (usize::from(from), usize::from(to))
     };
-    let at = starts
-        .partition_point(|start| *start <= address)
-        .checked_sub(1)?;
-    // SAFETY: as above, and `at` is below the number of rows.
-    let row = unsafe { &*view.rows.wrapping_add(at) };
+    let started = if from == to {
+        0
+    } else {
+        rows.get(from..to)?
+            .partition_point(|row| row.start <= address)
+    };
+    let row = rows.get(from.wrapping_add(started).checked_sub(1)?)?;
     (address < row.end).then_some(row)
 }

@@ -8,14 +8,14 @@
 
 use std::io::Write;
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering, compiler_fence};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, compiler_fence};
 use std::sync::{Arc, Barrier, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use std::{env, hint, io, mem, ptr, thread};
 
 use plug_readside::elf::RawSymbol;
-use plug_readside::index::{Bytes, Index, Table};
-use plug_readside::snapshot::{self, Row, View};
+use plug_readside::index::{Bytes, Index, SearchCell, Table};
+use plug_readside::snapshot::{self, Finder, Row, View};
 use plug_readside::{PluginView, SymbolReader, ThreadPointer, thread_pointer};
 
 /// Plugins in a view, symbols in a plugin, bytes in a name.
@@ -65,7 +65,6 @@ fn place_of(n: usize) -> usize {
 struct Package {
     view: View,
     rows: [Row; ROWS],
-    starts: [usize; ROWS],
     indexes: [Index; ROWS],
     symbols: [[RawSymbol; SYMBOLS]; ROWS],
     strings: [[u8; STRINGS]; ROWS],
@@ -135,9 +134,8 @@ unsafe fn build(package: *mut Package, sequence: u64) {
             frames: Bytes::EMPTY,
             frames_svma: 0,
             text: (0, 0),
-            search: AtomicPtr::new(ptr::null_mut()),
+            search: SearchCell::new(),
         };
-        package.starts[row] = start_of(row);
         package.rows[row] = Row {
             start: start_of(row),
             end: start_of(row) + STEP / 2,
@@ -151,8 +149,8 @@ unsafe fn build(package: *mut Package, sequence: u64) {
     let package = unsafe { &mut *package };
     package.view = View {
         rows: package.rows.as_ptr(),
-        starts: package.starts.as_ptr(),
         n_rows: ROWS,
+        finder: Finder::NONE,
         sequence,
     };
 }

@@ -4,6 +4,8 @@
 
 #![forbid(unsafe_code)]
 
+use std::ffi::CStr;
+use std::ops::Range;
 use std::str;
 
 use super::damage::Damage;
@@ -120,10 +122,10 @@ pub(super) struct Strings<'a> {
     pub(super) bytes: &'a [u8],
     /// File offset of the table.
     pub(super) offset: u64,
-    /// Offsets of the NULs, ascending: a name's length in a search, so that a hostile file with
-    /// many names that share one long tail costs no more than an honest one.
-    nuls: Vec<u32>,
 }
+
+/// Longer texts are refused: a hostile file could name one long string a million times.
+const MAX_TEXT: u32 = 4096;
 
 impl<'a> Strings<'a> {
     pub(super) fn read(elf: &Elf<'a>, dynamic: &Dynamic) -> Result<Self, Damage> {
@@ -143,57 +145,124 @@ impl<'a> Strings<'a> {
                 found,
             ));
         }
-        let nuls = (0u32..)
-            .zip(bytes)
-            .filter(|(_, byte)| **byte == 0)
-            .map(|(at, _)| at)
-            .collect();
-        Ok(Self {
-            bytes,
-            offset,
-            nuls,
-        })
+        Ok(Self { bytes, offset })
     }
 
-    /// Length of the string at `offset` of the table, without its NUL.
-    pub(super) fn len_at(&self, offset: u32) -> Option<u32> {
-        let next = self.nuls.partition_point(|nul| *nul < offset);
-        self.nuls.get(next)?.checked_sub(offset)
+    /// From `offset` of the table to its end; `None` outside of it.
+    fn from(&self, offset: u32) -> Option<&'a [u8]> {
+        let from = self.bytes.get(usize::try_from(offset).ok()?..)?;
+        Some(from).filter(|from| !from.is_empty())
     }
 
-    /// The string at `offset` of the table, without its NUL.
-    pub(super) fn get(&self, offset: u32) -> Option<&'a [u8]> {
-        let start = usize::try_from(offset).ok()?;
-        let len = usize::try_from(self.len_at(offset)?).ok()?;
-        self.bytes.get(start..start.checked_add(len)?)
+    /// Length of the string at `offset` of the table, without its NUL, measured up to `most` bytes
+    /// and one more.
+    pub(super) fn len_at(&self, offset: u32, most: u32) -> Option<u32> {
+        let from = self.from(offset)?;
+        let most = usize::try_from(most).ok()?.saturating_add(1);
+        let near = from.get(..most).unwrap_or(from);
+        let len = CStr::from_bytes_until_nul(near).map_or(near.len(), CStr::count_bytes);
+        u32::try_from(len).ok()
+    }
+
+    /// Where strings begin that are longer than `most` bytes: from each first number to before the
+    /// second. Ascending; costs a look at one byte in `most`, and more where strings are long.
+    pub(super) fn longer_than(&self, most: u32) -> Vec<(u32, u32)> {
+        let mut found = Vec::new();
+        let step = usize::try_from(most).unwrap_or(usize::MAX);
+        // A string starts here, or goes on.
+        let mut start = 0_usize;
+        while let Some(near) = self
+            .bytes
+            .get(start..start.saturating_add(step).saturating_add(1))
+        {
+            if let Some(nul) = near.iter().rposition(|byte| *byte == 0) {
+                start = start.saturating_add(nul).saturating_add(1);
+                continue;
+            }
+            let rest = self.bytes.get(start..).unwrap_or_default();
+            let len = CStr::from_bytes_until_nul(rest).map_or(rest.len(), CStr::count_bytes);
+            let end = start.saturating_add(len);
+            let range = (
+                u32::try_from(start),
+                u32::try_from(end.saturating_sub(step)),
+            );
+            if let (Ok(first), Ok(last)) = range {
+                found.push((first, last));
+            }
+            start = end.saturating_add(1);
+        }
+        found
+    }
+
+    /// Where names begin that have a byte of the string at `start` in them: linkers merge strings
+    /// with equal tails.
+    pub(super) fn shared_by(&self, start: u32) -> Range<u32> {
+        let before = usize::try_from(start)
+            .ok()
+            .and_then(|start| self.bytes.get(..start));
+        // A string from before runs into this one only if no NUL stands between.
+        let first = before.map_or(0, |before| {
+            let nul = before.iter().rposition(|byte| *byte == 0);
+            nul.map_or(0, |nul| nul.saturating_add(1))
+        });
+        let len = self.len_at(start, MAX_TEXT).unwrap_or(0);
+        u32::try_from(first).unwrap_or(start)..start.saturating_add(len)
     }
 
     /// The text a dynamic entry names: UTF-8 without control characters.
     pub(super) fn text(&self, entry: &DynamicEntry) -> Result<String, Damage> {
-        let found = u32::try_from(entry.value)
-            .ok()
-            .and_then(|offset| self.get(offset));
-        let Some(bytes) = found else {
-            let (expected, found) = ("a string inside DT_STRTAB", format!("{:#x}", entry.value));
-            return Err(Damage::new(
-                tag::name(entry.tag),
-                entry.offset,
-                expected,
-                found,
+        let damage = |expected: &'static str, found| {
+            Damage::new(tag::name(entry.tag), entry.offset, expected, found)
+        };
+        let offset = u32::try_from(entry.value).ok();
+        let place = offset.and_then(|offset| Some((offset, self.len_at(offset, MAX_TEXT)?)));
+        let Some((offset, len)) = place else {
+            return Err(damage(
+                "a string inside DT_STRTAB",
+                format!("{:#x}", entry.value),
             ));
         };
+        if len > MAX_TEXT {
+            return Err(damage(
+                "a string of at most 4096 bytes",
+                "a longer one".into(),
+            ));
+        }
+        let bytes = self.from(offset).unwrap_or_default();
+        let bytes = bytes
+            .get(..usize::try_from(len).unwrap_or(0))
+            .unwrap_or_default();
         match str::from_utf8(bytes) {
             Ok(text) if !text.chars().any(char::is_control) => Ok(text.to_owned()),
             _ => {
                 let found = format!("{:?}", String::from_utf8_lossy(bytes));
-                Err(Damage::new(
-                    tag::name(entry.tag),
-                    entry.offset,
-                    "printable UTF-8",
-                    found,
-                ))
+                Err(damage("printable UTF-8", found))
             }
         }
+    }
+}
+
+/// Lengths of the strings of a table by their places: a search each, so that a file with many names
+/// that share one long tail costs no more than an honest one.
+pub(super) struct Lengths {
+    /// Offsets of the NULs, ascending.
+    nuls: Vec<u32>,
+}
+
+impl Lengths {
+    /// Those of the table `strings`.
+    pub(super) fn of(strings: &[u8]) -> Self {
+        let nuls = (0u32..).zip(strings).filter(|(_, byte)| **byte == 0);
+        Self {
+            nuls: nuls.map(|(at, _)| at).collect(),
+        }
+    }
+
+    /// Length of the string at `offset`, without its NUL; 0 outside of the table.
+    pub(super) fn at(&self, offset: u32) -> u32 {
+        let next = self.nuls.partition_point(|nul| *nul < offset);
+        let nul = self.nuls.get(next).copied().unwrap_or(offset);
+        nul.saturating_sub(offset)
     }
 }
 

@@ -4,8 +4,12 @@
 
 #![forbid(unsafe_code)]
 
+use std::ops::Range;
+
+use plug_api::abi::{DESCRIPTOR_SYMBOL, METADATA_PREFIX};
+
 use super::damage::Damage;
-use super::dynamic::{Dynamic, Strings};
+use super::dynamic::{Dynamic, Lengths, Strings};
 use super::elf::{self, Elf, RawSymbol, SYM_SIZE};
 use super::hash::{self, Counted};
 use super::relocations::Relocations;
@@ -89,18 +93,30 @@ pub enum Visibility {
     Protected,
 }
 
-/// Longer names are refused, so that a hostile file cannot make the index many times its size.
+/// Longer names are refused, so that a hostile file cannot make a list of its symbols many times its
+/// size.
 const MAX_NAME: u32 = 64 * 1024;
 
 /// The dynamic symbol table: all of it that ld.so may look at.
 pub(super) struct SymbolTable<'a> {
     bytes: &'a [u8],
     /// File offset of the table.
-    start: u64,
+    pub(super) start: u64,
     /// Symbols known from the hash tables or from relocations.
     pub(super) n_symbols: u64,
     /// Whether names can be looked up; without, nothing counts as defined.
-    is_hashed: bool,
+    pub(super) is_hashed: bool,
+}
+
+/// What a walk over all symbols tells.
+#[derive(Debug, Default)]
+pub(super) struct Walked {
+    /// How many defined symbols are GNU unique.
+    pub(super) n_unique: usize,
+    /// The data that plug-api's macros define, by their names.
+    pub(super) declared: Vec<ElfSymbol>,
+    /// Whether a symbol's name begins among the bytes asked about.
+    pub(super) names_any: bool,
 }
 
 impl<'a> SymbolTable<'a> {
@@ -151,53 +167,112 @@ impl<'a> SymbolTable<'a> {
         })
     }
 
-    /// The defined symbols; offsets of all names, undefined ones included, go to `names`.
-    pub(super) fn symbols(
+    /// Checks every symbol, and tells whether the name of one begins at `asked` of the string
+    /// table.
+    ///
+    /// The one walk over all symbols that a load takes: it copies nothing and follows no names but
+    /// those of data.
+    pub(super) fn walk(
         &self,
         elf: &Elf<'_>,
         strings: &Strings<'_>,
         tls: Option<Extent>,
-        versions: SymbolVersions<'_>,
-        names: &mut Vec<u32>,
-    ) -> Result<Vec<ElfSymbol>, Damage> {
-        let mut symbols = Vec::new();
+        asked: &Range<u32>,
+    ) -> Result<Walked, Damage> {
+        let mut walked = Walked::default();
+        let too_long = strings.longer_than(MAX_NAME);
+        let n_strings = strings.bytes.len();
         for index in 1..self.n_symbols {
-            let entry_offset = self.start.saturating_add(index.saturating_mul(SYM_SIZE));
             let Some(raw) = elf::symbol(self.bytes, index) else {
                 break;
             };
-            let name_len = match strings.len_at(raw.name) {
-                Some(len) if len <= MAX_NAME => len,
-                Some(len) => {
-                    let expected = "a name of at most 65536 bytes";
-                    return Err(Damage::new("DT_SYMTAB", entry_offset, expected, len));
-                }
-                None => {
-                    let found = format!("{:#x}", raw.name);
-                    let expected = "a name inside DT_STRTAB";
-                    return Err(Damage::new("DT_SYMTAB", entry_offset, expected, found));
-                }
-            };
-            names.push(raw.name);
+            let name = raw.name;
+            if name as usize >= n_strings {
+                let found = format!("{name:#x}");
+                return Err(self.damage(index, "a name inside DT_STRTAB", found));
+            }
+            let before = too_long.partition_point(|(start, _)| *start <= name);
+            if before
+                .checked_sub(1)
+                .and_then(|at| too_long.get(at))
+                .is_some_and(|long| name < long.1)
+            {
+                let expected = "a name of at most 65536 bytes";
+                return Err(self.damage(index, expected, "a longer one".into()));
+            }
+            walked.names_any |= asked.contains(&name);
             if !self.is_hashed || !raw.is_defined() {
                 continue;
             }
             let kind = kind(&raw);
-            check_value(elf, &raw, kind, tls, entry_offset)?;
-            symbols.push(ElfSymbol {
-                name_offset: raw.name,
-                name_len,
-                value: raw.value,
-                size: raw.size,
-                kind,
-                binding: binding(raw.binding),
-                visibility: visibility(raw.visibility),
-                entry_offset,
-                section: raw.section,
-                version: versions.of(index),
-            });
+            if !is_placed(elf, &raw, kind, tls) {
+                let found = format!("{:#x}+{:#x}", raw.value, raw.size);
+                return Err(self.damage(index, "a symbol inside the image", found));
+            }
+            walked.n_unique += usize::from(binding(raw.binding) == Binding::Unique);
+            if kind == SymbolKind::Object {
+                let from = strings.bytes.get(name as usize..).unwrap_or_default();
+                if from.starts_with(METADATA_PREFIX.as_bytes())
+                    || from.starts_with(DESCRIPTOR_SYMBOL.as_bytes())
+                {
+                    let name_len = strings.len_at(name, MAX_NAME).unwrap_or(0);
+                    walked
+                        .declared
+                        .push(decoded(&raw, self.at(index), name_len, 0));
+                }
+            }
         }
-        Ok(symbols)
+        Ok(walked)
+    }
+
+    /// File offset of an entry.
+    fn at(&self, index: u64) -> u64 {
+        self.start.saturating_add(index.saturating_mul(SYM_SIZE))
+    }
+
+    #[cold]
+    fn damage(&self, index: u64, expected: &'static str, found: String) -> Damage {
+        Damage::new("DT_SYMTAB", self.at(index), expected, found)
+    }
+}
+
+/// The defined symbols of a table of `n` entries at `start` of the file `bytes`, which was checked.
+pub(super) fn defined(
+    bytes: &[u8],
+    (start, n): (u64, u64),
+    strings: &[u8],
+    versions: SymbolVersions,
+) -> Vec<ElfSymbol> {
+    let lengths = Lengths::of(strings);
+    let table = usize::try_from(start)
+        .ok()
+        .and_then(|start| bytes.get(start..));
+    let table = table.unwrap_or_default();
+    let symbol = |index: u64| {
+        let raw = elf::symbol(table, index).filter(RawSymbol::is_defined)?;
+        let at = start.saturating_add(index.saturating_mul(SYM_SIZE));
+        Some(decoded(
+            &raw,
+            at,
+            lengths.at(raw.name),
+            versions.of(bytes, index),
+        ))
+    };
+    (1..n).filter_map(symbol).collect()
+}
+
+fn decoded(raw: &RawSymbol, entry_offset: u64, name_len: u32, version: u16) -> ElfSymbol {
+    ElfSymbol {
+        name_offset: raw.name,
+        name_len,
+        value: raw.value,
+        size: raw.size,
+        kind: kind(raw),
+        binding: binding(raw.binding),
+        visibility: visibility(raw.visibility),
+        entry_offset,
+        section: raw.section,
+        version,
     }
 }
 
@@ -233,15 +308,10 @@ fn visibility(raw: u8) -> Visibility {
     }
 }
 
-fn check_value(
-    elf: &Elf<'_>,
-    raw: &RawSymbol,
-    kind: SymbolKind,
-    tls: Option<Extent>,
-    at: u64,
-) -> Result<(), Damage> {
+/// Whether what a symbol stands for lies where symbols of its kind lie.
+fn is_placed(elf: &Elf<'_>, raw: &RawSymbol, kind: SymbolKind, tls: Option<Extent>) -> bool {
     let (start, size) = match (kind, tls) {
-        (SymbolKind::Abs | SymbolKind::Other, _) => return Ok(()),
+        (SymbolKind::Abs | SymbolKind::Other, _) => return true,
         (SymbolKind::Tls, Some(block)) => (0, block.size),
         (SymbolKind::Tls, None) => (0, 0),
         _ => {
@@ -249,14 +319,5 @@ fn check_value(
             (low, high.saturating_sub(low))
         }
     };
-    if !segment::within(raw.value, raw.size, start, size) {
-        let found = format!("{:#x}+{:#x}", raw.value, raw.size);
-        return Err(Damage::new(
-            "DT_SYMTAB",
-            at,
-            "a symbol inside the image",
-            found,
-        ));
-    }
-    Ok(())
+    segment::within(raw.value, raw.size, start, size)
 }

@@ -8,12 +8,12 @@
 
 use super::damage::Damage;
 use super::dynamic::{Dynamic, Strings};
-use super::dynsym::{Binding, ElfSymbol, SymbolTable};
+use super::dynsym::{self, ElfSymbol, SymbolTable};
 use super::elf::{DF_1_NODELETE, DF_STATIC_TLS, DF_TEXTREL, DynamicEntry, Elf, Header};
 use super::relocations::Relocations;
 use super::segment::{self, Extent, PAGE, Segment};
 use super::tag;
-use super::versions::{self, Named, Versions};
+use super::versions::{self, Named, SymbolVersions, Versions};
 
 /// The facts of one file. Made by [`Facts::read`] only; symbol names stay in the file's bytes.
 #[derive(Clone, Debug)]
@@ -61,19 +61,24 @@ pub struct Facts {
     pub dso_handles: Vec<u64>,
     /// How many defined symbols are GNU unique, which pins a file for ever.
     pub n_unique: usize,
-    /// All defined dynamic symbols, in the file's order.
-    pub symbols: Vec<ElfSymbol>,
 
+    /// The data that plug-api's macros define: metadata and the descriptor.
+    pub(crate) declared: Vec<ElfSymbol>,
     /// Entries of `PT_DYNAMIC`, for the edits.
     pub(super) entries: Vec<DynamicEntry>,
     /// File offset and size of the string table.
     pub(super) strings: (u64, u64),
-    /// Offsets of all strings that something other than `DT_SONAME` or the base version names.
-    pub(super) string_refs: Vec<u32>,
-    /// Offsets of the base version's names.
-    pub(super) base_refs: Vec<u32>,
+    /// Where the bytes of `DT_SONAME` start in the string table, if nothing but it and the base
+    /// version names any of them.
+    pub(super) own_soname: Option<u32>,
     /// Entries in `DT_SYMTAB`.
     pub(super) n_symbols: u64,
+    /// File offset of `DT_SYMTAB`.
+    symbols_at: u64,
+    /// Whether names can be looked up; without, nothing counts as defined.
+    is_hashed: bool,
+    /// `DT_VERSYM`.
+    symbol_versions: SymbolVersions,
     /// The versions of symbols, ascending by index.
     pub(super) versions: Vec<Named>,
     /// Bytes of the thread-local template that the file holds; what follows is zero.
@@ -83,7 +88,7 @@ pub struct Facts {
 impl Facts {
     /// Reads the facts of the file that consists of `bytes`.
     ///
-    /// Costs time linear in symbols, relocations and names; copies no symbol name.
+    /// Costs time linear in symbols and relocations; copies no symbol and no name.
     ///
     /// # Errors
     /// The first statement found that the file does not keep.
@@ -102,9 +107,11 @@ impl Facts {
         let of_symbols = versions.check_symbols(&elf, &dynamic, table.n_symbols)?;
         versions.check_names(&strings)?;
 
-        let n_symbols = table.n_symbols;
-        let mut string_refs = versions.names;
-        let symbols = table.symbols(&elf, &strings, tls, of_symbols, &mut string_refs)?;
+        let soname_at = dynamic
+            .get(tag::SONAME)
+            .and_then(|entry| u32::try_from(entry.value).ok());
+        let soname = soname_at.map_or(0..0, |start| strings.shared_by(start));
+        let walked = table.walk(&elf, &strings, tls, &soname)?;
         let text = |tag: i64| {
             dynamic
                 .get(tag)
@@ -112,14 +119,21 @@ impl Facts {
                 .transpose()
         };
         let mut needed = Vec::new();
+        let mut names = versions.names;
         for entry in &dynamic.entries {
             if entry.tag == tag::NEEDED {
                 needed.push(strings.text(entry)?);
             }
             if [tag::NEEDED, tag::RPATH, tag::RUNPATH].contains(&entry.tag) {
-                string_refs.extend(u32::try_from(entry.value));
+                names.extend(u32::try_from(entry.value));
             }
         }
+        let is_named = walked.names_any
+            || names.iter().any(|name| soname.contains(name))
+            || versions
+                .base_names
+                .iter()
+                .any(|name| Some(*name) != soname_at && soname.contains(name));
         let flags = dynamic.value(tag::FLAGS);
         Ok(Self {
             span: Extent {
@@ -147,23 +161,34 @@ impl Facts {
             fini: function(&elf, &dynamic, tag::FINI)?,
             fini_array: functions(&elf, &dynamic, tag::FINI_ARRAY, tag::FINI_ARRAYSZ)?,
             dso_handles: relocations.dso_handles,
-            n_unique: symbols
-                .iter()
-                .filter(|s| s.binding == Binding::Unique)
-                .count(),
-            symbols,
-            n_symbols,
+            n_unique: walked.n_unique,
+            declared: walked.declared,
+            own_soname: soname_at.filter(|_| !is_named),
+            n_symbols: table.n_symbols,
+            symbols_at: table.start,
+            is_hashed: table.is_hashed,
+            symbol_versions: of_symbols,
             strings: (
                 strings.offset,
                 u64::try_from(strings.bytes.len()).unwrap_or(0),
             ),
-            string_refs,
-            base_refs: versions.base_names,
             versions: versions.named,
             tls_filesz: elf.tls.map_or(0, |header| header.filesz),
             entries: dynamic.entries,
             segments: elf.segments,
         })
+    }
+
+    /// All defined dynamic symbols, in the file's order; `bytes` are the file's.
+    ///
+    /// Costs a list of them; a load does without.
+    pub fn symbols(&self, bytes: &[u8]) -> Vec<ElfSymbol> {
+        if !self.is_hashed {
+            return Vec::new();
+        }
+        let strings = segment::slice(bytes, self.strings.0, self.strings.1).unwrap_or_default();
+        let table = (self.symbols_at, self.n_symbols);
+        dynsym::defined(bytes, table, strings, self.symbol_versions)
     }
 
     /// Whether the author forbids unmapping (`DF_1_NODELETE`).

@@ -32,8 +32,37 @@ pub(super) struct Folder {
     pid: String,
 }
 
-/// The current folder; made at first use. Lock order: a leaf, held during a few system calls.
-static FOLDER: Mutex<Option<Arc<Folder>>> = Mutex::new(None);
+/// What a folder is for, and with it where it may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// Names of copies in memory: links alone, wherever they are made fastest.
+    Links,
+    /// Copies themselves, which are executed from where they are: not in memory that containers
+    /// like to mount without that right.
+    Copies,
+}
+
+/// The current folders, each made at first use. Lock order: leaves, held during a few system calls.
+static FOLDERS: [Mutex<Option<Arc<Folder>>>; 2] = [Mutex::new(None), Mutex::new(None)];
+
+impl Purpose {
+    fn folder(self) -> &'static Mutex<Option<Arc<Folder>>> {
+        let [links, copies] = &FOLDERS;
+        match self {
+            Self::Links => links,
+            Self::Copies => copies,
+        }
+    }
+
+    /// Where the folder may be, the best place first.
+    fn places(self) -> impl Iterator<Item = PathBuf> {
+        let runtime = env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
+        let memory = (self == Self::Links).then(|| PathBuf::from("/dev/shm"));
+        let runtime = runtime.filter(|path| path.is_absolute());
+        let places = runtime.into_iter().chain(memory);
+        places.chain([PathBuf::from("/tmp")])
+    }
+}
 
 /// Numbers given out by [`next_nonce`]. Writers and readers: every thread that loads.
 static NONCE: AtomicU64 = AtomicU64::new(0);
@@ -44,7 +73,7 @@ pub fn next_nonce() -> u64 {
     NONCE.fetch_add(1, Ordering::Relaxed)
 }
 
-/// Removes this process's folder with all names in it; for the end of a process.
+/// Removes this process's folders with all names in them; for the end of a process.
 ///
 /// What is loaded stays loaded, but debuggers no longer find it by name. A later load makes a new
 /// folder.
@@ -52,11 +81,13 @@ pub fn next_nonce() -> u64 {
 /// # Errors
 /// What the system says to removing it.
 pub fn remove_stage_folder() -> io::Result<()> {
-    let taken = FOLDER.lock().unwrap_or_else(PoisonError::into_inner).take();
-    match taken {
-        Some(folder) if folder.pid == own_pid() => folder.remove(),
-        _ => Ok(()),
+    for folder in &FOLDERS {
+        let taken = folder.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(folder) = taken.filter(|folder| folder.pid == own_pid()) {
+            folder.remove()?;
+        }
     }
+    Ok(())
 }
 
 /// The process's number as `/proc` has it, which in a PID namespace may not be `getpid`'s.
@@ -74,8 +105,11 @@ fn own_pid() -> String {
 
 impl Folder {
     /// This process's folder, made if there is none or if it has been removed.
-    pub(super) fn get() -> io::Result<Arc<Self>> {
-        let mut current = FOLDER.lock().unwrap_or_else(PoisonError::into_inner);
+    pub(super) fn get(purpose: Purpose) -> io::Result<Arc<Self>> {
+        let mut current = purpose
+            .folder()
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let pid = own_pid();
         if let Some(folder) = &*current
             && folder.pid == pid
@@ -84,16 +118,14 @@ impl Folder {
         {
             return Ok(Arc::clone(folder));
         }
-        let folder = Arc::new(Self::create(pid)?);
+        let folder = Arc::new(Self::create(purpose, pid)?);
         *current = Some(Arc::clone(&folder));
         Ok(folder)
     }
 
-    fn create(pid: String) -> io::Result<Self> {
-        let runtime = env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
-        let places = runtime.filter(|path| path.is_absolute()).into_iter();
+    fn create(purpose: Purpose, pid: String) -> io::Result<Self> {
         let mut last = io::Error::from(io::ErrorKind::NotFound);
-        for base in places.chain([PathBuf::from("/tmp")]) {
+        for base in purpose.places() {
             sweep(&base);
             match Self::create_in(&base, &pid) {
                 Ok(folder) => return Ok(folder),

@@ -12,7 +12,7 @@ use std::str;
 
 use plug_api::abi::METADATA_PREFIX;
 
-use super::dynsym::{ElfSymbol, SymbolKind};
+use super::dynsym::ElfSymbol;
 use super::facts::Facts;
 
 /// Bytes of metadata a plugin may have in all.
@@ -90,9 +90,9 @@ impl Info {
         let mut info = Self::default();
         let mut left = MAX_METADATA;
         let mut last: Option<(&ElfSymbol, String)> = None;
-        for symbol in &facts.symbols {
+        for symbol in &facts.declared {
             let name = facts.symbol_name(bytes, symbol);
-            if symbol.kind != SymbolKind::Object || !name.starts_with(METADATA_PREFIX.as_bytes()) {
+            if !name.starts_with(METADATA_PREFIX.as_bytes()) {
                 continue;
             }
             let label = String::from_utf8_lossy(name).into_owned();

@@ -64,10 +64,11 @@ impl Inspection {
         let bytes = staged.bytes();
         let facts = Facts::read(bytes)?;
         let info = Info::read(&facts, bytes)?;
-        let symbols = facts
-            .symbols
+        let symbols = facts.symbols(bytes);
+        let letters = letter::letters(&facts, &symbols);
+        let symbols = symbols
             .iter()
-            .zip(letter::letters(&facts))
+            .zip(letters)
             .map(|(symbol, letter)| {
                 let (version, is_default) = facts.symbol_version(bytes, symbol).unwrap_or_default();
                 InspectedSymbol {

@@ -46,13 +46,13 @@ struct Section {
     vaddr: u64,
 }
 
-/// nm's letters for the defined symbols of a file, in the file's order.
+/// nm's letters for `symbols`, which are all that a file defines.
 ///
 /// Costs a map of the sections that symbols name.
-pub(super) fn letters(facts: &Facts) -> Vec<char> {
+pub(super) fn letters(facts: &Facts, symbols: &[ElfSymbol]) -> Vec<char> {
     let mut sections: BTreeMap<u16, Section> = BTreeMap::new();
     let tables = Tables::of(facts);
-    for symbol in &facts.symbols {
+    for symbol in symbols {
         let evidence = evidence(facts, &tables, symbol);
         let vaddr = symbol.value;
         let known = sections
@@ -62,8 +62,7 @@ pub(super) fn letters(facts: &Facts) -> Vec<char> {
         known.vaddr = known.vaddr.min(vaddr);
     }
     correct_borders(facts, &mut sections);
-    facts
-        .symbols
+    symbols
         .iter()
         .map(|symbol| letter(symbol, &sections))
         .collect()

@@ -114,7 +114,7 @@ pub fn plan(facts: &Facts, bytes: &[u8], policy: &RewritePolicy) -> Vec<Edit> {
         }
     }
     if let Some(entry) = facts.entry(tag::SONAME) {
-        edits.push(rename_soname(facts, bytes, entry, policy.nonce));
+        edits.push(rename_soname(facts, entry, policy.nonce));
     }
     if policy.nodelete == Rule::Neutralise
         && facts.nodelete()
@@ -126,12 +126,9 @@ pub fn plan(facts: &Facts, bytes: &[u8], policy: &RewritePolicy) -> Vec<Edit> {
             what: "DT_FLAGS_1: NODELETE cleared, so that the plugin can be unmapped".into(),
         });
     }
-    if policy.unique == Rule::Neutralise {
-        for symbol in facts
-            .symbols
-            .iter()
-            .filter(|s| s.binding == Binding::Unique)
-        {
+    if policy.unique == Rule::Neutralise && facts.n_unique > 0 {
+        let symbols = facts.symbols(bytes);
+        for symbol in symbols.iter().filter(|s| s.binding == Binding::Unique) {
             // st_info follows the 4 bytes of st_name; its high half is the binding.
             let offset = symbol.entry_offset.saturating_add(4);
             let Some(&[info]) = segment::slice(bytes, offset, 1) else {
@@ -161,12 +158,9 @@ fn remove(entry: &DynamicEntry, why: &str) -> Edit {
 
 /// ld.so matches any later `DT_NEEDED` or `dlopen` against the SONAME of every loaded file, so an
 /// unrelated library would bind to a plugin whose constructors have not run, and pin it.
-fn rename_soname(facts: &Facts, bytes: &[u8], entry: &DynamicEntry, nonce: u64) -> Edit {
+fn rename_soname(facts: &Facts, entry: &DynamicEntry, nonce: u64) -> Edit {
     let soname = facts.soname.as_deref().unwrap_or_default();
-    let renamed = u32::try_from(entry.value)
-        .ok()
-        .filter(|start| owns(facts, bytes, *start, soname));
-    match renamed.zip(nonce_name(nonce, soname.len())) {
+    match facts.own_soname.zip(nonce_name(nonce, soname.len())) {
         Some((start, name)) => Edit {
             offset: facts.strings.0.saturating_add(u64::from(start)),
             what: format!("DT_SONAME: {soname} becomes {name}, which nothing asks for"),
@@ -174,30 +168,6 @@ fn rename_soname(facts: &Facts, bytes: &[u8], entry: &DynamicEntry, nonce: u64) 
         },
         None => remove(entry, "nothing may find the plugin by its SONAME"),
     }
-}
-
-/// Whether nothing but `DT_SONAME` and the base version names any byte of the string at `start`.
-///
-/// Linkers merge strings with equal tails, so a symbol's name may end in the SONAME or be its end.
-fn owns(facts: &Facts, bytes: &[u8], start: u32, soname: &str) -> bool {
-    let Ok(len) = u32::try_from(soname.len()) else {
-        return false;
-    };
-    let Some(end) = start.checked_add(len) else {
-        return false;
-    };
-    // A string from before runs into this one only if no NUL stands between.
-    let first = (0..start)
-        .rev()
-        .take_while(|at| {
-            let at = facts.strings.0.saturating_add(u64::from(*at));
-            segment::slice(bytes, at, 1).is_some_and(|byte| byte != [0])
-        })
-        .last()
-        .unwrap_or(start);
-    let shares = |at: &u32| (first..end).contains(at);
-    !facts.string_refs.iter().any(shares)
-        && !facts.base_refs.iter().any(|at| *at != start && shares(at))
 }
 
 /// A name of `len` bytes made of `nonce`: no original has one like it, and no other copy this one.

@@ -4,21 +4,22 @@
 
 use plug_readside::elf::RawSymbol;
 use plug_readside::index::rank;
-use plug_readside::search::{Cover, MAX_SHIFT, PADDING, Search};
+use plug_readside::search::{Block, MIN_SCALE, ROOM, Search, Segment, WHOLE, Wide, place};
 
-/// Segments a bucket holds on average: more save memory, fewer save compares.
-const FILL: u64 = 8;
+/// Symbols a block holds on average, in hundredths: 11.1 bytes a symbol. As many as leave room for
+/// the one that reaches in from the bucket before and for crowding; more of them spill.
+const FILL: u64 = 577;
 
 /// The arrays of one file.
 #[derive(Debug, Default)]
 pub(crate) struct Arrays {
     base: u64,
-    shift: u32,
-    first: Box<[u32]>,
-    low: Box<[u16]>,
-    /// Whole starts instead of buckets where addresses lie too far apart.
-    starts: Box<[u64]>,
-    covers: Box<[Cover]>,
+    scale: u32,
+    blocks: Vec<Block>,
+    /// Segments of the buckets that have more than a block has room for.
+    spilled: Vec<Segment>,
+    /// All segments where addresses lie too far apart for buckets.
+    wide: Vec<Wide>,
 }
 
 /// A symbol on the way: address, preference, end, rank.
@@ -36,116 +37,122 @@ impl Arrays {
             })
             .collect();
         candidates.sort_unstable();
-        let segments = flatten(&candidates);
-        Self::bucketed(&segments).unwrap_or_else(|| Self {
-            starts: segments.iter().map(|segment| segment.start).collect(),
-            covers: segments
-                .iter()
-                .map(|segment| Cover {
-                    number: segment.number,
-                    end: u32::MAX,
-                })
-                .collect(),
+        let wide = flatten(&candidates);
+        Self::bucketed(&wide).unwrap_or_else(|| Self {
+            wide,
             ..Self::default()
         })
     }
 
     /// The arrays in buckets, unless a few symbols far apart would ask for more buckets than they
-    /// are worth.
-    fn bucketed(segments: &[Segment]) -> Option<Self> {
+    /// are worth, or there are more symbols than a block can number.
+    fn bucketed(segments: &[Wide]) -> Option<Self> {
         let base = segments.first()?.start;
-        let span = segments.last()?.start - base;
-        let shift = (span.saturating_mul(FILL) / segments.len() as u64)
-            .max(1)
-            .ilog2();
-        let shift = shift.clamp(4, MAX_SHIFT);
-        let n_buckets = usize::try_from((span >> shift) + 1).ok()?;
-        if n_buckets > segments.len().saturating_mul(16).max(1 << 12) {
+        let span = u32::try_from(segments.last()?.end - base).ok()?;
+        let n = segments.len() as u64;
+        // Buckets in 2^32 bytes.
+        let scale = ((n * 100) << 32) / (u64::from(span) * FILL);
+        let scale = u32::try_from(scale).unwrap_or(u32::MAX).max(MIN_SCALE);
+        let (last, _) = place(span - 1, scale);
+        if last as u64 > n.max(64) {
             return None;
         }
-        let mut first = Vec::with_capacity(n_buckets + 1);
-        let mut low = Vec::with_capacity(segments.len() + PADDING);
-        let mut covers = Vec::with_capacity(segments.len());
-        for segment in segments {
-            let offset = segment.start - base;
-            let bucket = usize::try_from(offset >> shift).ok()?;
-            let at = u32::try_from(low.len()).ok()?;
-            first.resize(bucket + 1, at);
-            low.push(u16::try_from(offset & ((1 << shift) - 1)).ok()?);
-            // One that reaches further than 32 bits tell is looked up in the file's table.
-            let end = u32::try_from(segment.end - base).unwrap_or(u32::MAX);
-            covers.push(Cover {
-                number: segment.number,
-                end,
-            });
-        }
-        first.resize(n_buckets + 1, u32::try_from(low.len()).ok()?);
-        low.resize(low.len() + PADDING, u16::MAX);
-        Some(Self {
+        let mut arrays = Self {
             base,
-            shift,
-            first: first.into(),
-            low: low.into(),
-            starts: Box::default(),
-            covers: covers.into(),
-        })
+            scale,
+            blocks: Vec::with_capacity(last + 1),
+            ..Self::default()
+        };
+        let mut here = Vec::new();
+        for segment in segments {
+            let start = u32::try_from(segment.start - base).ok()?;
+            let end = u32::try_from(segment.end - base).ok()?;
+            let (first, start) = place(start, scale);
+            // The last address decides where it ends, for the end itself may lie in a bucket that
+            // it does not reach.
+            let (last, _) = place(end - 1, scale);
+            let (behind, end) = place(end, scale);
+            while arrays.blocks.len() < first {
+                arrays.close(&mut here)?;
+            }
+            here.push(Segment {
+                number: segment.number,
+                start,
+                end: if behind == first { end } else { WHOLE },
+            });
+            for bucket in first + 1..=last {
+                arrays.close(&mut here)?;
+                here.push(Segment {
+                    number: segment.number,
+                    start: 0,
+                    end: if behind == bucket { end } else { WHOLE },
+                });
+            }
+        }
+        arrays.close(&mut here)?;
+        arrays.spilled.shrink_to_fit();
+        Some(arrays)
+    }
+
+    /// Ends the present bucket, which has the segments `here`.
+    fn close(&mut self, here: &mut Vec<Segment>) -> Option<()> {
+        let from = u32::try_from(self.spilled.len()).ok()?;
+        let n = u32::try_from(here.len()).ok()?;
+        self.blocks.push(Block::of(here, (from, n))?);
+        if here.len() > ROOM {
+            self.spilled.append(here);
+        }
+        here.clear();
+        Some(())
     }
 
     /// What readers search; valid for as long as `self`.
     pub(crate) fn search(&self) -> Search {
-        let starts = &self.starts;
+        let count = |n: usize| u32::try_from(n).unwrap_or(0);
         Search {
             base: self.base,
-            shift: self.shift,
-            n_bounds: u32::try_from(self.first.len()).unwrap_or(0),
-            first: self.first.as_ptr(),
-            low: self.low.as_ptr(),
-            starts: if starts.is_empty() {
-                std::ptr::null()
-            } else {
-                starts.as_ptr()
-            },
-            covers: self.covers.as_ptr(),
-            n_segments: u32::try_from(self.covers.len()).unwrap_or(0),
+            scale: self.scale,
+            n_blocks: count(self.blocks.len()),
+            blocks: self.blocks.as_ptr(),
+            spilled: self.spilled.as_ptr(),
+            wide: self.wide.as_ptr(),
+            n_spilled: count(self.spilled.len()),
+            n_wide: count(self.wide.len()),
         }
     }
 
     /// Bytes they occupy.
     pub(crate) fn bytes(&self) -> usize {
-        size_of_val(&*self.first)
-            + size_of_val(&*self.low)
-            + size_of_val(&*self.starts)
-            + size_of_val(&*self.covers)
+        self.blocks.capacity() * size_of::<Block>()
+            + self.spilled.capacity() * size_of::<Segment>()
+            + self.wide.capacity() * size_of::<Wide>()
     }
 }
 
-/// A run of addresses that one symbol covers from its start on.
-struct Segment {
-    start: u64,
-    number: u32,
-    /// One past the symbol's last address.
-    end: u64,
-}
-
-/// Cuts the addresses into segments, sorted by start, each start once.
+/// Cuts the addresses into segments, ascending and disjoint, each covered by one symbol.
 ///
 /// At every address the symbol that starts last among those that cover it counts, and of several
-/// that start there the preferred one. What no symbol covers belongs to the segment before it.
-fn flatten(candidates: &[Candidate]) -> Vec<Segment> {
-    let mut segments: Vec<Segment> = Vec::with_capacity(candidates.len());
-    let mut put = |start: u64, number: u32, end: u64| match segments.last_mut() {
-        Some(last) if last.start == start => (last.number, last.end) = (number, end),
-        Some(last) if last.number == number => {}
-        _ => segments.push(Segment { start, number, end }),
+/// that start there the preferred one.
+fn flatten(candidates: &[Candidate]) -> Vec<Wide> {
+    let mut segments: Vec<Wide> = Vec::with_capacity(candidates.len());
+    let mut put = |start: u64, end: u64, number: u32| {
+        // What starts here or goes on behind this start gives way.
+        if let Some(last) = segments.last_mut() {
+            last.end = last.end.min(start);
+            if last.start == last.end {
+                segments.pop();
+            }
+        }
+        segments.push(Wide { start, end, number });
     };
     // Symbols that cover the present address, the one that counts last.
     let mut open: Vec<(u64, u32)> = Vec::new();
-    let close = |open: &mut Vec<(u64, u32)>, upto: u64, put: &mut dyn FnMut(u64, u32, u64)| {
+    let close = |open: &mut Vec<(u64, u32)>, upto: u64, put: &mut dyn FnMut(u64, u64, u32)| {
         while let Some((end, _)) = open.pop_if(|(end, _)| *end <= upto) {
             // Whatever ended under it meanwhile does not come back.
             while open.pop_if(|(outer, _)| *outer <= end).is_some() {}
             if let Some((outer_end, outer)) = open.last() {
-                put(end, *outer, *outer_end);
+                put(end, *outer_end, *outer);
             }
         }
     };
@@ -153,9 +160,10 @@ fn flatten(candidates: &[Candidate]) -> Vec<Segment> {
         let number = rank(ranked);
         close(&mut open, start, &mut put);
         open.push((end, number));
-        put(start, number, end);
+        put(start, end, number);
     }
     close(&mut open, u64::MAX, &mut put);
+    segments.shrink_to_fit();
     segments
 }
 
@@ -206,20 +214,9 @@ mod tests {
         addresses.push(0);
         addresses.push(u64::MAX);
         for svma in addresses {
-            let found = if arrays.starts.is_empty() {
-                search::find(
-                    arrays.base,
-                    arrays.shift,
-                    &arrays.first,
-                    &arrays.low,
-                    &arrays.covers,
-                    svma,
-                )
-            } else {
-                search::find_wide(&arrays.starts, &arrays.covers, svma)
-            }
-            .map(|cover| cover.number as usize)
-            .filter(|&n| symbols[n].covers(svma));
+            let start = (arrays.base, arrays.scale);
+            let (blocks, spilled, wide) = (&arrays.blocks, &arrays.spilled, &arrays.wide);
+            let found = search::find(start, blocks, spilled, wide, svma).map(|n| n as usize);
             let expected = naive(symbols, svma);
             assert_eq!(
                 found.map(|n| (symbols[n].svma, symbols[n].preference())),
@@ -267,7 +264,7 @@ mod tests {
             symbol(1 << 40, 1, 0x12),
             symbol(3 << 40, 9, 0x12),
         ];
-        assert!(!Arrays::build((0..3).zip(far)).starts.is_empty());
+        assert!(!Arrays::build((0..3).zip(far)).wide.is_empty());
         check(&far);
         assert_eq!(Arrays::build(std::iter::empty()).bytes(), 0);
     }
@@ -296,9 +293,9 @@ mod tests {
     }
 
     #[test]
-    fn arrays_of_many_functions_take_less_than_eleven_bytes_a_symbol() {
+    fn arrays_of_many_functions_take_less_than_eleven_and_a_half_bytes_a_symbol() {
         let symbols = (0..100_000_u32).map(|n| (n, symbol(u64::from(n) * 139, 130, 0x12)));
         let arrays = Arrays::build(symbols);
-        assert!(arrays.bytes() < 11 * 100_000, "{}", arrays.bytes());
+        assert!(arrays.bytes() * 2 < 23 * 100_000, "{}", arrays.bytes());
     }
 }

@@ -20,7 +20,7 @@ use rustix::fs::{
 use rustix::io::{Errno, Result as SysResult, pread, pwrite};
 
 use super::error::ImageError;
-use super::folder::{Folder, next_nonce, proc_pid};
+use super::folder::{Folder, Purpose, next_nonce, proc_pid};
 use super::info::is_name;
 use super::rewrite::Edit;
 use crate::sys::mapping::Mapping;
@@ -266,11 +266,32 @@ impl Staged {
                 return Err(ImageError::Edit { what: what.clone() });
             }
         }
-        for Edit { offset, bytes, .. } in edits {
-            write_all(self.file.as_fd(), bytes, *offset)
+        // Most edits lie side by side in the dynamic section: what is near is written at once.
+        const NEAR: usize = 512;
+        let mut left = edits;
+        while let Some(first) = left.first() {
+            let mut patch = first.bytes.clone();
+            let mut n = 1;
+            while let Some(next) = left.get(n)
+                && let Some(gap) = self.between(first, patch.len(), next, NEAR)
+            {
+                patch.extend_from_slice(gap);
+                patch.extend_from_slice(&next.bytes);
+                n += 1;
+            }
+            write_all(self.file.as_fd(), &patch, first.offset)
                 .map_err(|error| ImageError::stage("edit the staged copy", error))?;
+            left = left.get(n..).unwrap_or_default();
         }
         Ok(())
+    }
+
+    /// The bytes between the first `len` ones of `edit` and the one at `next`, if they are few.
+    fn between(&self, edit: &Edit, len: usize, next: &Edit, most: usize) -> Option<&[u8]> {
+        let end = usize::try_from(edit.offset).ok()?.checked_add(len)?;
+        let next = usize::try_from(next.offset).ok()?;
+        let gap = self.bytes.get(end..next)?;
+        (gap.len() <= most).then_some(gap)
     }
 
     /// Makes the copy unchangeable, for this process too; a copy in a file, merely read-only.
@@ -299,12 +320,23 @@ impl Staged {
     ///
     /// # Errors
     /// What the system says; `EEXIST` if somebody else made the name in this process's folder.
-    pub fn link(mut self, name: &str, build_id: Option<&[u8]>) -> Result<StageLink, ImageError> {
+    pub fn link(self, name: &str, build_id: Option<&[u8]>) -> Result<StageLink, ImageError> {
+        self.link_and_keep(name, build_id).map(|(link, _)| link)
+    }
+
+    /// As [`Staged::link`], with the bytes as they are mapped.
+    ///
+    /// # Errors
+    /// As [`Staged::link`].
+    pub(crate) fn link_and_keep(
+        mut self,
+        name: &str,
+        build_id: Option<&[u8]>,
+    ) -> Result<(StageLink, Mapping), ImageError> {
         self.seal()?;
         let Self {
             bytes, file, entry, ..
         } = self;
-        let folder = Folder::get().map_err(|error| ImageError::stage(MAKE_FOLDER, error))?;
         let link_name = link_name(name, build_id);
         let backing = if entry.is_some() {
             Backing::File
@@ -312,10 +344,12 @@ impl Staged {
             Backing::Memory
         };
         if let Some(entry) = entry {
-            drop(bytes);
-            return StageLink::of_file(file, &entry, folder, link_name);
+            let link = StageLink::of_file(file, &entry, link_name)?;
+            return Ok((link, bytes));
         }
-        match link_memory(&file, &folder, &link_name) {
+        let folder = Folder::get(Purpose::Links);
+        let folder = folder.map_err(|error| ImageError::stage(MAKE_FOLDER, error))?;
+        let link = match link_memory(&file, &folder, &link_name) {
             Ok(entry) => StageLink::new(file, entry, backing),
             // Somebody made our name in our own folder: not a thing to work around.
             Err(Errno::EXIST) => Err(ImageError::stage("link the staged copy", Errno::EXIST)),
@@ -325,9 +359,10 @@ impl Staged {
                 write_all(copied.as_fd(), &bytes, 0)
                     .and_then(|()| fchmod(&copied, Mode::RUSR | Mode::XUSR))
                     .map_err(|error| ImageError::stage("write the staged copy", error))?;
-                StageLink::of_file(copied, &entry, folder, link_name)
+                StageLink::of_file(copied, &entry, link_name)
             }
-        }
+        };
+        Ok((link?, bytes))
     }
 }
 
@@ -373,12 +408,8 @@ impl StageLink {
         })
     }
 
-    fn of_file(
-        file: OwnedFd,
-        made: &Entry,
-        folder: Arc<Folder>,
-        name: String,
-    ) -> Result<Self, ImageError> {
+    fn of_file(file: OwnedFd, made: &Entry, name: String) -> Result<Self, ImageError> {
+        let folder = Arc::clone(&made.folder);
         linkat(
             &made.folder.fd,
             &made.name,
@@ -483,7 +514,8 @@ fn create_memory(name: &str) -> SysResult<OwnedFd> {
 }
 
 fn create_file() -> Result<(OwnedFd, Entry), ImageError> {
-    let folder = Folder::get().map_err(|error| ImageError::stage(MAKE_FOLDER, error))?;
+    let folder = Folder::get(Purpose::Copies);
+    let folder = folder.map_err(|error| ImageError::stage(MAKE_FOLDER, error))?;
     let name = format!("copy-{}", next_nonce());
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     let file = openat(&folder.fd, &name, flags, Mode::RWXU)

@@ -36,10 +36,11 @@ pub(crate) fn rows(bytes: &[u8], bias: usize) -> Vec<SymbolRow> {
         return Vec::new();
     };
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    let mut rows: Vec<SymbolRow> = facts
-        .symbols
+    let symbols = facts.symbols(bytes);
+    let letters = letter::letters(&facts, &symbols);
+    let mut rows: Vec<SymbolRow> = symbols
         .iter()
-        .zip(letter::letters(&facts))
+        .zip(letters)
         .filter(|(symbol, _)| symbol.kind != SymbolKind::Other)
         .map(|(symbol, kind)| {
             let (version, is_default) = facts.symbol_version(bytes, symbol).unwrap_or_default();

@@ -86,21 +86,20 @@ impl Tables {
 }
 
 impl Tables {
-    /// Bytes of all tables.
-    pub(crate) fn len(&self) -> usize {
+    /// All tables: dynamic symbols and strings, all symbols and strings, GNU hash, System V hash,
+    /// versions, unwind entries.
+    pub(crate) fn all(&self) -> [Range<usize>; 8] {
         [
             &self.symbols,
             &self.strings,
+            &self.all_symbols,
+            &self.all_strings,
             &self.gnu_hash,
             &self.sysv_hash,
             &self.versions,
             &self.frames,
-            &self.all_symbols,
-            &self.all_strings,
         ]
-        .into_iter()
-        .map(ExactSizeIterator::len)
-        .sum()
+        .map(Range::clone)
     }
 }
 

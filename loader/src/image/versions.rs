@@ -126,32 +126,32 @@ impl Versions {
     /// Measures the names, all of which must lie inside the string table.
     pub(super) fn check_names(&mut self, strings: &Strings<'_>) -> Result<(), Damage> {
         for name in self.names.iter().chain(&self.base_names) {
-            if strings.len_at(*name).is_none() {
+            if strings.len_at(*name, 0).is_none() {
                 let (expected, found) = ("version names inside the table", format!("{name:#x}"));
                 return Err(Damage::new("DT_STRTAB", strings.offset, expected, found));
             }
         }
         for named in &mut self.named {
-            named.name_len = strings.len_at(named.name).unwrap_or(0);
+            named.name_len = strings.len_at(named.name, MAX_NAME).unwrap_or(0);
             if named.name_len > MAX_NAME {
                 let expected = "a version's name of at most 1024 bytes";
                 let at = strings.offset.saturating_add(u64::from(named.name));
-                return Err(Damage::new("DT_STRTAB", at, expected, named.name_len));
+                return Err(Damage::new("DT_STRTAB", at, expected, "a longer one"));
             }
         }
         Ok(())
     }
 
     /// Checks that each of `n_symbols` symbols has a version that exists; returns the table.
-    pub(super) fn check_symbols<'a>(
+    pub(super) fn check_symbols(
         &self,
-        elf: &Elf<'a>,
+        elf: &Elf<'_>,
         dynamic: &Dynamic,
         n_symbols: u64,
-    ) -> Result<SymbolVersions<'a>, Damage> {
+    ) -> Result<SymbolVersions, Damage> {
         const WHERE: &str = "DT_VERSYM";
         let Some(entry) = dynamic.get(tag::VERSYM) else {
-            return Ok(SymbolVersions(&[]));
+            return Ok(SymbolVersions { start: None });
         };
         let Some(table) = elf.bytes_at(entry.value, n_symbols.saturating_mul(2)) else {
             let found = format!("{:#x} for {n_symbols} symbols", entry.value);
@@ -160,7 +160,7 @@ impl Versions {
         };
         if self.highest == 0 {
             // ld.so makes no table of versions, so it looks none up.
-            return Ok(SymbolVersions(&[]));
+            return Ok(SymbolVersions { start: None });
         }
         let start = elf.offset_of(entry.value, 1).unwrap_or(entry.offset);
         for index in 0..n_symbols {
@@ -172,18 +172,22 @@ impl Versions {
                 return Err(Damage::new(WHERE, at, expected, version));
             }
         }
-        Ok(SymbolVersions(table))
+        Ok(SymbolVersions { start: Some(start) })
     }
 }
 
-/// `DT_VERSYM`: a version index for each symbol; empty where the file has no versions.
+/// `DT_VERSYM`: a version index for each symbol.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct SymbolVersions<'a>(&'a [u8]);
+pub(super) struct SymbolVersions {
+    /// File offset of the table; `None` where the file has no versions.
+    start: Option<u64>,
+}
 
-impl SymbolVersions<'_> {
-    /// The entry of a symbol; 0 where there is none.
-    pub(super) fn of(self, symbol: u64) -> u16 {
-        u16_at(self.0, symbol.saturating_mul(2)).unwrap_or(0)
+impl SymbolVersions {
+    /// The entry of a symbol; 0 where there is none. `bytes` are the file's.
+    pub(super) fn of(self, bytes: &[u8], symbol: u64) -> u16 {
+        let at = |start: u64| u16_at(bytes, start.checked_add(symbol.checked_mul(2)?)?);
+        self.start.and_then(at).unwrap_or(0)
     }
 }
 

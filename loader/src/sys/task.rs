@@ -14,6 +14,13 @@ pub(crate) fn id() -> u32 {
     id.as_raw_nonzero().get().unsigned_abs()
 }
 
+/// Whether this process has a thread of this number, one that is ending included.
+pub(crate) fn exists(id: u32) -> bool {
+    // SAFETY: signal 0 is never sent; the kernel only looks the thread up.
+    let found = unsafe { libc::syscall(libc::SYS_tgkill, process(), id, 0) };
+    found == 0
+}
+
 /// The process's id. Async-signal-safe.
 pub(crate) fn process() -> u32 {
     let id = rustix::process::getpid();
