@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use plug_readside::departed;
 
+use crate::checkpoint;
 use crate::plugin::{Plugin, Record};
 
 /// A plugin that left the process.
@@ -82,8 +83,10 @@ impl History {
     #[must_use = "readers may still be at the symbols"]
     pub(crate) fn add(&self, record: Arc<Record>) -> Option<Arc<Record>> {
         let mut ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
+        checkpoint::note("history.add");
         // One at a time, by the lock.
         record.depart();
+        checkpoint::note("history.departed");
         ring.push_back((Instant::now(), record));
         if ring.len() <= self.kept {
             return None;

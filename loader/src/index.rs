@@ -180,11 +180,13 @@ impl OwnedIndex {
 
     /// Lets go of the staged file: for a plugin that leaves. Readers notice nothing.
     pub(crate) fn detach(&self) {
+        checkpoint::note("index.detach");
         if let Memory::Shared(parts) = &self.tables
             && let Err(error) = parts.detach()
         {
             tracing::debug!(target: "plug::unload", %error, "symbols stay in the staged file");
         }
+        checkpoint::note("index.detached");
     }
 }
 

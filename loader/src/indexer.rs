@@ -38,6 +38,10 @@ impl Indexer {
         std::thread::Builder::new()
             .name("plug-indexer".into())
             .spawn(move || {
+                // Readers get the same answers meanwhile, so that everybody else goes first.
+                if let Err(error) = rustix::process::nice(10) {
+                    tracing::debug!(target: "plug::load", %error, "the indexer is as eager as others");
+                }
                 loop {
                     self.build_next();
                 }

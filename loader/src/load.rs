@@ -306,10 +306,9 @@ fn land(
         .registry
         .advance(record.id, record.generation, State::Coming);
     process.registry.show(&record);
-    if record.index.is_small() {
+    let is_small = record.index.is_small();
+    if is_small {
         record.index.build_search();
-    } else {
-        process.indexer.ask(Arc::clone(&record.index));
     }
     let shown = Shown {
         process,
@@ -364,6 +363,10 @@ fn land(
     process
         .registry
         .advance(record.id, record.generation, State::Live);
+    // Last, so that the search does not take the processor from the load; until then readers scan.
+    if !is_small {
+        process.indexer.ask(Arc::clone(&record.index));
+    }
     checkpoint::note("load.live");
     Ok(Plugin::new(record))
 }

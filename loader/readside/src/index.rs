@@ -516,7 +516,19 @@ fn gnu_hash(name: &[u8]) -> u32 {
         let joined = early.wrapping_mul(FOUR).wrapping_add(late);
         hash = hash.wrapping_mul(EIGHT).wrapping_add(joined);
     }
-    chunks.remainder().iter().fold(hash, |hash, byte| {
+    // Of what is left, four at a time, then one.
+    let mut rest = chunks.remainder();
+    if let Some((&[a, b, c, d], tail)) = rest.split_first_chunk() {
+        let pair = |first: u8, second: u8| {
+            u32::from(first)
+                .wrapping_mul(33)
+                .wrapping_add(u32::from(second))
+        };
+        let four = pair(a, b).wrapping_mul(33 * 33).wrapping_add(pair(c, d));
+        hash = hash.wrapping_mul(FOUR).wrapping_add(four);
+        rest = tail;
+    }
+    rest.iter().fold(hash, |hash, byte| {
         hash.wrapping_mul(33).wrapping_add(u32::from(*byte))
     })
 }
