@@ -67,6 +67,7 @@ mod error;
 mod events;
 mod executor;
 mod flights;
+mod footprint;
 mod history;
 pub mod image;
 mod index;

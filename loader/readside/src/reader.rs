@@ -67,6 +67,20 @@ impl SymbolReader {
         })
     }
 
+    /// The slot and the load of the plugin that covers `address`, and nothing else.
+    ///
+    /// # Contexts
+    /// Async-signal-safe.
+    #[inline]
+    #[must_use]
+    pub fn owner(self, address: usize) -> Option<(u32, u64)> {
+        let section = snapshot::sections().enter(thread_pointer());
+        let view = snapshot::view(&section)?;
+        // SAFETY: reached through `section`, which is open until the end of this call.
+        let row = unsafe { snapshot::find(view, address) }?;
+        Some((row.id, row.generation))
+    }
+
     /// The number of the current snapshot, which grows with every load and unload; 0 before the
     /// first load.
     ///

@@ -12,6 +12,7 @@ use super::damage::Damage;
 use super::dynamic::{Dynamic, Lengths, Strings};
 use super::elf::{self, Elf, RawSymbol, SYM_SIZE};
 use super::hash::{self, Counted};
+use super::imports::Import;
 use super::relocations::Relocations;
 use super::segment::{self, Extent};
 use super::tag;
@@ -115,6 +116,8 @@ pub(super) struct Walked {
     pub(super) n_unique: usize,
     /// The data that plug-api's macros define, by their names.
     pub(super) declared: Vec<ElfSymbol>,
+    /// Undefined functions whose calls leave something behind, with their symbols' numbers.
+    pub(super) imports: Vec<(u32, Import)>,
     /// Whether a symbol's name begins among the bytes asked about.
     pub(super) names_any: bool,
 }
@@ -201,7 +204,15 @@ impl<'a> SymbolTable<'a> {
                 return Err(self.damage(index, expected, "a longer one".into()));
             }
             walked.names_any |= asked.contains(&name);
-            if !self.is_hashed || !raw.is_defined() {
+            if !raw.is_defined() {
+                let from = strings.bytes.get(name as usize..).unwrap_or_default();
+                let import = Import::of(from).zip(u32::try_from(index).ok());
+                walked
+                    .imports
+                    .extend(import.map(|(import, index)| (index, import)));
+                continue;
+            }
+            if !self.is_hashed {
                 continue;
             }
             let kind = kind(&raw);

@@ -39,6 +39,8 @@ pub(super) enum RelaKind {
     Relative,
     /// Stores what the function at bias + addend returns.
     Irelative,
+    /// Stores the address of a symbol, plus the addend.
+    Address,
     /// Anything else.
     Other,
 }
@@ -337,6 +339,14 @@ impl<'a> Elf<'a> {
             | (raw::EM_AARCH64, raw::R_AARCH64_RELATIVE) => RelaKind::Relative,
             (raw::EM_X86_64, raw::R_X86_64_IRELATIVE)
             | (raw::EM_AARCH64, raw::R_AARCH64_IRELATIVE) => RelaKind::Irelative,
+            (
+                raw::EM_X86_64,
+                raw::R_X86_64_64 | raw::R_X86_64_GLOB_DAT | raw::R_X86_64_JUMP_SLOT,
+            )
+            | (
+                raw::EM_AARCH64,
+                raw::R_AARCH64_ABS64 | raw::R_AARCH64_GLOB_DAT | raw::R_AARCH64_JUMP_SLOT,
+            ) => RelaKind::Address,
             _ => RelaKind::Other,
         }
     }

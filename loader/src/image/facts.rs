@@ -10,6 +10,7 @@ use super::damage::Damage;
 use super::dynamic::{Dynamic, Strings};
 use super::dynsym::{self, ElfSymbol, SymbolTable};
 use super::elf::{DF_1_NODELETE, DF_STATIC_TLS, DF_TEXTREL, DynamicEntry, Elf, Header};
+use super::imports::{self, ImportSlot};
 use super::relocations::Relocations;
 use super::segment::{self, Extent, PAGE, Segment};
 use super::tag;
@@ -59,6 +60,8 @@ pub struct Facts {
     pub fini_array: Option<Extent>,
     /// Link-time addresses of words that hold their own address: `__dso_handle`.
     pub dso_handles: Vec<u64>,
+    /// Where it keeps the addresses of imported functions that leave something behind.
+    pub imports: Vec<ImportSlot>,
     /// How many defined symbols are GNU unique, which pins a file for ever.
     pub n_unique: usize,
 
@@ -161,6 +164,7 @@ impl Facts {
             fini: function(&elf, &dynamic, tag::FINI)?,
             fini_array: functions(&elf, &dynamic, tag::FINI_ARRAY, tag::FINI_ARRAYSZ)?,
             dso_handles: relocations.dso_handles,
+            imports: imports::slots(&elf, &dynamic, &walked.imports),
             n_unique: walked.n_unique,
             declared: walked.declared,
             own_soname: soname_at.filter(|_| !is_named),

@@ -77,7 +77,7 @@ impl Relocations {
                         return Err(Damage::new(structure, at, "a resolver in code", found));
                     }
                 }
-                RelaKind::Relative | RelaKind::Other => {}
+                RelaKind::Relative | RelaKind::Address | RelaKind::Other => {}
             }
             // The narrowest relocation writes 4 bytes; what is wider and cut is a later check's.
             if !elf.maps(rela.target, 4) {

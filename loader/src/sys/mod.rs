@@ -9,4 +9,6 @@ pub(crate) mod mapping;
 pub(crate) mod membarrier;
 pub(crate) mod objects;
 pub(crate) mod process_exit;
+pub(crate) mod slots;
 pub(crate) mod task;
+pub(crate) mod thread_exit;

@@ -1,0 +1,233 @@
+//! Keys of plugins: each has a destructor of the loader's, which knows by its own address which key
+//! it is for, since glibc tells it only the value.
+
+use std::ffi::{c_uint, c_void};
+use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+
+use super::ledger::{self, Owner, What};
+use crate::sys::thread_exit::{self, Destructor};
+
+/// Keys that a process can have (`PTHREAD_KEYS_MAX`).
+const KEYS: usize = 1024;
+
+/// One key of a plugin's.
+#[derive(Debug)]
+struct Key {
+    /// The load that it belongs to; 0 for none. Claimed by [`create`] (SeqCst), given back by
+    /// [`free`] (SeqCst).
+    generation: AtomicU64,
+    id: AtomicU32,
+    /// The plugin's destructor; 0 once it may not be called any more. Stored before the key is made
+    /// and cleared before it is freed (SeqCst, in one order with `running`: either a destructor
+    /// that begins sees the zero, or whoever cleared it sees the destructor).
+    destructor: AtomicUsize,
+    /// Destructors of values that run at this moment (SeqCst).
+    running: AtomicUsize,
+    /// What glibc calls it.
+    key: AtomicU32,
+}
+
+static TABLE: [Key; KEYS] = [const {
+    Key {
+        generation: AtomicU64::new(0),
+        id: AtomicU32::new(0),
+        destructor: AtomicUsize::new(0),
+        running: AtomicUsize::new(0),
+        key: AtomicU32::new(0),
+    }
+}; KEYS];
+
+/// For each of glibc's keys the place in [`TABLE`], and one more; 0 for keys of others. Written by
+/// whoever makes or deletes the key (SeqCst), read when a value is set (SeqCst).
+static PLACES: [AtomicU16; KEYS] = [const { AtomicU16::new(0) }; KEYS];
+
+// One function of 16 bytes for each place: it notes its number as the second argument and goes on
+// to `destroy`, which glibc's caller does not notice.
+#[cfg(target_arch = "x86_64")]
+std::arch::global_asm!(
+    ".pushsection .text.plug_loader_key_thunks,\"ax\",@progbits",
+    ".balign 16",
+    ".globl plug_loader_key_thunks",
+    ".hidden plug_loader_key_thunks",
+    "plug_loader_key_thunks:",
+    ".set plug_loader_key, 0",
+    ".rept 1024",
+    ".balign 16",
+    "mov esi, offset plug_loader_key",
+    "jmp {destroy}",
+    ".set plug_loader_key, plug_loader_key + 1",
+    ".endr",
+    ".popsection",
+    destroy = sym destroy,
+);
+#[cfg(target_arch = "aarch64")]
+std::arch::global_asm!(
+    ".pushsection .text.plug_loader_key_thunks,\"ax\",@progbits",
+    ".balign 16",
+    ".globl plug_loader_key_thunks",
+    ".hidden plug_loader_key_thunks",
+    "plug_loader_key_thunks:",
+    ".set plug_loader_key, 0",
+    ".rept 1024",
+    ".balign 16",
+    "mov w1, #plug_loader_key",
+    "b {destroy}",
+    ".set plug_loader_key, plug_loader_key + 1",
+    ".endr",
+    ".popsection",
+    destroy = sym destroy,
+);
+
+unsafe extern "C" {
+    /// The first of the functions.
+    static plug_loader_key_thunks: u8;
+}
+
+/// The function for a place.
+fn thunk(place: usize) -> Destructor {
+    const SIZE: usize = 16;
+    let at = (&raw const plug_loader_key_thunks).wrapping_add(place * SIZE);
+    // SAFETY: one of the functions above, each of which takes a value as `destroy` does.
+    unsafe { std::mem::transmute::<*const u8, Destructor>(at) }
+}
+
+/// Makes a key for `owner`, in the words of `pthread_key_create`; `None` where the loader has no
+/// place for it.
+///
+/// # Safety
+/// - As for `pthread_key_create`, and `destructor` belongs to `owner`.
+pub(super) unsafe fn create(key: *mut c_uint, destructor: usize, owner: Owner) -> Option<i32> {
+    let claim = |place: &&Key| {
+        // SeqCst, both: cold.
+        let (free, own) = (0, owner.generation);
+        let claimed =
+            place
+                .generation
+                .compare_exchange(free, own, Ordering::SeqCst, Ordering::SeqCst);
+        claimed.is_ok()
+    };
+    let (place, entry) = TABLE.iter().enumerate().find(|(_, place)| claim(place))?;
+    entry.id.store(owner.id, Ordering::SeqCst);
+    entry.destructor.store(destructor, Ordering::SeqCst);
+    // SAFETY: the caller gives room for a key; the thunk takes any value.
+    let status = unsafe { thread_exit::make_key(key, Some(thunk(place))) };
+    if status != 0 {
+        entry.destructor.store(0, Ordering::SeqCst);
+        entry.generation.store(0, Ordering::SeqCst);
+        return Some(status);
+    }
+    // SAFETY: written just now.
+    let made = unsafe { key.read() };
+    entry.key.store(made, Ordering::SeqCst);
+    if let Some(known) = PLACES.get(made as usize) {
+        known.store(u16::try_from(place + 1).unwrap_or(0), Ordering::SeqCst);
+    }
+    Some(status)
+}
+
+/// The place of a key of glibc's, if it is a plugin's.
+fn place_of(key: c_uint) -> Option<usize> {
+    let place = PLACES.get(key as usize)?.load(Ordering::SeqCst);
+    usize::from(place).checked_sub(1)
+}
+
+/// A plugin deletes a key: whatever values there are, nobody destroys them.
+pub(super) fn deleted(key: c_uint) {
+    if let Some(place) = place_of(key) {
+        ledger::forget_key(place);
+        free(place);
+    }
+}
+
+/// A value was set on the running thread.
+pub(super) fn value_set(key: c_uint) {
+    if let Some(place) = place_of(key)
+        && let Some(entry) = TABLE.get(place)
+    {
+        let owner = Owner {
+            id: entry.id.load(Ordering::SeqCst),
+            generation: entry.generation.load(Ordering::SeqCst),
+        };
+        ledger::note(owner, What::Value { key: place });
+    }
+}
+
+/// Waits until no destructor runs for the place, and gives it back.
+fn free(place: usize) {
+    let Some(entry) = TABLE.get(place) else {
+        return;
+    };
+    entry.destructor.store(0, Ordering::SeqCst);
+    while entry.running.load(Ordering::SeqCst) != 0 {
+        std::thread::yield_now();
+    }
+    if let Some(known) = PLACES.get(entry.key.load(Ordering::SeqCst) as usize) {
+        known.store(0, Ordering::SeqCst);
+    }
+    entry.generation.store(0, Ordering::SeqCst);
+}
+
+/// Counts a destructor that runs, whatever way it ends.
+struct Running<'a>(&'a Key);
+
+impl<'a> Running<'a> {
+    fn of(entry: &'a Key) -> Self {
+        entry.running.fetch_add(1, Ordering::SeqCst);
+        Self(entry)
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.0.running.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// glibc destroys a value on a thread that ends: what each thunk goes on to.
+unsafe extern "C-unwind" fn destroy(value: *mut c_void, place: usize) {
+    // The thunk sets only the lower half.
+    let Some(entry) = TABLE.get(place & 0xffff_ffff) else {
+        return;
+    };
+    let running = Running::of(entry);
+    let destructor = entry.destructor.load(Ordering::SeqCst);
+    if destructor != 0 {
+        // SAFETY: the plugin's destructor for this key; `running` keeps the plugin mapped.
+        unsafe { thread_exit::run(destructor, value.addr()) };
+    }
+    if thread_exit::value(entry.key.load(Ordering::SeqCst)).is_null() {
+        ledger::forget_value(place);
+    }
+    drop(running);
+}
+
+/// Destroys the running thread's value of a key, as glibc would at the thread's end.
+pub(super) fn destroy_value(place: usize) {
+    let Some(entry) = TABLE.get(place) else {
+        return;
+    };
+    let running = Running::of(entry);
+    let key = entry.key.load(Ordering::SeqCst);
+    for _ in 0..thread_exit::ROUNDS {
+        let value = thread_exit::value(key);
+        let destructor = entry.destructor.load(Ordering::SeqCst);
+        if value.is_null() || destructor == 0 {
+            break;
+        }
+        thread_exit::set_value(key, std::ptr::null());
+        // SAFETY: as in destroy().
+        unsafe { thread_exit::run(destructor, value.addr()) };
+    }
+    drop(running);
+}
+
+/// Deletes the keys that the load `generation` left; no thread holds a value of them.
+pub(crate) fn release(generation: u64) {
+    for (place, entry) in TABLE.iter().enumerate() {
+        if entry.generation.load(Ordering::SeqCst) == generation {
+            let key = entry.key.load(Ordering::SeqCst);
+            free(place);
+            thread_exit::delete_key(key);
+        }
+    }
+}

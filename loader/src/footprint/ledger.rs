@@ -1,0 +1,323 @@
+//! What plugins leave on threads: destructors of thread-locals and of keys' values, and threads of
+//! their own.
+//!
+//! Each thread has a record of its own for as long as it lives; it is never found by the thread's
+//! number or pointer, which the next thread may have. What stands in it is run on that thread
+//! only: at a quiescent point while the plugin leaves, or at the thread's end. An entry goes after
+//! its destructor has returned, so that a plugin without entries has no code running for them.
+
+use std::cell::Cell;
+use std::ffi::c_void;
+use std::ptr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::keys;
+use crate::sys::task;
+use crate::sys::thread_exit::{self, ROUNDS};
+
+/// Which load of a plugin something belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Owner {
+    pub(crate) id: u32,
+    pub(crate) generation: u64,
+}
+
+/// What a plugin left on a thread.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum What {
+    /// A destructor and the object that it destroys.
+    Destructor { function: usize, object: usize },
+    /// A value of the key with this number in [`keys`].
+    Value { key: usize },
+    /// The thread itself, which runs this function of the plugin's.
+    Thread { start: usize },
+}
+
+#[derive(Debug)]
+struct Entry {
+    number: u64,
+    owner: Owner,
+    what: What,
+    is_running: bool,
+}
+
+/// One thread's record.
+#[derive(Debug)]
+pub(crate) struct ThreadRecord {
+    tid: u32,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    entries: Vec<Entry>,
+    next: u64,
+    /// Whether glibc will call [`at_thread_exit`] for this thread.
+    is_armed: bool,
+    /// Rounds of key destructors that have begun.
+    rounds: u32,
+}
+
+/// Records of all threads that plugins left something on. Lock order: leaves; the list before a
+/// record.
+static THREADS: Mutex<Vec<Arc<ThreadRecord>>> = Mutex::new(Vec::new());
+
+/// Threads of plugins that were asked for and have no record yet, with their start functions.
+static STARTING: Mutex<Vec<(Owner, usize)>> = Mutex::new(Vec::new());
+
+thread_local! {
+    /// The running thread's record: an `Arc` of its own, or null, or [`CLOSED`].
+    ///
+    /// Without a destructor or a first use that would register one.
+    static OWN: Cell<*const ThreadRecord> = const { Cell::new(ptr::null()) };
+}
+
+/// Stands for the record of a thread whose last destructors have run.
+const CLOSED: *const ThreadRecord = ptr::dangling();
+
+/// How many destructors one settling runs at most: one that registers itself anew has no end.
+const ENOUGH: usize = 100_000;
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The running thread's record, if it has one and is not as good as gone.
+fn known() -> Option<&'static ThreadRecord> {
+    let known = OWN.with(Cell::get);
+    if known == CLOSED {
+        return None;
+    }
+    // SAFETY: OWN holds an `Arc` until at_round() takes it back on this very thread and leaves
+    // CLOSED; no caller keeps the reference beyond what it does here.
+    unsafe { known.as_ref() }
+}
+
+/// The running thread's record, made if need be; none on a thread that is as good as gone.
+fn own() -> Option<&'static ThreadRecord> {
+    if OWN.with(Cell::get).is_null() {
+        let key = thread_exit::own_key(at_round)?;
+        let record = Arc::new(ThreadRecord {
+            tid: task::id(),
+            inner: Mutex::default(),
+        });
+        lock(&THREADS).push(Arc::clone(&record));
+        let record = Arc::into_raw(record);
+        OWN.with(|own| own.set(record));
+        thread_exit::set_value(key, record.cast());
+    }
+    known()
+}
+
+impl ThreadRecord {
+    fn arm(&self, inner: &mut Inner) {
+        if !inner.is_armed {
+            let record = ptr::from_ref(self).cast_mut().cast();
+            // SAFETY: the record lives until the thread's last round of keys, which follows.
+            let status = unsafe { thread_exit::own_at_thread_exit(at_thread_exit, record) };
+            inner.is_armed = status == 0;
+        }
+    }
+
+    /// Runs what is `meant`, the last first, until nothing is left of it; destructors may add to it.
+    ///
+    /// To be called on the record's own thread only.
+    fn run(&self, meant: impl Fn(&Entry) -> bool) {
+        for _ in 0..ENOUGH {
+            let mut inner = lock(&self.inner);
+            let next = inner
+                .entries
+                .iter_mut()
+                .rev()
+                .find(|entry| !entry.is_running && meant(entry));
+            let Some(entry) = next else {
+                return;
+            };
+            entry.is_running = true;
+            let (number, what) = (entry.number, entry.what);
+            drop(inner);
+            let _gone = Gone {
+                record: self,
+                number,
+            };
+            match what {
+                // SAFETY: registered by the plugin for this thread, and the plugin stays mapped
+                // while the entry is there.
+                What::Destructor { function, object } => unsafe {
+                    thread_exit::run(function, object);
+                },
+                What::Value { key } => keys::destroy_value(key),
+                What::Thread { .. } => {}
+            }
+        }
+    }
+}
+
+/// Takes an entry out when its destructor has returned, or was left by an exception.
+struct Gone<'a> {
+    record: &'a ThreadRecord,
+    number: u64,
+}
+
+impl Drop for Gone<'_> {
+    fn drop(&mut self) {
+        let mut inner = lock(&self.record.inner);
+        inner.entries.retain(|entry| entry.number != self.number);
+    }
+}
+
+/// Writes down what `owner` leaves on the running thread; false on a thread that is as good as gone.
+pub(crate) fn note(owner: Owner, what: What) -> bool {
+    let Some(record) = own() else {
+        return false;
+    };
+    let mut inner = lock(&record.inner);
+    if !matches!(what, What::Value { .. }) {
+        record.arm(&mut inner);
+    }
+    let is_known = matches!(what, What::Value { .. })
+        && inner
+            .entries
+            .iter()
+            .any(|entry| entry.what == what && entry.owner == owner && !entry.is_running);
+    if !is_known {
+        let number = inner.next;
+        inner.next = number.wrapping_add(1);
+        inner.entries.push(Entry {
+            number,
+            owner,
+            what,
+            is_running: false,
+        });
+    }
+    true
+}
+
+/// Forgets the running thread's value of a key: glibc has had it destroyed.
+pub(crate) fn forget_value(key: usize) {
+    if let Some(record) = known() {
+        let mut inner = lock(&record.inner);
+        let what = What::Value { key };
+        inner
+            .entries
+            .retain(|entry| entry.what != what || entry.is_running);
+    }
+}
+
+/// Forgets all threads' values of a key that was deleted: as for any key, nobody destroys them.
+pub(crate) fn forget_key(key: usize) {
+    for record in &*lock(&THREADS) {
+        let what = What::Value { key };
+        lock(&record.inner)
+            .entries
+            .retain(|entry| entry.what != what || entry.is_running);
+    }
+}
+
+/// Runs what the load `generation` left on the running thread, which is outside of all plugins'
+/// code.
+pub(crate) fn settle(generation: u64) {
+    if let Some(record) = known() {
+        record.run(|entry| entry.owner.generation == generation && !is_thread(entry));
+    }
+}
+
+fn is_thread(entry: &Entry) -> bool {
+    matches!(entry.what, What::Thread { .. })
+}
+
+/// glibc calls this where the thread-locals of an ending thread are destroyed.
+unsafe extern "C-unwind" fn at_thread_exit(record: *mut c_void) {
+    // SAFETY: the record was registered by arm() for this thread, and lives until the last round.
+    let record = unsafe { &*record.cast::<ThreadRecord>() };
+    lock(&record.inner).is_armed = false;
+    // Values are glibc's to destroy, in the rounds that follow.
+    record.run(|entry| matches!(entry.what, What::Destructor { .. }));
+}
+
+/// glibc calls this in every round of key destructors.
+unsafe extern "C-unwind" fn at_round(record: *mut c_void) {
+    let known: *const ThreadRecord = record.cast();
+    // SAFETY: the value that own() set, an `Arc` that is taken back below.
+    let record = unsafe { &*known };
+    // Thread-locals that key destructors registered: glibc no longer runs those.
+    record.run(|entry| matches!(entry.what, What::Destructor { .. }));
+    let rounds = {
+        let mut inner = lock(&record.inner);
+        inner.rounds = inner.rounds.saturating_add(1);
+        inner.rounds
+    };
+    if rounds < ROUNDS
+        && let Some(key) = thread_exit::own_key(at_round)
+    {
+        thread_exit::set_value(key, known.cast());
+        return;
+    }
+    OWN.with(|own| own.set(CLOSED));
+    lock(&THREADS).retain(|other| !ptr::eq(Arc::as_ptr(other), known));
+    // SAFETY: made by Arc::into_raw() in own() for this thread, and taken back once: from here on
+    // OWN is CLOSED and the key has no value.
+    drop(unsafe { Arc::from_raw(known) });
+}
+
+/// What a thread still owes a plugin.
+#[derive(Clone, Debug)]
+pub(crate) struct Debt {
+    /// The thread; 0 for one that is only beginning.
+    pub(crate) tid: u32,
+    /// Destructors of thread-locals and values of keys.
+    pub(crate) destructors: usize,
+    /// The plugin's function that the thread runs, if the plugin made it.
+    pub(crate) start: Option<usize>,
+}
+
+/// What threads still owe the load `generation`.
+pub(crate) fn debts(generation: u64) -> Vec<Debt> {
+    let mut debts: Vec<Debt> = lock(&STARTING)
+        .iter()
+        .filter(|(owner, _)| owner.generation == generation)
+        .map(|(_, start)| Debt {
+            tid: 0,
+            destructors: 0,
+            start: Some(*start),
+        })
+        .collect();
+    for record in &*lock(&THREADS) {
+        let inner = lock(&record.inner);
+        let mut debt = Debt {
+            tid: record.tid,
+            destructors: 0,
+            start: None,
+        };
+        let mut is_any = false;
+        for entry in inner
+            .entries
+            .iter()
+            .filter(|e| e.owner.generation == generation)
+        {
+            is_any = true;
+            match entry.what {
+                What::Thread { start } => debt.start = Some(start),
+                _ => debt.destructors += 1,
+            }
+        }
+        debts.extend(is_any.then_some(debt));
+    }
+    debts
+}
+
+/// A thread of `owner`'s was asked for, which will run `start`.
+pub(crate) fn starting(owner: Owner, start: usize) {
+    lock(&STARTING).push((owner, start));
+}
+
+/// It has begun, on the running thread, or could not be made.
+pub(crate) fn started(owner: Owner, start: usize, has_begun: bool) {
+    if has_begun {
+        note(owner, What::Thread { start });
+    }
+    let mut starting = lock(&STARTING);
+    if let Some(at) = starting.iter().position(|other| *other == (owner, start)) {
+        starting.swap_remove(at);
+    }
+}
