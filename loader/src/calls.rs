@@ -6,24 +6,28 @@
 use std::cell::Cell;
 
 use plug_readside::gate::{self, Count, GateRow};
-use plug_readside::{snapshot, thread_pointer};
+use plug_readside::{phase, snapshot, thread_pointer};
 
-use crate::error::CallError;
+use crate::error::{CallError, Error, Within};
 
 struct ThreadCalls {
     /// The counters of the worker this thread is, or null.
     row: Cell<*const GateRow>,
-    /// How many calls into plugins this thread is in, executor jobs included.
-    depth: Cell<u32>,
+    /// The function or table of the innermost call into a plugin that this thread is in, or
+    /// [`JOB`]; 0 outside of all.
+    inside: Cell<usize>,
     /// Message of the call in progress that failed: an owned `Box<Box<str>>`, or null.
     raised: Cell<*mut Box<str>>,
 }
+
+/// Stands for a call that the loader makes itself; no function is there.
+const JOB: usize = 1;
 
 thread_local! {
     static THREAD: ThreadCalls = const {
         ThreadCalls {
             row: Cell::new(std::ptr::null()),
-            depth: Cell::new(0),
+            inside: Cell::new(0),
             raised: Cell::new(std::ptr::null_mut()),
         }
     };
@@ -39,28 +43,42 @@ pub(crate) fn row() -> *const GateRow {
     THREAD.with(|thread| thread.row.get())
 }
 
-/// How many calls into plugins the running thread is in.
-pub(crate) fn depth() -> u32 {
-    THREAD.with(|thread| thread.depth.get())
+/// Refuses what would wait for the running thread itself: `what` is asked for from inside a
+/// plugin's code, or from inside a read section.
+///
+/// Async-signal-safe: a handler that interrupted a plugin may ask, and must not allocate.
+///
+/// # Errors
+/// [`ErrorKind::SelfDeadlock`](crate::error::ErrorKind::SelfDeadlock).
+pub(crate) fn must_be_outside(what: &'static str) -> Result<(), Error> {
+    let within = match THREAD.with(|thread| thread.inside.get()) {
+        0 if snapshot::sections().is_inside(thread_pointer()) => Within::Section,
+        0 => return Ok(()),
+        JOB => match phase::of(thread_pointer()) {
+            Some((generation, phase)) => Within::Phase(generation, phase),
+            None => Within::Job,
+        },
+        address => Within::Call(address),
+    };
+    Err(Error::self_deadlock(what, within))
 }
 
 /// Marks the running thread as inside a plugin while the loader itself calls into one.
 pub(crate) fn inside<R>(job: impl FnOnce() -> R) -> R {
-    struct Leave;
+    struct Leave(usize);
     impl Drop for Leave {
         fn drop(&mut self) {
-            THREAD.with(|thread| thread.depth.set(thread.depth.get().saturating_sub(1)));
+            THREAD.with(|thread| thread.inside.set(self.0));
         }
     }
-    THREAD.with(|thread| thread.depth.set(thread.depth.get().saturating_add(1)));
-    let _leave = Leave;
+    let _leave = Leave(THREAD.with(|thread| thread.inside.replace(JOB)));
     job()
 }
 
 /// Keeps `message` for the call in progress on this thread; dropped where there is none.
 pub(crate) fn raise(message: Box<str>) {
     THREAD.with(|thread| {
-        if thread.depth.get() > 0 {
+        if thread.inside.get() != 0 {
             let old = thread.raised.replace(Box::into_raw(Box::new(message)));
             drop_raised(old);
         }
@@ -94,6 +112,8 @@ pub(crate) struct Entered<'a> {
     row: Option<&'a GateRow>,
     /// The function the worker was in before.
     before: usize,
+    /// What the thread was inside of before.
+    outer: usize,
 }
 
 /// How a gate is entered.
@@ -107,7 +127,7 @@ pub(crate) enum By {
 
 /// Enters slot `id` on behalf of `row`, or of the running thread's row, or of nobody known.
 ///
-/// `address` is the function about to be called, 0 if it is not one.
+/// `address` is the function or table about to be used: in a mapping, so above [`JOB`].
 #[inline]
 pub(crate) fn enter<'a>(
     row: Option<&'a GateRow>,
@@ -135,6 +155,7 @@ pub(crate) fn enter<'a>(
                     count,
                     row: Some(row),
                     before: row.set_current(address),
+                    outer: thread.inside.replace(address),
                 }
             }
             None => {
@@ -150,10 +171,10 @@ pub(crate) fn enter<'a>(
                     count,
                     row: None,
                     before: 0,
+                    outer: thread.inside.replace(address),
                 }
             }
         };
-        thread.depth.set(thread.depth.get().wrapping_add(1));
         Ok(entered)
     })
 }
@@ -173,7 +194,7 @@ impl Entered<'_> {
 impl Drop for Entered<'_> {
     #[inline]
     fn drop(&mut self) {
-        THREAD.with(|thread| thread.depth.set(thread.depth.get().wrapping_sub(1)));
+        THREAD.with(|thread| thread.inside.set(self.outer));
         match self.row {
             Some(row) => {
                 row.set_current(self.before);

@@ -14,7 +14,11 @@ use plug_readside::gate;
 
 use crate::error::{Holder, HolderKind};
 use crate::plugin::Record;
+use crate::sys::task;
 use crate::worker::{WorkerRow, Workers};
+
+/// Places and threads that hold pins and are told apart; of the others only the number is told.
+const MOST_GROUPS: usize = 32;
 
 /// A worker thread at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -116,6 +120,7 @@ impl Presence {
                     function: record.symbol_at(row.gate.current()),
                     count: row.gate.count(record.id).map_or(1, gate::inside),
                     since: since.max(waited),
+                    place: None,
                 });
             }
         }
@@ -126,14 +131,32 @@ impl Presence {
             function: Box::default(),
             count,
             since: waited,
+            place: None,
         };
         let unregistered = gate::shared_inside(record.id);
         if unregistered > 0 {
             holders.push(nobody(HolderKind::UnregisteredCalls, unregistered));
         }
-        let pins = gate::pinned(gate::pins(record.id));
-        if pins > 0 {
-            holders.push(nobody(HolderKind::Pins, pins));
+        let mut unplaced = gate::pinned(gate::pins(record.id));
+        if unplaced > 0 {
+            let rows = workers.rows();
+            for group in record.pins.groups().into_iter().take(MOST_GROUPS) {
+                let worker = rows.iter().find(|row| row.tid == group.tid);
+                holders.push(Holder {
+                    kind: HolderKind::Pins,
+                    thread: worker.map_or_else(|| task::name_of(group.tid), |row| row.name.clone()),
+                    tid: group.tid,
+                    function: Box::default(),
+                    count: group.count,
+                    since: group.oldest.max(waited),
+                    place: Some(group.place),
+                });
+                unplaced = unplaced.saturating_sub(group.count);
+            }
+        }
+        // Those of many more places, and those that are being taken or given back right now.
+        if unplaced > 0 {
+            holders.push(nobody(HolderKind::Pins, unplaced));
         }
         holders
     }
