@@ -186,7 +186,7 @@ impl Render {
     /// Who is waited for.
     pub(crate) fn waiting(self, name: &str, holders: &str) {
         let holders = if holders.is_empty() {
-            "its users"
+            "its exit"
         } else {
             holders
         };
@@ -481,7 +481,11 @@ impl Render {
         };
         let why = match event.message.as_str() {
             "" => String::new(),
-            message => format!(": {message}"),
+            // A stall's has a line for each holder and frame.
+            message => {
+                let lines: Vec<&str> = message.lines().map(str::trim).collect();
+                format!(": {}", lines.join("; "))
+            }
         };
         let kind = state(&event.kind);
         format!(
