@@ -16,7 +16,7 @@ use slab::Slab;
 use crate::sys::{clock, task};
 
 /// Locks of one load: more than the cores that take pins at one moment are of no use, and each
-/// costs a cache line a plugin.
+/// costs 128 bytes a plugin.
 const SHARDS: usize = 8;
 
 /// Room that an empty list keeps, so that pins taken now and then allocate nothing.
@@ -26,9 +26,9 @@ const KEPT: usize = 64;
 #[derive(Debug, Default)]
 pub(crate) struct Pins([Shard; SHARDS]);
 
-/// A line of its own, so that locks do not slow each other down.
+/// Two lines of its own, as processors fetch them, so that locks do not slow each other down.
 #[derive(Debug, Default)]
-#[repr(align(64))]
+#[repr(align(128))]
 struct Shard(Mutex<Slab<Taken>>);
 
 /// One pin.
