@@ -14,6 +14,7 @@ use plug_readside::gate;
 
 use crate::error::{Holder, HolderKind};
 use crate::plugin::Record;
+use crate::stack::outermost_in;
 use crate::sys::task;
 use crate::worker::{WorkerRow, Workers};
 
@@ -42,7 +43,7 @@ pub struct WorkerInfo {
 pub struct Inside {
     /// The plugin's name.
     pub plugin: Box<str>,
-    /// The function of the innermost call; empty where no exported symbol covers it.
+    /// The function it is in; empty where no exported symbol covers it, or where it is not known.
     pub function: Box<str>,
     /// How long it has been seen there.
     pub since: Duration,
@@ -51,6 +52,17 @@ pub struct Inside {
 /// What was seen at the last look, by worker and plugin generation.
 #[derive(Debug, Default)]
 pub(crate) struct Presence(Mutex<HashMap<(u64, u64), (u64, Instant)>>);
+
+/// The function of `record`'s plugin that a worker is in.
+///
+/// The row tells the innermost call of all. Where that is of another plugin, into which this one
+/// led, the stack tells, if the worker is blocked.
+fn function(row: &WorkerRow, record: &Record) -> Box<str> {
+    let (current, code) = (row.gate.current(), record.start..record.end);
+    let here = code.contains(&current).then_some(current);
+    let address = here.or_else(|| outermost_in(&code, row.tid));
+    address.map_or_else(Box::default, |address| record.symbol_at(address))
+}
 
 impl Presence {
     /// How long `row` has been seen in its present call of `record`'s plugin; none outside.
@@ -92,7 +104,7 @@ impl Presence {
                         Some(Inside {
                             since: self.since(row, record)?,
                             plugin: record.name.clone(),
-                            function: record.symbol_at(row.gate.current()),
+                            function: function(row, record),
                         })
                     })
                     .collect(),
@@ -117,7 +129,7 @@ impl Presence {
                     kind: HolderKind::Call,
                     thread: row.name.clone(),
                     tid: row.tid,
-                    function: record.symbol_at(row.gate.current()),
+                    function: function(&row, record),
                     count: row.gate.count(record.id).map_or(1, gate::inside),
                     since: since.max(waited),
                     place: None,

@@ -7,8 +7,9 @@
 #![forbid(unsafe_code)]
 
 use std::fs;
+use std::ops::Range;
 
-use crate::crash::backtrace::{FRAMES, Frame, Walk};
+use crate::crash::backtrace::{FRAMES, Found, Frame, Walk};
 use crate::crash::memory::Memory;
 use crate::crash::registers::Registers;
 
@@ -45,6 +46,18 @@ impl Activity {
             None => Self::Unknown,
         }
     }
+}
+
+/// The outermost frame of the thread `tid` in `code`, as an address inside its instruction; none
+/// where the thread runs, or where the way up to it would be a guess.
+pub(crate) fn outermost_in(code: &Range<usize>, tid: u32) -> Option<usize> {
+    let Activity::Blocked(frames) = Activity::of(tid) else {
+        return None;
+    };
+    // Behind a guess the stack may be what former calls left on it.
+    let sure = frames.iter().take_while(|f| f.found == Found::Surely);
+    let last = sure.filter(|frame| code.contains(&frame.pc)).last()?;
+    Some(last.pc.wrapping_sub(1))
 }
 
 /// What the kernel says about the system call that a thread is in.

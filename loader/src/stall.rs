@@ -14,7 +14,7 @@ use std::time::Duration;
 use crate::crash::backtrace::{Found, Frame, Place};
 use crate::error::{Holder, HolderKind};
 use crate::plugin::Record;
-use crate::stack::Activity;
+use crate::stack::{Activity, outermost_in};
 use crate::sys::task;
 
 /// Threads whose stacks a warning shows.
@@ -97,14 +97,8 @@ pub(crate) fn name_callers(holders: &mut Vec<Holder>, record: &Record) {
     let tids = tids.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
     let mut found = Vec::new();
     for tid in tids.filter(|tid| !known.contains(tid)).take(LOOKED_AT) {
-        let Activity::Blocked(frames) = Activity::of(tid) else {
-            continue;
-        };
-        // Behind a guess the stack may be what former calls left on it.
-        let sure = frames.iter().take_while(|f| f.found == Found::Surely);
-        let inside = |frame: &&Frame| (record.start..record.end).contains(&frame.pc);
-        if let Some(frame) = sure.filter(inside).last() {
-            found.push((tid, record.symbol_at(frame.pc.wrapping_sub(1))));
+        if let Some(address) = outermost_in(&(record.start..record.end), tid) {
+            found.push((tid, record.symbol_at(address)));
         }
     }
     let Some(all) = holders.get_mut(at) else {
