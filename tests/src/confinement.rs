@@ -1,5 +1,6 @@
 //! Threads that may not call the kernel any more: whatever they do from then on is free of system
-//! calls, and with them of locks that wait and of memory from the system.
+//! calls, and with them of locks that wait and of memory from the system. And threads that may
+//! make all calls but one.
 
 use std::ffi::c_void;
 use std::ptr;
@@ -13,26 +14,56 @@ static DONE: AtomicU64 = AtomicU64::new(0);
 /// Kills the process at the running thread's next system call, but for the return from a signal
 /// handler and the thread's raw exit.
 pub fn confine() {
-    let step = |code: u32, jt, jf, k| libc::sock_filter {
-        code: u16::try_from(code).expect("16 bits"),
+    filter(&mut [
+        LOAD_NUMBER,
+        skip(libc::SYS_rt_sigreturn, 2, 0),
+        skip(libc::SYS_exit, 1, 0),
+        answer(libc::SECCOMP_RET_KILL_PROCESS),
+        answer(libc::SECCOMP_RET_ALLOW),
+    ]);
+}
+
+/// Lets the running thread, and all threads it makes, be refused one system call with `EPERM`.
+pub fn deny(call: i64) {
+    filter(&mut [
+        LOAD_NUMBER,
+        skip(call, 0, 1),
+        answer(libc::SECCOMP_RET_ERRNO | libc::EPERM.unsigned_abs()),
+        answer(libc::SECCOMP_RET_ALLOW),
+    ]);
+}
+
+const fn step(code: u32, jt: u8, jf: u8, k: u32) -> libc::sock_filter {
+    libc::sock_filter {
+        // The codes have 8 bits.
+        code: code as u16,
         jt,
         jf,
         k,
-    };
-    let load = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
-    let equal = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
-    let answer = libc::BPF_RET | libc::BPF_K;
-    let number = |n: i64| u32::try_from(n).expect("a system call's number");
-    let mut steps = [
-        // The number is the first word of seccomp_data.
-        step(load, 0, 0, 0),
-        step(equal, 2, 0, number(libc::SYS_rt_sigreturn)),
-        step(equal, 1, 0, number(libc::SYS_exit)),
-        step(answer, 0, 0, libc::SECCOMP_RET_KILL_PROCESS),
-        step(answer, 0, 0, libc::SECCOMP_RET_ALLOW),
-    ];
+    }
+}
+
+/// The number is the first word of seccomp_data.
+const LOAD_NUMBER: libc::sock_filter = step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0);
+
+/// Skips so many steps where the number is, and is not, that of `call`.
+fn skip(call: i64, is: u8, is_not: u8) -> libc::sock_filter {
+    let number = u32::try_from(call).expect("a system call's number");
+    step(
+        libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K,
+        is,
+        is_not,
+        number,
+    )
+}
+
+fn answer(with: u32) -> libc::sock_filter {
+    step(libc::BPF_RET | libc::BPF_K, 0, 0, with)
+}
+
+fn filter(steps: &mut [libc::sock_filter]) {
     let program = libc::sock_fprog {
-        len: 5,
+        len: u16::try_from(steps.len()).expect("a few steps"),
         filter: steps.as_mut_ptr(),
     };
     // SAFETY: plain numbers.
