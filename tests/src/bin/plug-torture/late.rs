@@ -1,12 +1,14 @@
 //! What becomes of a call that comes too late.
 
 use std::cell::Cell;
-use std::ffi::c_void;
+use std::ffi::{c_int, c_void};
 use std::fs;
 use std::time::Duration;
 
 use plug_loader::Plugin;
 use plug_tests::storm;
+
+use crate::tally::{self, Fault};
 
 thread_local! {
     /// Start and end of the plugin that this thread unloads.
@@ -23,19 +25,20 @@ pub fn watch() {
     storm::install(libc::SIGSEGV, 0, libc::SIGUSR1, on_fault);
 }
 
-/// A call that arrived where nothing is any more: the end of the process, and of the run.
-extern "C" fn on_fault(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
+/// Whoever comes to where nothing is any more: the end of the process, and of the run.
+extern "C" fn on_fault(_: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
     // SAFETY: the kernel passes a record to a handler installed with SA_SIGINFO.
     let address = unsafe { (*info).si_addr() } as usize;
-    if storm::program_counter(context) != address {
-        // Something else: it happens again and ends the process.
-        // SAFETY: plain numbers.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
-        return;
+    let what = if storm::program_counter(context) == address {
+        tally::name(Fault::Unmapped)
+    } else {
+        tally::name(Fault::Vanished)
+    };
+    let parts = ["!!! ", what, ": 1\n--- End of test: FAILURE: 1 error\n"];
+    for text in parts {
+        // SAFETY: a constant text.
+        unsafe { libc::write(1, text.as_ptr().cast(), text.len()) };
     }
-    let text = b"!!! calls that reached code that was unmapped: 1\n--- End of test: FAILURE\n";
-    // SAFETY: a constant text.
-    unsafe { libc::write(1, text.as_ptr().cast(), text.len()) };
     // SAFETY: ends the process.
     unsafe { libc::_exit(1) };
 }

@@ -28,6 +28,7 @@ counted! {
         Batch = "sections that a whole grace period went by",
         WentBack = "sections that saw an older element than one before",
         Unmapped = "calls that reached code that was unmapped",
+        Vanished = "reads of a plugin's memory that was unmapped",
         AfterExit = "calls that ran after the plugin's exit",
         WrongAnswer = "wrong answers",
         Stale = "stale handles that were let in",
@@ -80,6 +81,11 @@ static COUNTS: [AtomicU64; Count::ALL.len()] = [const { AtomicU64::new(0) }; Cou
 static PIPE: [AtomicU64; 11] = [const { AtomicU64::new(0) }; 11];
 /// Grace periods that ended during a section: beyond the second all must be zero.
 static BATCH: [AtomicU64; 11] = [const { AtomicU64::new(0) }; 11];
+
+/// The name of a fault. Async-signal-safe.
+pub fn name(what: Fault) -> &'static str {
+    Fault::ALL[what as usize].1
+}
 
 /// Notes a fault. Async-signal-safe.
 pub fn fault(what: Fault, evidence: u64) {
