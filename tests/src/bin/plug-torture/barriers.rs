@@ -30,7 +30,7 @@ pub fn prepare(barriers: Barriers) {
         // SAFETY: no thread of this process has registered yet.
         Barriers::Fences => unsafe { snapshot::sections().use_fences() },
         Barriers::Denied => {
-            confinement::deny(libc::SYS_membarrier);
+            confinement::refuse(libc::SYS_membarrier, libc::EPERM);
             membarrier(REGISTER_PRIVATE_EXPEDITED).expect_err("denied");
         }
     }
