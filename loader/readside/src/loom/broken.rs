@@ -31,14 +31,14 @@ enum Fault {
     ExitToIdle,
     /// The claim is AcqRel.
     ClaimAcqRel,
+    /// The shared counter is raised with AcqRel.
+    ShardAcqRel,
     /// The head is loaded with Acquire only.
     HeadAcquire,
     /// The scan of claimed slots is Acquire only.
     ScanAcquire,
     /// A line is given back with a Relaxed store.
     UnregisterRelaxed,
-    /// The shared counter is raised with AcqRel.
-    ShardAcqRel,
 }
 
 const EPOCH_ONE: usize = 1 << 16;
