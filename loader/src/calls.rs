@@ -4,26 +4,33 @@
 //! registers nothing anywhere.
 
 use std::cell::Cell;
+use std::sync::atomic::{AtomicUsize, Ordering, compiler_fence};
 
 use plug_readside::gate::{self, Count, GateRow};
-use plug_readside::{snapshot, thread_pointer};
+use plug_readside::{phase, snapshot, thread_pointer};
 
-use crate::error::CallError;
+use crate::error::{CallError, Error, Within};
 
 struct ThreadCalls {
     /// The counters of the worker this thread is, or null.
     row: Cell<*const GateRow>,
-    /// How many calls into plugins this thread is in, executor jobs included.
-    depth: Cell<u32>,
+    /// The function or table of the innermost call into a plugin that this thread is in, or
+    /// [`JOB`]; 0 outside of all. Written by this thread and by handlers that interrupt it and put
+    /// it back, read by both (Relaxed: one thread). It is set whenever one of the thread's gate
+    /// counters is raised, for a handler in between as well: compiler fences stand between the two.
+    inside: AtomicUsize,
     /// Message of the call in progress that failed: an owned `Box<Box<str>>`, or null.
     raised: Cell<*mut Box<str>>,
 }
+
+/// Stands for a call that the loader makes itself; no function is there.
+const JOB: usize = 1;
 
 thread_local! {
     static THREAD: ThreadCalls = const {
         ThreadCalls {
             row: Cell::new(std::ptr::null()),
-            depth: Cell::new(0),
+            inside: AtomicUsize::new(0),
             raised: Cell::new(std::ptr::null_mut()),
         }
     };
@@ -39,28 +46,46 @@ pub(crate) fn row() -> *const GateRow {
     THREAD.with(|thread| thread.row.get())
 }
 
-/// How many calls into plugins the running thread is in.
-pub(crate) fn depth() -> u32 {
-    THREAD.with(|thread| thread.depth.get())
+/// Refuses what would wait for the running thread itself: `what` is asked for from inside a
+/// plugin's code, or from inside a read section.
+///
+/// Async-signal-safe: a handler that interrupted a plugin may ask, and must not allocate.
+///
+/// # Errors
+/// [`ErrorKind::SelfDeadlock`](crate::error::ErrorKind::SelfDeadlock).
+pub(crate) fn must_be_outside(what: &'static str) -> Result<(), Error> {
+    let within = match THREAD.with(|thread| thread.inside.load(Ordering::Relaxed)) {
+        0 if snapshot::sections().is_inside(thread_pointer()) => Within::Section,
+        0 => return Ok(()),
+        JOB => match phase::of(thread_pointer()) {
+            Some((generation, phase)) => Within::Phase(generation, phase),
+            None => Within::Job,
+        },
+        address => Within::Call(address),
+    };
+    Err(Error::self_deadlock(what, within))
 }
 
 /// Marks the running thread as inside a plugin while the loader itself calls into one.
 pub(crate) fn inside<R>(job: impl FnOnce() -> R) -> R {
-    struct Leave;
+    struct Leave(usize);
     impl Drop for Leave {
         fn drop(&mut self) {
-            THREAD.with(|thread| thread.depth.set(thread.depth.get().saturating_sub(1)));
+            THREAD.with(|thread| thread.inside.store(self.0, Ordering::Relaxed));
         }
     }
-    THREAD.with(|thread| thread.depth.set(thread.depth.get().saturating_add(1)));
-    let _leave = Leave;
+    let _leave = THREAD.with(|thread| {
+        let outer = thread.inside.load(Ordering::Relaxed);
+        thread.inside.store(JOB, Ordering::Relaxed);
+        Leave(outer)
+    });
     job()
 }
 
 /// Keeps `message` for the call in progress on this thread; dropped where there is none.
 pub(crate) fn raise(message: Box<str>) {
     THREAD.with(|thread| {
-        if thread.depth.get() > 0 {
+        if thread.inside.load(Ordering::Relaxed) != 0 {
             let old = thread.raised.replace(Box::into_raw(Box::new(message)));
             drop_raised(old);
         }
@@ -92,8 +117,28 @@ pub(crate) struct Entered<'a> {
     count: &'a Count,
     /// The row whose counter it is; none for a shared counter.
     row: Option<&'a GateRow>,
-    /// The function the worker was in before.
-    before: usize,
+    inside: Inside,
+}
+
+/// What the thread was inside of before it entered where it is.
+struct Inside(usize);
+
+impl Inside {
+    /// To be called before a counter is raised.
+    #[inline]
+    fn enter(inside: &AtomicUsize, address: usize) -> Self {
+        let outer = inside.load(Ordering::Relaxed);
+        inside.store(address, Ordering::Relaxed);
+        compiler_fence(Ordering::SeqCst);
+        Self(outer)
+    }
+
+    /// To be called when the counter is lowered.
+    #[inline]
+    fn leave(&self, inside: &AtomicUsize) {
+        compiler_fence(Ordering::SeqCst);
+        inside.store(self.0, Ordering::Relaxed);
+    }
 }
 
 /// How a gate is entered.
@@ -107,7 +152,7 @@ pub(crate) enum By {
 
 /// Enters slot `id` on behalf of `row`, or of the running thread's row, or of nobody known.
 ///
-/// `address` is the function about to be called, 0 if it is not one.
+/// `address` is the function or table about to be used: in a mapping, so above [`JOB`].
 #[inline]
 pub(crate) fn enter<'a>(
     row: Option<&'a GateRow>,
@@ -121,40 +166,42 @@ pub(crate) fn enter<'a>(
             // this thread. Its Arc stays in the list of workers while a call is in progress.
             unsafe { thread.row.get().as_ref() }
         });
-        let entered = match row.and_then(|row| Some((row, row.count(id)?))) {
+        let inside = Inside::enter(&thread.inside, address);
+        match row.and_then(|row| Some((row, row.count(id)?))) {
             Some((row, count)) => {
                 let fences = snapshot::sections().fences();
                 match by {
                     By::Word(word) if !gate::enter(count, gate::state(id), word, fences) => {
+                        inside.leave(&thread.inside);
                         return Err(CallError::Gone);
                     }
                     By::Word(_) => {}
                     By::Pin => gate::raise(count, fences),
                 }
-                Entered {
+                row.set_current(address);
+                Ok(Entered {
                     count,
                     row: Some(row),
-                    before: row.set_current(address),
-                }
+                    inside,
+                })
             }
             None => {
                 let count = gate::shared(id, thread_pointer());
                 match by {
                     By::Word(word) if !gate::enter_shared(count, gate::state(id), word) => {
+                        inside.leave(&thread.inside);
                         return Err(CallError::Gone);
                     }
                     By::Word(_) => {}
                     By::Pin => gate::raise_shared(count),
                 }
-                Entered {
+                Ok(Entered {
                     count,
                     row: None,
-                    before: 0,
-                }
+                    inside,
+                })
             }
-        };
-        thread.depth.set(thread.depth.get().wrapping_add(1));
-        Ok(entered)
+        }
     })
 }
 
@@ -173,13 +220,14 @@ impl Entered<'_> {
 impl Drop for Entered<'_> {
     #[inline]
     fn drop(&mut self) {
-        THREAD.with(|thread| thread.depth.set(thread.depth.get().wrapping_sub(1)));
         match self.row {
             Some(row) => {
-                row.set_current(self.before);
+                // Of several rows of one thread this may name another one's call: a report.
+                row.set_current(self.inside.0);
                 gate::leave(self.count);
             }
             None => gate::leave_shared(self.count),
         }
+        THREAD.with(|thread| self.inside.leave(&thread.inside));
     }
 }

@@ -13,6 +13,10 @@ pub struct Config {
     pub load_patience: Duration,
     /// Whether plugins' exits and destructors run when the process exits. Default true.
     pub run_exits_at_process_exit: bool,
+    /// How long an unload waits for holders before a warning tells who they are, and what each of
+    /// their threads is doing; again when it has waited twice as long, and so on. Default 10 s,
+    /// about half of what the kernel gives its own readers. None for no warnings.
+    pub stall_warning: Option<Duration>,
     /// How many unloaded plugins are remembered with their symbols. Default 64.
     pub history: usize,
 }
@@ -22,6 +26,7 @@ impl Default for Config {
         Self {
             load_patience: Duration::from_secs(30),
             run_exits_at_process_exit: true,
+            stall_warning: Some(Duration::from_secs(10)),
             history: 64,
         }
     }

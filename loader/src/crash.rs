@@ -4,14 +4,14 @@
 //! This file and [`watch`] are for thread context. All others of the folder run in the handler.
 
 mod attempt;
-mod backtrace;
+pub(crate) mod backtrace;
 mod cfi;
 mod handler;
 mod headers;
 mod json;
-mod memory;
+pub(crate) mod memory;
 mod out;
-mod registers;
+pub(crate) mod registers;
 mod report;
 pub(crate) mod signal;
 mod text;

@@ -9,6 +9,7 @@ use crate::deadline::Deadline;
 use crate::events::EventKind;
 use crate::process::Process;
 use crate::quiesce;
+use crate::unload;
 
 /// Starts the drainer; it lives as long as the process.
 ///
@@ -26,9 +27,10 @@ pub(crate) fn start(process: &'static Process) -> std::io::Result<()> {
     Ok(())
 }
 
-/// One round: a grace period, then the freeing. A round whose grace period fails frees nothing and
+/// One round: plugins whose `exit` came back late, a grace period, then the freeing. A round whose grace period fails frees nothing and
 /// says false.
 pub(crate) fn drain(process: &'static Process) -> bool {
+    unload::close_late(process);
     let mut is_complete = false;
     let collected = process.registry.reclaim(|| {
         let grace = quiesce::patient_grace(Deadline::after(Duration::from_secs(10)));

@@ -4,8 +4,11 @@
 
 use std::error;
 use std::fmt;
-use std::sync::Arc;
+use std::panic::Location;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
+
+use plug_readside::phase::Phase;
 
 /// The step of a load or unload at which something happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -125,8 +128,13 @@ pub enum ErrorKind {
     InterfaceVersion,
     /// The plugin this handle belongs to is not Live any more.
     Gone,
-    /// The wait would be for the calling thread itself.
+    /// The wait would be for the calling thread itself: it is inside a plugin's code or a read
+    /// section.
     SelfDeadlock,
+    /// The plugin is permanent, by its author's word or the host's.
+    Permanent,
+    /// The departure was cancelled.
+    Cancelled,
     /// The deadline passed; the holders are listed.
     Deadline,
     /// A memory barrier failed after start; nothing can be proved.
@@ -143,7 +151,8 @@ pub enum ErrorKind {
 pub enum HolderKind {
     /// A worker is inside a call.
     Call,
-    /// Threads that are not workers are inside calls.
+    /// Threads that are not workers are inside calls. Those that are blocked there are told one
+    /// by one when a deadline passes, of others only the number is known.
     UnregisteredCalls,
     /// Pins are held.
     Pins,
@@ -151,22 +160,24 @@ pub enum HolderKind {
     Section,
 }
 
-/// One holder of a plugin, as seen when the deadline passed.
+/// One holder of a plugin at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Holder {
     /// What it holds by.
     pub kind: HolderKind,
-    /// Name of the worker; empty where there is none.
+    /// Name of the worker, or of the thread that took the pins; empty where unknown.
     pub thread: Box<str>,
-    /// Thread id of the worker; 0 where there is none.
+    /// Its thread id; 0 where unknown.
     pub tid: u32,
     /// The plugin's function the worker is in; empty where unknown.
     pub function: Box<str>,
     /// How many calls or pins.
     pub count: u64,
-    /// How long the loader has seen it hold.
+    /// How long it has held at least; of several pins the oldest.
     pub since: Duration,
+    /// Where in the host's source the pins were taken.
+    pub place: Option<&'static Location<'static>>,
 }
 
 impl fmt::Display for Holder {
@@ -180,14 +191,28 @@ impl fmt::Display for Holder {
                 }
                 write!(f, " since at least {since:.1?}")
             }
-            HolderKind::UnregisteredCalls => {
-                write!(
-                    f,
-                    "{} calls from unregistered threads since at least {since:.1?}",
-                    self.count
-                )
+            HolderKind::UnregisteredCalls if self.tid != 0 => {
+                write!(f, "unregistered thread {} (tid {})", self.thread, self.tid)?;
+                if !self.function.is_empty() {
+                    write!(f, " in {}", self.function)?;
+                }
+                write!(f, " since at least {since:.1?}")
             }
-            HolderKind::Pins => write!(f, "{} pins held", self.count),
+            HolderKind::UnregisteredCalls => {
+                let s = if self.count == 1 { "" } else { "s" };
+                write!(f, "{} call{s} from unregistered threads", self.count)?;
+                write!(f, " since at least {since:.1?}")
+            }
+            HolderKind::Pins => {
+                let s = if self.count == 1 { "" } else { "s" };
+                write!(f, "{} pin{s} held", self.count)?;
+                let Some(place) = self.place else {
+                    return Ok(());
+                };
+                write!(f, ", taken at {}:{}", place.file(), place.line())?;
+                write!(f, " by {} (tid {})", self.thread, self.tid)?;
+                write!(f, " since {since:.1?}")
+            }
             HolderKind::Section => write!(f, "a reader inside a section (tid {})", self.tid),
         }
     }
@@ -216,9 +241,53 @@ impl fmt::Display for Lingering {
     }
 }
 
+/// Where a thread is that asks for what would wait for itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Within {
+    /// A call of the function, or of one in the table, at this address.
+    Call(usize),
+    /// A call that the loader makes of this load.
+    Phase(u64, Phase),
+    /// A call that the loader makes; of which plugin was not noted.
+    Job,
+    /// A read section.
+    Section,
+}
+
+/// Tells which plugin, and what of it, a thread is inside of.
+pub(crate) type Whereabouts = fn(Within) -> Option<String>;
+
+/// Set by whoever knows the plugins.
+static WHEREABOUTS: OnceLock<Whereabouts> = OnceLock::new();
+
+/// Lets errors tell where a thread is. The first one counts.
+pub(crate) fn set_whereabouts(whereabouts: Whereabouts) {
+    let _first = WHEREABOUTS.set(whereabouts);
+}
+
+impl fmt::Display for Within {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if *self == Self::Section {
+            return f.write_str("a read section; leave it first");
+        }
+        match WHEREABOUTS.get().and_then(|whereabouts| whereabouts(*self)) {
+            Some(plugin) => write!(f, "{plugin}; return from it first"),
+            None => f.write_str("a plugin's code; return from it first"),
+        }
+    }
+}
+
 /// Why an operation of the loader failed. Cheap to clone: callers that shared a load share it.
 #[derive(Clone)]
-pub struct Error(Arc<Inner>);
+pub struct Error(Repr);
+
+#[derive(Clone)]
+enum Repr {
+    Made(Arc<Inner>),
+    /// What was asked for, and where. By value, since a signal handler that asks must not
+    /// allocate; put into words by whoever shows it.
+    SelfDeadlock(&'static str, Within),
+}
 
 struct Inner {
     kind: ErrorKind,
@@ -232,7 +301,7 @@ struct Inner {
 
 impl Error {
     pub(crate) fn new(kind: ErrorKind, message: impl Into<Box<str>>) -> Self {
-        Self(Arc::new(Inner {
+        Self(Repr::Made(Arc::new(Inner {
             kind,
             stage: None,
             plugin: Box::default(),
@@ -240,12 +309,27 @@ impl Error {
             holders: Vec::new(),
             lingering: None,
             source: None,
-        }))
+        })))
+    }
+
+    /// `what` would wait for the thread that asks for it, which is `within`. Async-signal-safe.
+    pub(crate) const fn self_deadlock(what: &'static str, within: Within) -> Self {
+        Self(Repr::SelfDeadlock(what, within))
+    }
+
+    /// What was made with [`Error::new`].
+    fn made(&self) -> Option<&Inner> {
+        match &self.0 {
+            Repr::Made(inner) => Some(inner),
+            Repr::SelfDeadlock(..) => None,
+        }
     }
 
     /// Changes an error that has not been shared yet; one that has been stays as it is.
     fn with(mut self, change: impl FnOnce(&mut Inner)) -> Self {
-        if let Some(inner) = Arc::get_mut(&mut self.0) {
+        if let Repr::Made(inner) = &mut self.0
+            && let Some(inner) = Arc::get_mut(inner)
+        {
             change(inner);
         }
         self
@@ -280,44 +364,51 @@ impl Error {
     /// What went wrong.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
-        self.0.kind
+        self.made()
+            .map_or(ErrorKind::SelfDeadlock, |inner| inner.kind)
     }
 
     /// The step at which it went wrong, if it was inside a load or unload.
     #[must_use]
     pub fn stage(&self) -> Option<Stage> {
-        self.0.stage
+        self.made().and_then(|inner| inner.stage)
     }
 
-    /// The plugin it is about: its name, or the file as it was given.
+    /// The plugin it is about: its name, or the file as it was given. Empty for
+    /// [`ErrorKind::SelfDeadlock`], which is about the caller.
     #[must_use]
     pub fn plugin_name(&self) -> &str {
-        &self.0.plugin
+        self.made().map_or("", |inner| &inner.plugin)
     }
 
     /// Who stood in the way when a deadline passed.
     #[must_use]
     pub fn blockers(&self) -> &[Holder] {
-        &self.0.holders
+        self.made().map_or(&[], |inner| &inner.holders)
     }
 
     /// What a failed load left mapped, if anything.
     #[must_use]
     pub fn lingering(&self) -> Option<&Lingering> {
-        self.0.lingering.as_ref()
+        self.made().and_then(|inner| inner.lingering.as_ref())
     }
 }
 
 /// As text with its causes: what `main` prints when it returns one.
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?}: {self:#}", self.0.kind)
+        write!(f, "{:?}: {self:#}", self.kind())
     }
 }
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let inner = &*self.0;
+        let inner = match &self.0 {
+            Repr::Made(inner) => &**inner,
+            Repr::SelfDeadlock(what, within) => {
+                return write!(f, "{what} asked for from inside {within}");
+            }
+        };
         if !inner.plugin.is_empty() {
             write!(f, "{}: ", inner.plugin)?;
         }
@@ -346,7 +437,7 @@ impl fmt::Display for Error {
 
 impl error::Error for Error {
     fn source(&self) -> Option<&(dyn error::Error + 'static)> {
-        self.0.source.as_ref().map(|source| {
+        self.made()?.source.as_ref().map(|source| {
             let source: &(dyn error::Error + 'static) = source.as_ref();
             source
         })

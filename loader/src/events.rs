@@ -28,6 +28,8 @@ pub enum EventKind {
     Failed(Option<Stage>, Box<str>),
     /// It is being unloaded: calls and pins refuse.
     Going,
+    /// An unload has waited long; for whom, and what they are doing.
+    Stalled(Box<str>),
     /// An unload gave up; it is Live again; why.
     Stayed(Box<str>),
     /// It left the process; how long each stage of the unload took.
@@ -52,6 +54,7 @@ impl EventKind {
             Self::Live(_) => "live",
             Self::Failed(..) => "failed",
             Self::Going => "going",
+            Self::Stalled(_) => "stalled",
             Self::Stayed(_) => "stayed",
             Self::Unloaded(_) => "unloaded",
             Self::Zombie(_) => "zombie",

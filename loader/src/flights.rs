@@ -15,8 +15,9 @@ use crate::error::{Error, ErrorKind};
 use crate::image::FileKey;
 use crate::plugin::Plugin;
 
-/// The file, and the name it is loaded under where the caller chose one.
-pub(crate) type FlightKey = (FileKey, Option<String>);
+/// The file, the name it is loaded under where the caller chose one, and whether it is to be
+/// permanent.
+pub(crate) type FlightKey = (FileKey, Option<String>, bool);
 
 /// Loads in flight, by file.
 #[derive(Debug, Default)]

@@ -25,6 +25,7 @@ use crate::image::{
 };
 use crate::index::OwnedIndex;
 use crate::params::Params;
+use crate::pins::Pins;
 use crate::plugin::{Destructors, Export, Loaded, Plugin, Record};
 use crate::process::Process;
 use crate::registry::{Claim, Zombie, canonical, claim_error};
@@ -47,7 +48,7 @@ pub(crate) fn load(
     );
     let _entered = span.enter();
     let deadline = Deadline::after(process.config.load_patience);
-    let name = source.name;
+    let (name, permanent) = (source.name, source.permanent);
     let named = name.as_deref().unwrap_or(&described);
     let result = (|| {
         if let Some(name) = name.as_deref().filter(|name| !is_name(name)) {
@@ -59,13 +60,16 @@ pub(crate) fn load(
         let opened = open(source.origin)?;
         process
             .flights
-            .join((opened.key(), name.clone()), deadline, || {
+            .join((opened.key(), name.clone(), permanent), deadline, || {
                 let mut stages = Stages::start();
                 let mut left = None;
                 run(
                     process,
                     &opened,
-                    name.as_deref(),
+                    Wanted {
+                        name: name.as_deref(),
+                        permanent,
+                    },
                     params,
                     deadline,
                     &mut stages,
@@ -109,10 +113,19 @@ fn open(origin: Origin) -> Result<Opened, Error> {
     .map_err(|error| image_error(error, Stage::Open))
 }
 
+/// How the caller wants the plugin.
+#[derive(Clone, Copy)]
+struct Wanted<'a> {
+    /// Under this name instead of its own.
+    name: Option<&'a str>,
+    /// For as long as the process.
+    permanent: bool,
+}
+
 fn run(
     process: &'static Process,
     opened: &Opened,
-    wanted: Option<&str>,
+    wanted: Wanted<'_>,
     params: &Params,
     deadline: Deadline,
     stages: &mut Stages,
@@ -123,7 +136,7 @@ fn run(
     // A private copy, so that nobody changes under us what is read, checked and mapped.
     checkpoint::pass("load.stage").map_err(|error| error.at(Stage::Stage))?;
     let staged = opened
-        .stage(wanted.unwrap_or(&file_name))
+        .stage(wanted.name.unwrap_or(&file_name))
         .map_err(|error| image_error(error, Stage::Stage))?;
     stages.end(Stage::Stage);
 
@@ -136,7 +149,7 @@ fn run(
     checkpoint::pass("load.metadata").map_err(|error| error.at(Stage::Metadata))?;
     let info = Info::read(&facts, staged.bytes())
         .map_err(|malformed| image_error(malformed.into(), Stage::Metadata))?;
-    let name = wanted.or(info.name()).unwrap_or(&file_name).to_owned();
+    let name = wanted.name.or(info.name()).unwrap_or(&file_name).to_owned();
     let descriptor =
         admit(&facts, &info, &staged).map_err(|e| e.at(Stage::Metadata).plugin(&name))?;
     stages.end(Stage::Metadata);
@@ -156,6 +169,7 @@ fn run(
             facts,
             info,
             name: &name,
+            permanent: wanted.permanent,
             descriptor,
             params,
         },
@@ -173,6 +187,7 @@ struct Flight<'a> {
     facts: Facts,
     info: Info,
     name: &'a str,
+    permanent: bool,
     /// Link-time address and size of the descriptor; none for a foreign library.
     descriptor: Option<(u64, u64)>,
     params: &'a Params,
@@ -452,8 +467,16 @@ fn describe(
         context: Context::new(flight.name, flight.params, &process.services),
         times: OnceLock::new(),
         info: flight.info.clone(),
+        pins: Pins::default(),
+        permanent: permanent(flight).map(Box::from),
     };
     Ok((record, destructors, descriptor))
+}
+
+/// Why the plugin is never unloaded; the author knows best.
+fn permanent<'a>(flight: &'a Flight<'_>) -> Option<&'a str> {
+    let hosts = flight.permanent.then_some("the host loaded it as such");
+    flight.info.permanent().or(hosts)
 }
 
 /// Hides the plugin from readers, unless kept.
@@ -548,6 +571,7 @@ impl Drop for Mapping<'_> {
                 threads: Vec::new(),
                 pinned_because,
             },
+            late: None,
         });
         let reasons = lingering.reasons.clone();
         let kind = if is_pinned {

@@ -8,10 +8,12 @@ use std::time::Duration;
 use plug_api::abi::Interface;
 use plug_readside::SymbolReader;
 
+use crate::calls;
 use crate::config::{Capabilities, Config};
 use crate::crash::signal::CrashSignal;
 use crate::crash::{self, CrashOptions};
 use crate::deadline::Deadline;
+use crate::departure::Departure;
 use crate::drainer;
 use crate::error::{Error, ErrorKind, Holder, Lingering};
 use crate::events::Event;
@@ -22,10 +24,13 @@ use crate::plugin::Plugin;
 use crate::presence::WorkerInfo;
 use crate::process::Process;
 use crate::snapshot::Snapshot;
-use crate::sys::process_exit;
+use crate::sys::{objects, process_exit};
 use crate::trust::{Source, Trust};
 use crate::unload::{self, Unloaded};
 use crate::worker::Worker;
+
+/// What became of each plugin at a shutdown, in the order in which they were unloaded.
+pub type Shutdown = Vec<(String, Result<Unloaded, Error>)>;
 
 /// The process's loader. Cheap to clone; dropping the last one unmaps nothing.
 ///
@@ -53,6 +58,8 @@ impl Loader {
             ));
         };
         process_exit::at_fork();
+        // For the stacks in stall warnings; without it they name plugins only.
+        let _has_it = objects::prepare();
         if process.config.run_exits_at_process_exit {
             process_exit::at_exit(|| {
                 if let Some(process) = Process::get() {
@@ -101,28 +108,47 @@ impl Loader {
     }
 
     /// Unloads the plugin `name`: refuses new calls, waits for those inside, runs its `exit` and
-    /// destructors, unmaps it and looks whether it is gone.
+    /// destructors, unmaps it and looks whether it is gone. The same as [`Loader::begin_unload`]
+    /// and [`Departure::wait`].
     ///
     /// # Errors
     /// [`ErrorKind::NotFound`]; [`ErrorKind::Busy`] when it is Coming, Going or a zombie;
-    /// [`ErrorKind::Deadline`] with the holders, and the plugin is Live again;
-    /// [`ErrorKind::SelfDeadlock`] from inside a plugin's code or a read section;
+    /// [`ErrorKind::Permanent`]; [`ErrorKind::Deadline`] with the holders, and the plugin is Live
+    /// again; [`ErrorKind::SelfDeadlock`] from inside a plugin's code or a read section, at once
+    /// and before anything is done, so that even a signal handler gets it that interrupted them;
     /// [`ErrorKind::Barrier`].
     pub fn unload(&self, name: &str, deadline: Deadline) -> Result<Unloaded, Error> {
-        unload::unload(self.process, name, None, deadline)
+        calls::must_be_outside("unload")?;
+        Departure::begin(self.process, name, None)?.wait(deadline)
     }
 
     /// As [`Loader::unload`], but only this very load of the plugin.
     ///
     /// # Errors
-    /// As [`Loader::unload`].
+    /// As [`Loader::unload`]; [`ErrorKind::Gone`] when another load has the name by now.
     pub fn unload_exactly(&self, plugin: &Plugin, deadline: Deadline) -> Result<Unloaded, Error> {
-        unload::unload(
-            self.process,
-            plugin.name(),
-            Some(plugin.generation()),
-            deadline,
-        )
+        calls::must_be_outside("unload")?;
+        self.begin_unload_exactly(plugin)?.wait(deadline)
+    }
+
+    /// Begins to unload the plugin `name`: calls and pins refuse from here on. What is returned
+    /// tells who is still inside, waits for them, or goes back.
+    ///
+    /// Does not wait, and may be called from inside the plugin.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`]; [`ErrorKind::Busy`] when it is Coming, Going or a zombie;
+    /// [`ErrorKind::Permanent`].
+    pub fn begin_unload(&self, name: &str) -> Result<Departure, Error> {
+        Departure::begin(self.process, name, None)
+    }
+
+    /// As [`Loader::begin_unload`], but only this very load of the plugin.
+    ///
+    /// # Errors
+    /// As [`Loader::begin_unload`]; [`ErrorKind::Gone`] when another load has the name by now.
+    pub fn begin_unload_exactly(&self, plugin: &Plugin) -> Result<Departure, Error> {
+        Departure::begin(self.process, plugin.name(), Some(plugin.generation()))
     }
 
     /// Lets crashes be reported on the standard error stream, and as JSON if asked: SIGSEGV,
@@ -272,13 +298,17 @@ impl Loader {
 
     /// Unloads all plugins, last loaded first, and refuses loads from now on.
     ///
-    /// Each plugin gets what is left of the deadline; one that refuses does not stop the others.
-    pub fn shutdown(&self, deadline: Deadline) -> Vec<(String, Result<Unloaded, Error>)> {
-        self.process
-            .registry
-            .shut_down()
-            .into_iter()
+    /// Each plugin gets what is left of the deadline; one that refuses does not stop the others,
+    /// and permanent ones always do.
+    ///
+    /// # Errors
+    /// [`ErrorKind::SelfDeadlock`] from inside a plugin's code or a read section; then nothing was
+    /// done.
+    pub fn shutdown(&self, deadline: Deadline) -> Result<Shutdown, Error> {
+        calls::must_be_outside("shutdown")?;
+        let names = self.process.registry.shut_down().into_iter();
+        Ok(names
             .map(|name| (name.to_string(), self.unload(&name, deadline)))
-            .collect()
+            .collect())
     }
 }

@@ -14,7 +14,12 @@ use plug_readside::gate;
 
 use crate::error::{Holder, HolderKind};
 use crate::plugin::Record;
+use crate::stack::outermost_in;
+use crate::sys::task;
 use crate::worker::{WorkerRow, Workers};
+
+/// Places and threads that hold pins and are told apart; of the others only the number is told.
+const MOST_GROUPS: usize = 32;
 
 /// A worker thread at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,7 +43,7 @@ pub struct WorkerInfo {
 pub struct Inside {
     /// The plugin's name.
     pub plugin: Box<str>,
-    /// The function of the innermost call; empty where no exported symbol covers it.
+    /// The function it is in; empty where no exported symbol covers it, or where it is not known.
     pub function: Box<str>,
     /// How long it has been seen there.
     pub since: Duration,
@@ -47,6 +52,17 @@ pub struct Inside {
 /// What was seen at the last look, by worker and plugin generation.
 #[derive(Debug, Default)]
 pub(crate) struct Presence(Mutex<HashMap<(u64, u64), (u64, Instant)>>);
+
+/// The function of `record`'s plugin that a worker is in.
+///
+/// The row tells the innermost call of all. Where that is of another plugin, into which this one
+/// led, the stack tells, if the worker is blocked.
+fn function(row: &WorkerRow, record: &Record) -> Box<str> {
+    let (current, code) = (row.gate.current(), record.start..record.end);
+    let here = code.contains(&current).then_some(current);
+    let address = here.or_else(|| outermost_in(&code, row.tid));
+    address.map_or_else(Box::default, |address| record.symbol_at(address))
+}
 
 impl Presence {
     /// How long `row` has been seen in its present call of `record`'s plugin; none outside.
@@ -88,7 +104,7 @@ impl Presence {
                         Some(Inside {
                             since: self.since(row, record)?,
                             plugin: record.name.clone(),
-                            function: record.symbol_at(row.gate.current()),
+                            function: function(row, record),
                         })
                     })
                     .collect(),
@@ -113,9 +129,10 @@ impl Presence {
                     kind: HolderKind::Call,
                     thread: row.name.clone(),
                     tid: row.tid,
-                    function: record.symbol_at(row.gate.current()),
+                    function: function(&row, record),
                     count: row.gate.count(record.id).map_or(1, gate::inside),
                     since: since.max(waited),
+                    place: None,
                 });
             }
         }
@@ -126,14 +143,32 @@ impl Presence {
             function: Box::default(),
             count,
             since: waited,
+            place: None,
         };
         let unregistered = gate::shared_inside(record.id);
         if unregistered > 0 {
             holders.push(nobody(HolderKind::UnregisteredCalls, unregistered));
         }
-        let pins = gate::pinned(gate::pins(record.id));
-        if pins > 0 {
-            holders.push(nobody(HolderKind::Pins, pins));
+        let mut unplaced = gate::pinned(gate::pins(record.id));
+        if unplaced > 0 {
+            let rows = workers.rows();
+            for group in record.pins.groups().into_iter().take(MOST_GROUPS) {
+                let worker = rows.iter().find(|row| row.tid == group.tid);
+                holders.push(Holder {
+                    kind: HolderKind::Pins,
+                    thread: worker.map_or_else(|| task::name_of(group.tid), |row| row.name.clone()),
+                    tid: group.tid,
+                    function: Box::default(),
+                    count: group.count,
+                    since: group.oldest.max(waited),
+                    place: Some(group.place),
+                });
+                unplaced = unplaced.saturating_sub(group.count);
+            }
+        }
+        // Those of many more places, and those that are being taken or given back right now.
+        if unplaced > 0 {
+            holders.push(nobody(HolderKind::Pins, unplaced));
         }
         holders
     }

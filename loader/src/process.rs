@@ -2,10 +2,12 @@
 
 use std::sync::OnceLock;
 
+use plug_readside::phase::Phase;
 use plug_readside::snapshot;
 
 use crate::config::{Capabilities, Config};
 use crate::context::Services;
+use crate::error::{Within, set_whereabouts};
 use crate::events::Events;
 use crate::flights::Flights;
 use crate::history::History;
@@ -54,11 +56,40 @@ impl Process {
                 events: Events::default(),
             }
         });
+        if made {
+            set_whereabouts(whereabouts);
+        }
         made.then_some(process)
     }
 
     /// The parts, if there are any.
     pub(crate) fn get() -> Option<&'static Self> {
         PROCESS.get()
+    }
+}
+
+/// Which plugin, and what of it, a thread is inside of.
+fn whereabouts(within: Within) -> Option<String> {
+    let process = Process::get()?;
+    match within {
+        Within::Call(address) => {
+            let record = process.registry.record_at(address)?;
+            let function = record.symbol_at(address);
+            Some(match &*function {
+                "" => format!("{}, in one of its functions", record.name),
+                function => format!("{}, in {function}", record.name),
+            })
+        }
+        Within::Phase(generation, phase) => {
+            let record = process.registry.load(generation)?;
+            let phase = match phase {
+                Phase::Constructor => "a constructor of its own",
+                Phase::Init => "its init",
+                Phase::Exit => "its exit",
+                Phase::Destructor => "a destructor of its own",
+            };
+            Some(format!("{}, in {phase}", record.name))
+        }
+        Within::Job | Within::Section => None,
     }
 }

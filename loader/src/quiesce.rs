@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+use std::ops::ControlFlow;
 use std::sync::atomic::{Ordering, fence};
 use std::time::{Duration, Instant};
 
@@ -58,18 +59,32 @@ fn barrier_error(error: io::Errno) -> Error {
     .because(error)
 }
 
+/// Why somebody may still be inside.
+#[derive(Debug)]
+pub(crate) enum Undrained {
+    /// The barrier failed.
+    Barrier(Error),
+    /// The deadline passed; who holds the plugin.
+    Held(Vec<Holder>),
+    /// `watch` said that nobody waits any more.
+    Unwanted,
+}
+
 /// Waits until no pin and no call of `record`'s plugin is left, given that its state word has
 /// changed away from Live.
 ///
+/// `watch` is told between looks how long it has been, and may end the wait.
+///
 /// # Errors
-/// [`ErrorKind::Deadline`] with the holders, [`ErrorKind::Barrier`].
+/// Why somebody may still be inside.
 pub(crate) fn drain(
     workers: &Workers,
     presence: &Presence,
     record: &Record,
     deadline: Deadline,
-) -> Result<Vec<WorkerProof>, Error> {
-    barrier()?;
+    mut watch: impl FnMut(Duration) -> ControlFlow<()>,
+) -> Result<Vec<WorkerProof>, Undrained> {
+    barrier().map_err(Undrained::Barrier)?;
     let closed = Instant::now();
     let rows = workers.rows();
     let mut proofs: Vec<Option<WorkerProof>> = vec![None; rows.len()];
@@ -101,16 +116,14 @@ pub(crate) fn drain(
             }
             proofs.fill(None);
         }
+        if watch(closed.elapsed()).is_break() {
+            return Err(Undrained::Unwanted);
+        }
         if !patience.pause() {
             let holders = presence.holders(workers, record, closed.elapsed());
-            if holders.is_empty() {
-                continue;
+            if !holders.is_empty() {
+                return Err(Undrained::Held(holders));
             }
-            return Err(Error::new(
-                ErrorKind::Deadline,
-                "still in use when the deadline passed; it is Live again",
-            )
-            .holders(holders));
         }
     }
 }
@@ -151,6 +164,7 @@ fn grace_by(barrier: fn() -> io::Result<()>, deadline: Deadline) -> Result<(), E
                         function: Box::default(),
                         count: 1,
                         since: began.elapsed(),
+                        place: None,
                     },
                 ])
             }

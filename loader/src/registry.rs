@@ -14,6 +14,7 @@ use plug_readside::state::{self, MAX_PLUGINS, State, StateWord};
 use crate::checkpoint;
 use crate::deadline::Deadline;
 use crate::error::{Error, ErrorKind, Lingering, Stage};
+use crate::farewell::Farewell;
 use crate::index::OwnedIndex;
 use crate::plugin::{Loaded, Record};
 use crate::retired::Retired;
@@ -76,6 +77,8 @@ pub(crate) struct Zombie {
     pub(crate) id: u32,
     /// What it still owns, its staged file included.
     pub(crate) loaded: Loaded,
+    /// Its `exit`, if that has not returned yet: then it is closed when that has.
+    pub(crate) late: Option<Arc<Farewell>>,
 }
 
 /// A reserved name with its slot and generation, given back when dropped unless kept.
@@ -314,7 +317,6 @@ impl Registry {
     pub(crate) fn take(&self, name: &str, generation: Option<u64>) -> Result<Leaving, Error> {
         let canonical = canonical(name);
         let mut writer = self.lock();
-        let of_generation = |entry: &Entry| generation.is_none_or(|g| g == entry.generation);
         let Some(entry) = writer
             .entries
             .iter_mut()
@@ -332,10 +334,21 @@ impl Registry {
                 None => Error::new(ErrorKind::NotFound, "no plugin of this name"),
             });
         };
-        if !of_generation(entry) {
+        if let Some(wanted) = generation.filter(|wanted| *wanted != entry.generation) {
+            let found = entry.generation;
             return Err(Error::new(
-                ErrorKind::NotFound,
-                "the plugin this handle belongs to is gone; another one has its name",
+                ErrorKind::Gone,
+                format!("expected generation {wanted}, found {found}: another load has its name"),
+            ));
+        }
+        let permanent = entry
+            .record
+            .as_ref()
+            .and_then(|record| record.permanent.clone());
+        if let Some(reason) = permanent {
+            return Err(Error::new(
+                ErrorKind::Permanent,
+                format!("it is permanent: {reason}; it stays until the process ends"),
             ));
         }
         let now = state::word(entry.id).state();
@@ -449,6 +462,27 @@ impl Registry {
             }
         }
         collected
+    }
+
+    /// Takes out the zombies whose late `exit` has returned, and is off its thread.
+    pub(crate) fn take_returned(&self) -> Vec<Zombie> {
+        let of = |zombie: &Zombie| Some((zombie.loaded.record.generation, zombie.late.clone()?));
+        let late: Vec<_> = self.lock().zombies.iter().filter_map(of).collect();
+        // Asked without the lock: the kernel is.
+        let over = late.into_iter().filter(|(_, farewell)| farewell.is_over());
+        let take = |(generation, _)| {
+            let mut writer = self.lock();
+            let is_it = |zombie: &Zombie| zombie.loaded.record.generation == generation;
+            let at = writer.zombies.iter().position(is_it)?;
+            Some(writer.zombies.swap_remove(at))
+        };
+        over.filter_map(take).collect()
+    }
+
+    /// The plugin whose mapping covers `address`, if readers may see it.
+    pub(crate) fn record_at(&self, address: usize) -> Option<Arc<Record>> {
+        let mut records = self.records().into_iter();
+        records.find(|record| (record.start..record.end).contains(&address))
     }
 
     /// Plugins that readers may see, in order of load, then zombies.

@@ -47,6 +47,7 @@ impl Trust {
 pub struct Source {
     pub(crate) origin: Origin,
     pub(crate) name: Option<String>,
+    pub(crate) permanent: bool,
 }
 
 #[derive(Debug)]
@@ -63,6 +64,7 @@ impl Source {
         Self {
             origin: Origin::Path(path.as_ref().to_owned()),
             name: None,
+            permanent: false,
         }
     }
 
@@ -79,6 +81,7 @@ impl Source {
         Self {
             origin: Origin::Descriptor(fd, path.as_ref().to_owned()),
             name: None,
+            permanent: false,
         }
     }
 
@@ -86,6 +89,18 @@ impl Source {
     #[must_use]
     pub fn named(mut self, name: impl Into<String>) -> Self {
         self.name = Some(name.into());
+        self
+    }
+
+    /// Never unloads it: its mapping, its code and its data stay as long as the process. Its `exit`
+    /// runs when that ends, as [`Config::run_exits_at_process_exit`] says.
+    ///
+    /// For plugins that the host knows to leave something behind which nobody can take back.
+    ///
+    /// [`Config::run_exits_at_process_exit`]: crate::Config::run_exits_at_process_exit
+    #[must_use]
+    pub fn permanent(mut self) -> Self {
+        self.permanent = true;
         self
     }
 

@@ -16,12 +16,14 @@ use crate::deadline::Deadline;
 use crate::error::{Error, ErrorKind, Lingering, Stage};
 use crate::events::EventKind;
 use crate::executor::{self, Executor, Outcome};
+use crate::farewell::Farewell;
 use crate::image::remove_stage_folder;
 use crate::plugin::{Loaded, Record};
 use crate::process::Process;
-use crate::quiesce::{self, WorkerProof};
+use crate::quiesce::{self, Undrained, WorkerProof};
 use crate::registry::{Leaving, Zombie};
 use crate::stages::Stages;
+use crate::stall::Stall;
 use crate::sys::process_exit;
 
 /// How an unload ended. What it says was observed, not assumed.
@@ -30,11 +32,11 @@ use crate::sys::process_exit;
 pub enum Unloaded {
     /// The plugin is out of the process.
     Gone(UnloadReport),
-    /// It is closed and harmless, but something still holds its mapping; collected by itself when
-    /// that ends.
+    /// It is closed, but something still holds its mapping, or its `exit` has not returned yet;
+    /// collected by itself when that ends.
     Zombie(Lingering),
-    /// It refuses all calls, and stays mapped for ever: the file asks for it, or its `exit` did not
-    /// return in time.
+    /// It refuses all calls, and stays mapped for ever: the file asks for it, or somebody was found
+    /// inside after its `exit`.
     Pinned(Lingering),
 }
 
@@ -76,107 +78,108 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 /// Time a reader's section may last before an unload gives up waiting; sections are microseconds.
 const SECTION: Duration = Duration::from_secs(10);
 
-/// Unloads the plugin `name`; only the load `generation` if that is given.
-pub(crate) fn unload(
+/// Takes the plugin `name`, only the load `generation` if that is given: it is Going from here on.
+pub(crate) fn begin(
     process: &'static Process,
     name: &str,
     generation: Option<u64>,
-    deadline: Deadline,
-) -> Result<Unloaded, Error> {
-    let span = tracing::info_span!(target: "plug::unload", "unload", plugin = name);
-    let _entered = span.enter();
-    let result = run(process, name, generation, deadline).map_err(|error| error.plugin(name));
-    match &result {
-        Ok(Unloaded::Gone(report)) => {
-            let (generation, stages) = (report.generation, &report.stages);
-            tracing::info!(target: "plug::unload", generation, ?stages, "unloaded");
-        }
-        Ok(Unloaded::Zombie(left) | Unloaded::Pinned(left)) => {
-            let (generation, reasons) = (left.generation, &left.reasons);
-            tracing::warn!(target: "plug::unload", generation, ?reasons, "closed but still mapped");
-        }
-        Err(error) => tracing::warn!(target: "plug::unload", %error, "not unloaded"),
-    }
-    result
-}
-
-fn run(
-    process: &'static Process,
-    name: &str,
-    generation: Option<u64>,
-    deadline: Deadline,
-) -> Result<Unloaded, Error> {
-    if calls::depth() > 0 {
-        return Err(Error::new(
-            ErrorKind::SelfDeadlock,
-            "unload asked for from inside a plugin's code; return from it first",
-        ));
-    }
-    if plug_readside::snapshot::sections().is_inside(thread_pointer()) {
-        return Err(Error::new(
-            ErrorKind::SelfDeadlock,
-            "unload asked for from inside a read section; leave it first",
-        ));
-    }
-    let mut stages = Stages::start();
-    let leaving = process
-        .registry
-        .take(name, generation)
-        .map_err(|e| e.at(Stage::Going))?;
-    let record = Arc::clone(leaving.record());
+) -> Result<Leaving, Error> {
+    let taken = process.registry.take(name, generation);
+    let leaving = taken.map_err(|error| error.at(Stage::Going).plugin(name))?;
+    let record = leaving.record();
     process
         .events
         .push(&record.name, record.generation, EventKind::Going);
     checkpoint::note("unload.going");
-    stages.end(Stage::Going);
+    Ok(leaving)
+}
 
+/// Puts a plugin back that was taken: it is Live again, because of `why`.
+pub(crate) fn put_back(process: &'static Process, leaving: Leaving, why: &str) {
+    let record = Arc::clone(leaving.record());
+    process.registry.put_back(leaving);
+    let kind = EventKind::Stayed(why.into());
+    process.events.push(&record.name, record.generation, kind);
+}
+
+/// Waits until nobody is inside a plugin that was taken, or nobody is `wanted` to wait any more.
+///
+/// Warns when that takes long.
+pub(crate) fn drain(
+    process: &'static Process,
+    record: &Record,
+    deadline: Deadline,
+    mut wanted: impl FnMut() -> bool,
+) -> Result<Vec<WorkerProof>, Undrained> {
     checkpoint::note("unload.drain");
-    let workers = match quiesce::drain(&process.workers, &process.presence, &record, deadline) {
-        Ok(workers) => workers,
-        Err(error) => {
-            process.registry.put_back(leaving);
-            let kind = EventKind::Stayed(error.to_string().into());
-            process.events.push(&record.name, record.generation, kind);
-            return Err(error.at(Stage::Drain));
+    let (workers, presence) = (&process.workers, &process.presence);
+    let mut stall = Stall::new(process.config.stall_warning);
+    let watch = |waited| {
+        if !wanted() {
+            return ControlFlow::Break(());
         }
+        let holders = || presence.holders(workers, record, waited);
+        if let Some(report) = stall.look(waited, record, holders) {
+            let (plugin, generation) = (&*record.name, record.generation);
+            tracing::warn!(target: "plug::stall", plugin, generation, "{report}");
+            let kind = EventKind::Stalled(report.into());
+            process.events.push(plugin, generation, kind);
+        }
+        ControlFlow::Continue(())
     };
+    let workers = quiesce::drain(workers, presence, record, deadline, watch)?;
     checkpoint::note("unload.drained");
-    stages.end(Stage::Drain);
-
-    match leave(process, leaving, deadline, &mut stages) {
-        ControlFlow::Continue(()) => {
-            let stages = stages.into_inner();
-            let kind = EventKind::Unloaded(stages.clone());
-            process.events.push(&record.name, record.generation, kind);
-            let (plugin, generation) = (record.name.clone(), record.generation);
-            Ok(Unloaded::Gone(UnloadReport {
-                plugin,
-                generation,
-                workers,
-                stages,
-            }))
-        }
-        ControlFlow::Break(verdict) => Ok(verdict),
-    }
+    Ok(workers)
 }
 
 /// From here on there is no way back: the plugin leaves, or becomes a zombie.
-fn leave(
+pub(crate) fn leave(
     process: &'static Process,
     leaving: Leaving,
+    workers: Vec<WorkerProof>,
     deadline: Deadline,
-    stages: &mut Stages,
-) -> ControlFlow<Unloaded> {
+    mut stages: Stages,
+) -> Unloaded {
     let Leaving { mut loaded } = leaving;
     let threads = mem::take(&mut loaded.threads);
     let record = Arc::clone(&loaded.record);
     let last_words = Deadline::after(deadline.remaining().max(LAST_WORDS));
-    let goodbye = executor::wait_all(threads, last_words.remaining())
-        .and_then(|()| say_goodbye(process, &loaded, last_words, stages));
-    if let Err(reason) = goodbye {
-        return ControlFlow::Break(bury(process, loaded, reason));
+    let farewell = executor::wait_all(threads, last_words.remaining())
+        .map_err(Unsaid::Refused)
+        .and_then(|()| say_goodbye(process, &loaded, last_words, &mut stages));
+    match farewell {
+        Ok(()) => {}
+        Err(Unsaid::Refused(reason)) => return bury(process, loaded, reason, None),
+        Err(Unsaid::Late(farewell)) => {
+            let reason = "its exit has not returned; the thread plug-exit is in it".into();
+            return bury(process, loaded, reason, Some(farewell));
+        }
     }
+    if let Err(left) = close(process, loaded, &mut stages) {
+        let (loaded, reason) = *left;
+        return bury(process, loaded, reason, None);
+    }
+    checkpoint::note("unload.release");
+    process.registry.release(record.id, record.generation);
+    let stages = stages.into_inner();
+    let kind = EventKind::Unloaded(stages.clone());
+    process.events.push(&record.name, record.generation, kind);
+    Unloaded::Gone(UnloadReport {
+        plugin: record.name.clone(),
+        generation: record.generation,
+        workers,
+        stages,
+    })
+}
 
+/// Hides a plugin whose destructors have run, waits for readers, unmaps it and looks whether it is
+/// gone; else gives it back with the reason why it is not, for readers to see again.
+fn close(
+    process: &'static Process,
+    mut loaded: Loaded,
+    stages: &mut Stages,
+) -> Result<(), Box<(Loaded, String)>> {
+    let record = Arc::clone(&loaded.record);
     process_exit::run_first();
 
     checkpoint::note("unload.unpublish");
@@ -184,7 +187,7 @@ fn leave(
     checkpoint::note("unload.grace");
     if let Err(error) = quiesce::grace(Deadline::after(SECTION)) {
         process.registry.show(&record);
-        return ControlFlow::Break(bury(process, loaded, error.to_string()));
+        return Err(Box::new((loaded, error.to_string())));
     }
     stages.end(Stage::Unpublish);
 
@@ -208,16 +211,22 @@ fn leave(
     stages.end(Stage::Observe);
     if let Some(reason) = lingering {
         process.registry.show(&record);
-        return ControlFlow::Break(bury(process, loaded, reason));
+        return Err(Box::new((loaded, reason)));
     }
     drop(loaded);
     // First, so that whoever asks for this load finds it here or there.
-    if let Some(forgotten) = process.history.add(Arc::clone(&record)) {
+    if let Some(forgotten) = process.history.add(record) {
         process.registry.retire(&forgotten.index);
     }
-    checkpoint::note("unload.release");
-    process.registry.release(record.id, record.generation);
-    ControlFlow::Continue(())
+    Ok(())
+}
+
+/// Why a plugin's last calls have not all been made.
+enum Unsaid {
+    /// They cannot be.
+    Refused(String),
+    /// The deadline passed; they go on by themselves.
+    Late(Arc<Farewell>),
 }
 
 /// Runs `exit`, makes sure once more that nobody is inside, and runs the destructors, all on one
@@ -227,12 +236,15 @@ fn say_goodbye(
     loaded: &Loaded,
     deadline: Deadline,
     stages: &mut Stages,
-) -> Result<(), String> {
+) -> Result<(), Unsaid> {
     checkpoint::note("unload.exit");
     let record = Arc::clone(&loaded.record);
     let exit = loaded.descriptor.and_then(|descriptor| descriptor.exit);
     let destructors = loaded.destructors.clone();
-    let job = move || -> Result<Duration, String> {
+    let farewell = Arc::new(Farewell::default());
+    let said = Arc::clone(&farewell);
+    let job = move || {
+        said.begin();
         let began = Instant::now();
         if let Some(exit) = exit {
             let _phase = phase::enter(thread_pointer(), record.generation, Phase::Exit);
@@ -243,27 +255,93 @@ fn say_goodbye(
             }
         }
         let exited = began.elapsed();
-        quiesce::drain(&process.workers, &process.presence, &record, deadline)
-            .map_err(|error| error.to_string())?;
-        checkpoint::note("unload.destructors");
-        constructors::destroy(&destructors, record.generation);
-        Ok(exited)
+        // Those that `exit` let go need a moment, also where it was late.
+        let soon = Deadline::after(deadline.remaining().max(LAST_WORDS));
+        let outcome = nobody_inside(process, &record, soon).map(|()| {
+            checkpoint::note("unload.destructors");
+            constructors::destroy(&destructors, record.generation);
+            exited
+        });
+        said.end(outcome);
     };
     let done = Executor::start("exit").and_then(|executor| executor.run(Some(deadline), job));
-    let (outcome, thread) = done.map_err(|error| format!("{error:#}"))?;
-    match outcome {
-        Outcome::Done(exited) => {
-            stages.split(Stage::Exit, exited?, Stage::Destructors);
-            executor::wait_all(vec![thread], deadline.remaining())
+    let (outcome, thread) = done.map_err(|error| Unsaid::Refused(format!("{error:#}")))?;
+    match (outcome, farewell.outcome()) {
+        (Outcome::Done(()), Some(Ok(exited))) => {
+            stages.split(Stage::Exit, exited, Stage::Destructors);
+            // Looked at once while the thread is there, so that it is known again.
+            let _over = farewell.is_over();
+            let ended = executor::wait_all(vec![thread], deadline.remaining());
+            ended.map_err(|_| Unsaid::Late(farewell))
         }
-        Outcome::Vanished => Err("its exit ended the loader's thread instead of returning".into()),
-        Outcome::Late => Err("its exit has not returned; the thread plug-exit is in it".into()),
+        (Outcome::Done(()), Some(Err(reason))) => Err(Unsaid::Refused(reason)),
+        (Outcome::Done(()), None) | (Outcome::Vanished, _) => Err(Unsaid::Refused(
+            "its exit ended the loader's thread instead of returning".to_owned(),
+        )),
+        (Outcome::Late, _) => {
+            // As above.
+            let _over = farewell.is_over();
+            Err(Unsaid::Late(farewell))
+        }
     }
 }
 
-fn bury(process: &'static Process, loaded: Loaded, reason: String) -> Unloaded {
-    // One that still owns its mapping is not given back to ld.so later.
-    let pinned = !loaded.pinned_because.is_empty() || loaded.mapped.is_some();
+/// A last look at gates and pins after `exit`, which may have let others in.
+fn nobody_inside(
+    process: &'static Process,
+    record: &Record,
+    deadline: Deadline,
+) -> Result<(), String> {
+    let go_on = |_| ControlFlow::Continue(());
+    let drained = quiesce::drain(&process.workers, &process.presence, record, deadline, go_on);
+    match drained {
+        Ok(_) => Ok(()),
+        Err(Undrained::Barrier(error)) => Err(format!("{error:#}")),
+        Err(Undrained::Held(holders)) => {
+            let held = Error::new(ErrorKind::Deadline, "in use again after its exit");
+            Err(held.holders(holders).to_string())
+        }
+        Err(Undrained::Unwanted) => Err("nobody waits for it".to_owned()),
+    }
+}
+
+/// Closes the plugins whose `exit` came back late; for the drainer.
+pub(crate) fn close_late(process: &'static Process) {
+    for Zombie { loaded, late, .. } in process.registry.take_returned() {
+        let record = Arc::clone(&loaded.record);
+        let outcome = late.and_then(|farewell| farewell.outcome());
+        let closed = match outcome {
+            Some(Ok(_)) => close(process, loaded, &mut Stages::start()),
+            Some(Err(reason)) => Err(Box::new((loaded, reason))),
+            None => Err(Box::new((loaded, "its exit panicked".to_owned()))),
+        };
+        match closed {
+            Ok(()) => {
+                process.registry.release(record.id, record.generation);
+                let (plugin, generation) = (&*record.name, record.generation);
+                tracing::info!(target: "plug::unload", plugin, generation, "its late exit returned");
+                process
+                    .events
+                    .push(plugin, generation, EventKind::Collected);
+            }
+            Err(left) => {
+                let (loaded, reason) = *left;
+                let left = bury(process, loaded, reason, None);
+                tracing::warn!(target: "plug::unload", %left, "its late exit returned");
+            }
+        }
+    }
+}
+
+/// Keeps what cannot leave. One whose `exit` is still running is closed when that returns.
+fn bury(
+    process: &'static Process,
+    loaded: Loaded,
+    reason: String,
+    late: Option<Arc<Farewell>>,
+) -> Unloaded {
+    // One that still owns its mapping is not given back to ld.so later, but after a late exit.
+    let pinned = !loaded.pinned_because.is_empty() || loaded.mapped.is_some() && late.is_none();
     let mut reasons = loaded.pinned_because.clone();
     reasons.push(reason);
     let record = &loaded.record;
@@ -277,6 +355,7 @@ fn bury(process: &'static Process, loaded: Loaded, reason: String) -> Unloaded {
         lingering: lingering.clone(),
         id,
         loaded,
+        late,
     });
     let reasons = lingering.reasons.clone();
     let kind = if pinned {
@@ -301,7 +380,7 @@ pub(crate) fn at_process_exit(process: &'static Process) {
     for leaving in process.registry.take_all_at_exit() {
         let record: &Record = leaving.record();
         let soon = Deadline::after(Duration::from_millis(50));
-        if quiesce::drain(&process.workers, &process.presence, record, soon).is_err() {
+        if nobody_inside(process, record, soon).is_err() {
             continue;
         }
         let exit = leaving

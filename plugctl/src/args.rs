@@ -98,6 +98,9 @@ pub(crate) struct Load {
     /// Load it under this name instead of its own.
     #[arg(long)]
     pub(crate) name: Option<String>,
+    /// Never unload it.
+    #[arg(long)]
+    pub(crate) permanent: bool,
 }
 
 #[derive(Debug, Args)]
@@ -105,6 +108,9 @@ pub(crate) struct Unload {
     /// The plugins.
     #[arg(required = true, value_name = "NAME")]
     pub(crate) names: Vec<String>,
+    /// Unload it only if it is this load, as list and info tell it.
+    #[arg(long, value_name = "GENERATION")]
+    pub(crate) generation: Option<u64>,
     /// How long to wait for users; 0 refuses at once.
     #[arg(long, value_name = "SECONDS", default_value_t = 1.0, value_parser = seconds)]
     pub(crate) wait: f64,

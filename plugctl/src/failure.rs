@@ -95,8 +95,8 @@ impl Failure {
     /// What a host refused.
     pub(crate) fn refused(refused: Refused) -> Self {
         let code = match refused.kind.as_str() {
-            "not_found" => NOT_FOUND,
-            "busy" | "already_loaded" | "too_many_plugins" | "self_deadlock" => BUSY,
+            "not_found" | "gone" => NOT_FOUND,
+            "permanent" | "busy" | "already_loaded" | "too_many_plugins" | "self_deadlock" => BUSY,
             "damaged" | "incompatible" | "map" => INCOMPATIBLE,
             "deadline" => DEADLINE,
             "zombie" => LINGERING,
@@ -135,7 +135,16 @@ fn holder(holder: &HolderRow) -> String {
             }
             text + &format!(" since {since}")
         }
-        "pins" => format!("{} held", plural(holder.count, "pin")),
+        "pins" => {
+            let mut text = format!("{} held", plural(holder.count, "pin"));
+            if !holder.place.is_empty() {
+                text.push_str(&format!(
+                    ", taken at {} by {} (tid {}) since {since}",
+                    holder.place, holder.thread, holder.tid
+                ));
+            }
+            text
+        }
         "section" => format!("a reader inside a section (tid {})", holder.tid),
         _ => format!(
             "{} from threads that are no workers since {since}",

@@ -77,7 +77,11 @@ fn of_plugin(name: &str, host: Option<&str>) -> Result<Vec<(String, String)>, Fa
         .map(|Field { key, value }| (key, value));
     fields.extend(first_things_first(told));
     let plugin = reply.plugin;
+    let declared = fields.iter().any(|(key, _)| key == "permanent");
     let mut add = |key: &str, value: String| fields.push((key.to_owned(), value));
+    if !plugin.permanent.is_empty() && !declared {
+        add("permanent", plugin.permanent);
+    }
     add("build-id", plugin.build_id);
     add("size", plugin.size.to_string());
     add("base", plugin.base);

@@ -23,6 +23,7 @@ pub(crate) fn run(args: &args::Load, host: Option<&str>, render: &Render) -> Out
         file: 0,
         path: path.display().to_string(),
         name: args.name.clone(),
+        permanent: args.permanent.then_some(true),
         params: fields.collect(),
     };
     let mut client = hosts::connect(host)?;

@@ -68,7 +68,7 @@ fn right(text: String) -> Cell {
 fn state(text: &str) -> Cell {
     let style = match text {
         "Live" | "live" => GOOD,
-        "Zombie" | "zombie" | "pinned" | "failed" | "stayed" => BAD,
+        "Zombie" | "zombie" | "pinned" | "failed" | "stayed" | "stalled" => BAD,
         "Coming" | "Going" | "Unformed" | "coming" | "going" => WAITING,
         _ => PLAIN,
     };
@@ -139,12 +139,43 @@ impl Render {
         );
     }
 
-    /// Why a command failed.
+    /// Why a command failed, and who stood in the way.
     pub(crate) fn failure(self, failure: &Failure) {
         match serde_json::to_string(failure) {
-            Ok(text) if self.json => self.note(&text),
+            Ok(text) if self.json => return self.note(&text),
             _ => self.note(&format!("plugctl: {failure}")),
         }
+        if failure.holders.is_empty() {
+            return;
+        }
+        let rows = failure.holders.iter().map(|holder| {
+            let kind = match holder.kind.as_str() {
+                "unregistered_calls" => "call",
+                "pins" => "pin",
+                kind => kind,
+            };
+            let tid = match holder.tid {
+                0 => String::new(),
+                tid => tid.to_string(),
+            };
+            vec![
+                cell(kind),
+                cell(holder.thread.as_str()),
+                right(tid),
+                number(holder.count),
+                right(micros(holder.micros)),
+                match holder.place.as_str() {
+                    "" => cell(self.name(&holder.function)),
+                    place => cell(place),
+                },
+            ]
+        });
+        let heads = ["Holder", "Thread", "TID", "Count", "Since", "Where"];
+        let table = Self {
+            colour: false,
+            ..self
+        };
+        self.note(table.table_text(&heads, rows.collect()).trim_end());
     }
 
     /// Something that went wrong while a host goes on.
@@ -155,7 +186,7 @@ impl Render {
     /// Who is waited for.
     pub(crate) fn waiting(self, name: &str, holders: &str) {
         let holders = if holders.is_empty() {
-            "its users"
+            "its exit"
         } else {
             holders
         };
@@ -201,7 +232,10 @@ impl Render {
             return self.value(&plugins);
         }
         let rows = plugins.iter().map(|plugin| {
-            let users = plugin.users.join(",");
+            // As lsmod marks them.
+            let permanent = (!plugin.permanent.is_empty()).then(|| "[permanent]".to_owned());
+            let users: Vec<String> = permanent.into_iter().chain(plugin.users.clone()).collect();
+            let users = users.join(",");
             vec![
                 Cell {
                     text: format!("{:<19}", plugin.name),
@@ -447,7 +481,11 @@ impl Render {
         };
         let why = match event.message.as_str() {
             "" => String::new(),
-            message => format!(": {message}"),
+            // A stall's has a line for each holder and frame.
+            message => {
+                let lines: Vec<&str> = message.lines().map(str::trim).collect();
+                format!(": {}", lines.join("; "))
+            }
         };
         let kind = state(&event.kind);
         format!(
@@ -467,8 +505,12 @@ impl Render {
         }
     }
 
-    /// Aligned columns, two spaces apart; the last one is not padded.
     fn table(self, heads: &[&str], rows: Vec<Vec<Cell>>) {
+        self.raw(self.table_text(heads, rows).as_bytes());
+    }
+
+    /// Aligned columns, two spaces apart; the last one is not padded.
+    fn table_text(self, heads: &[&str], rows: Vec<Vec<Cell>>) -> String {
         let head = |(n, head): (usize, &&str)| Cell {
             text: (*head).to_owned(),
             style: HEAD,
@@ -501,7 +543,7 @@ impl Render {
             }
             text.push('\n');
         }
-        self.raw(text.as_bytes());
+        text
     }
 }
 

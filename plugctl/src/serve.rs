@@ -245,9 +245,18 @@ fn stream(
 /// Unloads everything; what stays is told.
 fn shut_down(loader: &Loader, render: Render) -> u8 {
     let mut code = 0;
-    for (_, verdict) in loader.shutdown(Deadline::after(LAST_WAIT)) {
+    let verdicts = match loader.shutdown(Deadline::after(LAST_WAIT)) {
+        Ok(verdicts) => verdicts,
+        Err(error) => {
+            render.warning(&error.to_string());
+            return refused(&error).code;
+        }
+    };
+    for (_, verdict) in verdicts {
         let (failed, text) = match verdict {
             Ok(Unloaded::Gone(_)) => continue,
+            // Its exit runs when the process ends.
+            Err(error) if error.kind() == ErrorKind::Permanent => continue,
             Ok(Unloaded::Zombie(left) | Unloaded::Pinned(left)) => (LINGERING, left.to_string()),
             Err(error) => (refused(&error).code, error.to_string()),
         };

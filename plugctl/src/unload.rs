@@ -16,7 +16,7 @@ pub(crate) fn run(args: &args::Unload, host: Option<&str>, render: &Render) -> O
     let mut done = Vec::new();
     let mut code = 0;
     for name in &args.names {
-        let failure = match unload(&mut client, name, wait, render) {
+        let failure = match unload(&mut client, name, args.generation, wait, render) {
             Ok(reply) => {
                 let left = lingering(&reply);
                 done.push(reply);
@@ -40,12 +40,14 @@ pub(crate) fn run(args: &args::Unload, host: Option<&str>, render: &Render) -> O
 fn unload(
     client: &mut Client,
     name: &str,
+    generation: Option<u64>,
     wait: Duration,
     render: &Render,
 ) -> Result<UnloadReply, Failure> {
     let wait_micros = u64::try_from(wait.as_micros()).unwrap_or(u64::MAX);
     let call = UnloadCall {
         name: name.to_owned(),
+        generation,
         wait_micros,
     };
     client.send("Unload", &call, Replies::More, None)?;
@@ -61,16 +63,15 @@ fn unload(
     }
 }
 
-/// A refusal because of users, with the users and how long they were waited for.
+/// A refusal because of users, and how long they were waited for; the users follow as a table.
 fn in_words(mut failure: Failure, name: &str, wait: Duration) -> Failure {
     if &*failure.kind == "deadline" && !failure.holders.is_empty() {
-        let users = holders(&failure.holders);
         failure.message = if wait.is_zero() {
             failure.code = BUSY;
-            format!("{name} is in use: {users}").into()
+            format!("{name} is in use").into()
         } else {
             let waited = micros(u64::try_from(wait.as_micros()).unwrap_or(u64::MAX));
-            format!("{name} is still in use after {waited}: {users}").into()
+            format!("{name} is still in use after {waited}").into()
         };
     }
     failure

@@ -66,6 +66,7 @@ fn a_plugin_from_load_to_history() {
         "generation",
         "interfaces",
         "name",
+        "permanent",
         "refs",
         "size",
         "state",
@@ -302,17 +303,14 @@ fn an_unload_of_a_plugin_in_use_names_its_holder() {
         "",
     );
     let ended = place.run(&["unload", "holding", "--wait", "0"]);
-    ended.is(
-        4,
-        "",
-        "plugctl: holding is in use: worker io-0 (tid 1) in plug.filter since 1 ms\n",
-    );
-    assert!(ended.stderr.contains(&format!("(tid {tid})")));
+    let table = "Holder Thread TID Count Since Where\n\
+                 call io-0 1 1 1 ms plug.filter\n";
+    ended.is(4, "", &format!("plugctl: holding is in use\n{table}"));
+    assert!(ended.stderr.contains(&format!(" {tid} ")), "{ended:?}");
     place.run(&["unload", "holding", "--wait", "0.2"]).is(
         6,
         "",
-        "plugctl: holding is still in use after 200.0 ms: worker io-0 (tid 1) in plug.filter \
-         since 1 ms\n",
+        &format!("plugctl: holding is still in use after 200.0 ms\n{table}"),
     );
     let ended = place.run(&["--json", "unload", "holding", "--wait", "0"]);
     let failure: serde_json::Value = serde_json::from_str(&ended.stderr).unwrap();

@@ -214,6 +214,9 @@ PLUG_OFFSET_(plug_descriptor, n_interfaces, 32);
 /* Optional: who wrote it. */
 #define PLUG_AUTHOR(author) PLUG_META_(_author, "author=" author)
 
+/* Optional: it can never be unloaded, for this reason, which whoever tries is told. */
+#define PLUG_PERMANENT(reason) PLUG_META_(_permanent, "permanent=" reason)
+
 /*
  * The plugin, once: texts are literals, init is `int32_t (*)(const plug_host_context *)`, exit is
  * `void (*)(void)`. In C++ both may throw.

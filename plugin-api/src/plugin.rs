@@ -4,8 +4,11 @@
 ///
 /// Once per plugin, at the root of its crate. `init` is a `fn(&Context) -> plug_api::Result`,
 /// `exit` a `fn()`; both may panic, which the host sees as an error with the panic's text.
-/// `version` takes any constant, so `env!("CARGO_PKG_VERSION")` as well. `author`, `interfaces`
-/// and `services` may be left out, the order is fixed.
+/// `version` takes any constant, so `env!("CARGO_PKG_VERSION")` as well. `author`, `permanent`,
+/// `interfaces` and `services` may be left out, the order is fixed.
+///
+/// `permanent` is the reason why the plugin can never be unloaded, as a text that whoever tries is
+/// shown; without it, it can.
 ///
 /// ```standalone_crate
 /// use plug_api::Context;
@@ -72,6 +75,7 @@ macro_rules! plugin {
         description: $description:expr,
         license: $license:expr,
         $(author: $author:expr,)?
+        $(permanent: $permanent:expr,)?
         init: $init:expr,
         exit: $exit:expr
         $(, interfaces: [$($interface:ty => $interface_table:expr),* $(,)?])?
@@ -123,6 +127,7 @@ macro_rules! plugin {
                 __PlugPart::Text("description="), __PlugPart::Text($description), __PlugPart::End,
                 __PlugPart::Text("license="), __PlugPart::Text($license), __PlugPart::End,
                 $(__PlugPart::Text("author="), __PlugPart::Text($author), __PlugPart::End,)?
+                $(__PlugPart::Text("permanent="), __PlugPart::Text($permanent), __PlugPart::End,)?
                 __PlugPart::Text("api="), $crate::__private::API, __PlugPart::End,
                 __PlugPart::Text("toolchain="), __PlugPart::Text($crate::__private::TOOLCHAIN), __PlugPart::End,
                 __PlugPart::Text("target="), __PlugPart::Text($crate::__private::TARGET), __PlugPart::End,

@@ -19,10 +19,15 @@ pub struct Host {
 impl Host {
     /// Makes the process's loader.
     pub fn new() -> Self {
+        Self::with(Config::default())
+    }
+
+    /// Makes the process's loader as `config` says.
+    pub fn with(config: Config) -> Self {
         // SAFETY: tests load the example plugins of this repository and system libraries.
         let trust = unsafe { Trust::new(Policy::default()) };
         Self {
-            loader: Loader::new(Config::default()).expect("first loader"),
+            loader: Loader::new(config).expect("first loader"),
             trust,
         }
     }

@@ -168,7 +168,7 @@ fn act(role: &str) -> ExitCode {
             assert_eq!(wrote, ["two object", "one object"]);
         }
         "shutdown" => {
-            let left = host.loader.shutdown(seconds(5));
+            let left = host.loader.shutdown(seconds(5)).expect("outside");
             let names: Vec<_> = left.iter().map(|(name, _)| name.as_str()).collect();
             assert_eq!(names, ["two", "one"]);
             assert!(

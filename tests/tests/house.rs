@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use plug_tests::standalone::repository;
 
 /// The only files of the loader that may contain unsafe code.
-const UNSAFE: [&str; 29] = [
+const UNSAFE: [&str; 30] = [
     "calls",
     "constructors",
     "context",
@@ -18,6 +18,7 @@ const UNSAFE: [&str; 29] = [
     "crash/registers",
     "index",
     "load",
+    "pin",
     "plugin",
     "process",
     "registry",
@@ -40,12 +41,13 @@ const UNSAFE: [&str; 29] = [
 ];
 
 /// The one file of the loader that names an outside crate.
-const OUTSIDE: [(&str, &str); 6] = [
+const OUTSIDE: [(&str, &str); 7] = [
     ("gimli", "crash/cfi"),
     ("object", "image/elf"),
     ("libloading", "sys/dl"),
     ("dashmap", "flights"),
     ("arc_swap", "registry"),
+    ("slab", "pins"),
     ("serde_json", "control/wire"),
 ];
 

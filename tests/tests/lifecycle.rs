@@ -140,11 +140,8 @@ fn unload_waits_for_pins_and_refuses_new_ones() {
         let held = host
             .loader
             .unload("base64", Deadline::after(Duration::from_millis(50)));
-        assert!(
-            held.expect_err("pinned")
-                .to_string()
-                .contains("1 pins held")
-        );
+        let held = held.expect_err("pinned").to_string();
+        assert!(held.contains("1 pin held, taken at "), "{held}");
         let loader = host.loader.clone();
         let leaving = thread::spawn(move || loader.unload("base64", seconds(10)));
         while !pin.is_leaving() {

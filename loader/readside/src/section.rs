@@ -55,8 +55,9 @@ struct Line {
     /// `epoch << 16 | nest` of the owner. Release stores by the owner and its signal handlers, on
     /// entering and on leaving; read by grace periods (SeqCst).
     word: AtomicUsize,
-    /// `epoch << 16 | 1` of whoever claimed the slot, 0 when free. Claimed by a SeqCst CAS,
-    /// released by a Release store; read by grace periods (SeqCst).
+    /// `epoch << 16 | tag` of whoever claimed the slot, 0 when free; the tag is the thread's, by
+    /// which it finds itself again. Claimed by a SeqCst CAS, released by a Release store; read by
+    /// grace periods (SeqCst).
     spare: [AtomicUsize; SPARE],
 }
 
@@ -276,7 +277,7 @@ impl Sections {
         for line in self.window(thread) {
             for spare in &line.spare {
                 // Acquire: as in enter_line().
-                let entered = self.epoch.load(Ordering::Acquire) | 1;
+                let entered = self.epoch.load(Ordering::Acquire) | tag(thread);
                 // SeqCst: this RMW, the later load of the snapshot pointer and the scan in
                 // synchronize() stand in one total order. Relaxed on failure: nothing was entered.
                 let claim = spare.compare_exchange(0, entered, Ordering::SeqCst, Ordering::Relaxed);
@@ -343,15 +344,30 @@ impl Sections {
         }
     }
 
-    /// Whether the running thread is inside a section entered through its own line.
+    /// Whether the running thread is inside a section.
     ///
-    /// Thread context; used to refuse an unload that would wait for itself.
+    /// Async-signal-safe; used to refuse an unload that would wait for itself. A thread whose
+    /// section is in a shared counter, because 20 others were near its home, is not found. Another
+    /// thread is taken for this one if it has the same tag, one in 65,535, and stays inside for all
+    /// looks.
     #[must_use]
     pub fn is_inside(&self, thread: ThreadPointer) -> bool {
+        /// Far longer than a section lasts.
+        const LOOKS: usize = 2_000;
+        let tagged = |slot: &AtomicUsize| {
+            // Relaxed: what this thread stored itself is found; what others did is not believed
+            // until it stayed.
+            let mut looks = (0..LOOKS).map(|_| slot.load(Ordering::Relaxed) & NEST_MASK);
+            looks.all(|found| {
+                core::hint::spin_loop();
+                found == tag(thread)
+            })
+        };
         self.window(thread).any(|line| {
             // Relaxed: own line, own stores.
-            line.owner.load(Ordering::Relaxed) == thread.address()
-                && line.word.load(Ordering::Relaxed) & NEST_MASK != 0
+            let owned = line.owner.load(Ordering::Relaxed) == thread.address();
+            owned && line.word.load(Ordering::Relaxed) & NEST_MASK != 0
+                || line.spare.iter().any(tagged)
         })
     }
 
@@ -472,6 +488,12 @@ fn hash(thread_pointer: usize) -> usize {
     (thread_pointer.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) % LINES
 }
 
+/// What a thread marks the slots with that it claims: 16 bits, never 0.
+#[inline]
+fn tag(thread: ThreadPointer) -> usize {
+    (thread.address().wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 48).max(1)
+}
+
 #[cfg(not(plug_loom))]
 const _: () = assert!(size_of::<Line>() == 64);
 
@@ -514,6 +536,19 @@ mod tests {
         );
         drop(section);
         assert_eq!(grace(&sections), Ok(()));
+    }
+
+    #[test]
+    fn an_unregistered_thread_finds_itself_and_nobody_else_inside() {
+        let sections = table();
+        let others = sections.enter(me(128));
+        assert!(!sections.is_inside(me(64)));
+        let own = sections.enter(me(64));
+        assert!(sections.is_inside(me(64)));
+        drop(others);
+        assert!(sections.is_inside(me(64)) && !sections.is_inside(me(128)));
+        drop(own);
+        assert!(!sections.is_inside(me(64)));
     }
 
     #[test]

@@ -49,6 +49,9 @@ pub struct PluginRow {
     pub calls: u64,
     /// Its interfaces as `name/major.minor`.
     pub interfaces: Vec<String>,
+    /// Why it is never unloaded; empty for one that can be.
+    #[serde(default)]
+    pub permanent: String,
 }
 
 /// One field of metadata, and one parameter of a load: `Field` of the interface.
@@ -104,7 +107,7 @@ pub struct ResolvedRow {
 pub struct HolderRow {
     /// call, `unregistered_calls`, pins or section.
     pub kind: String,
-    /// The worker's name; may be empty.
+    /// Name of the worker, or of the thread that took the pins; may be empty.
     pub thread: String,
     /// Its thread id; 0 where unknown.
     pub tid: u32,
@@ -112,8 +115,11 @@ pub struct HolderRow {
     pub function: String,
     /// How many calls or pins.
     pub count: u64,
-    /// How long it has been seen.
+    /// How long it has held at least.
     pub micros: u64,
+    /// File and line where the pins were taken; empty for others.
+    #[serde(default)]
+    pub place: String,
 }
 
 /// How a worker was proved outside: `Proof` of the interface.
@@ -203,6 +209,9 @@ pub struct LoadCall {
     /// The name to load it under, unless the file's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
+    /// Whether it is never to be unloaded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub permanent: Option<bool>,
     /// Parameters for the plugin.
     pub params: Vec<Field>,
 }
@@ -212,6 +221,9 @@ pub struct LoadCall {
 pub struct UnloadCall {
     /// The plugin.
     pub name: String,
+    /// The load that is meant; none for whichever has the name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generation: Option<u64>,
     /// How long to wait for its users at most.
     pub wait_micros: u64,
 }

@@ -21,6 +21,7 @@ use super::messages::{
 use super::rows;
 use super::wire::{self, Call, Fault, Parameters};
 use crate::deadline::Deadline;
+use crate::departure::Departure;
 use crate::loader::Loader;
 use crate::params::Params;
 use crate::plugin::Plugin;
@@ -231,6 +232,7 @@ impl Host {
         let file: usize = parameters.take("file")?;
         let path: String = parameters.take("path")?;
         let name: Option<String> = parameters.take("name")?;
+        let permanent: Option<bool> = parameters.take("permanent")?;
         let given: Vec<Field> = parameters.take("params")?;
         parameters.end()?;
         if file >= descriptors.len() {
@@ -250,6 +252,10 @@ impl Host {
         let source = match &name {
             Some(name) => source.named(name),
             None => source,
+        };
+        let source = match permanent {
+            Some(true) => source.permanent(),
+            Some(false) | None => source,
         };
         let params = given
             .into_iter()
@@ -273,6 +279,7 @@ impl Host {
 
     fn unload(self: &Arc<Self>, mut parameters: Parameters, more: bool) -> Result<Answer, Fault> {
         let name: String = parameters.take("name")?;
+        let generation: Option<u64> = parameters.take("generation")?;
         let wait: u64 = parameters.take("wait_micros")?;
         parameters.end()?;
         let wait = Duration::from_micros(wait);
@@ -284,9 +291,12 @@ impl Host {
             name: name.clone(),
         };
         let host = Arc::clone(self);
-        let work = move || match host.loader.unload(&name, Deadline::after(wait)) {
-            Ok(unloaded) => wire::reply(&rows::unloaded(unloaded), false),
-            Err(error) => wire::error(&rows::fault(&error, &name)),
+        let work = move || {
+            let departure = Departure::begin(host.loader.process, &name, generation);
+            match departure.and_then(|departure| departure.wait(Deadline::after(wait))) {
+                Ok(unloaded) => wire::reply(&rows::unloaded(unloaded), false),
+                Err(error) => wire::error(&rows::fault(&error, &name)),
+            }
         };
         let job = Job {
             name: "unload",

@@ -27,7 +27,7 @@ pub(super) fn plugin(loader: &Loader, plugin: &Plugin) -> PluginRow {
         version: plugin.version().to_owned(),
         state: plugin.state().name().to_owned(),
         refs: holders.iter().map(|holder| holder.count).sum(),
-        users: holders.iter().map(user).collect(),
+        users: users(&holders),
         size: (end - start) as u64,
         base: hex(start),
         build_id: build_id(plugin),
@@ -35,12 +35,21 @@ pub(super) fn plugin(loader: &Loader, plugin: &Plugin) -> PluginRow {
         taints: taints(plugin),
         calls: loader.calls(plugin),
         interfaces: plugin.interfaces().collect(),
+        permanent: plugin.permanent().unwrap_or_default().to_owned(),
     }
 }
 
 /// The letters of a plugin's sticky facts. None are kept so far.
 fn taints(_plugin: &Plugin) -> String {
     String::new()
+}
+
+/// Each user once.
+fn users(holders: &[Holder]) -> Vec<String> {
+    let mut users: Vec<String> = holders.iter().map(user).collect();
+    // Holders of one kind stand together.
+    users.dedup();
+    users
 }
 
 fn user(holder: &Holder) -> String {
@@ -147,6 +156,9 @@ pub(super) fn holder(holder: &Holder) -> HolderRow {
         function: holder.function.to_string(),
         count: holder.count,
         micros: micros(holder.since),
+        place: holder.place.map_or_else(String::new, |place| {
+            format!("{}:{}", place.file(), place.line())
+        }),
     }
 }
 
@@ -168,7 +180,9 @@ pub(super) fn worker(worker: &WorkerInfo) -> WorkerRow {
 pub(super) fn event(event: &Event) -> EventRow {
     let (message, times): (String, &[(Stage, Duration)]) = match &event.kind {
         EventKind::Live(times) | EventKind::Unloaded(times) => (String::new(), times),
-        EventKind::Failed(_, why) | EventKind::Stayed(why) => (why.to_string(), &[]),
+        EventKind::Failed(_, why) | EventKind::Stayed(why) | EventKind::Stalled(why) => {
+            (why.to_string(), &[])
+        }
         EventKind::Zombie(reasons) | EventKind::Pinned(reasons) => (reasons.join("; "), &[]),
         EventKind::CrashHandlerReplaced(signals) => {
             let signals: Vec<_> = signals.iter().map(|signal| signal.name()).collect();
@@ -242,7 +256,7 @@ pub(super) fn stages(times: &[(Stage, Duration)]) -> Vec<StageTime> {
     times.collect()
 }
 
-/// A refusal of the loader's; one for want of the plugin `name` is `NotFound`.
+/// A refusal of the loader's; one because nobody has the name `name` is `NotFound`.
 pub(super) fn fault(error: &Error, name: &str) -> Fault {
     if error.kind() == ErrorKind::NotFound {
         return Fault::NotFound(name.to_owned());
@@ -292,6 +306,8 @@ fn kind(kind: ErrorKind) -> &'static str {
         ErrorKind::InterfaceVersion => "interface_version",
         ErrorKind::Gone => "gone",
         ErrorKind::SelfDeadlock => "self_deadlock",
+        ErrorKind::Permanent => "permanent",
+        ErrorKind::Cancelled => "cancelled",
         ErrorKind::Deadline => "deadline",
         ErrorKind::Barrier => "barrier",
         ErrorKind::CrashHandler => "crash_handler",

@@ -1,8 +1,8 @@
 //! Reading whatever an address may point at, in a process that may be damaged.
 //!
-//! Async-signal-safe. A page is asked of the kernel before it is read the first time. Another
-//! thread may unmap it right afterwards: the fault that follows ends the step of the report that
-//! reads, and nothing else.
+//! Async-signal-safe. In a crash a page is asked of the kernel before it is read the first time.
+//! Another thread may unmap it right afterwards: the fault that follows ends the step of the report
+//! that reads, and nothing else. Where no handler waits for faults the kernel copies all of it.
 
 use std::cell::Cell;
 use std::ffi::c_void;
@@ -18,6 +18,8 @@ const REMEMBERED: usize = 64;
 /// Memory of the process, and which pages of it were found readable.
 #[derive(Debug)]
 pub(crate) struct Memory {
+    /// Whether nothing is read but by the kernel.
+    by_kernel: bool,
     /// Numbers of pages found readable, at a place given by the number.
     pages: [Cell<usize>; REMEMBERED],
 }
@@ -25,7 +27,17 @@ pub(crate) struct Memory {
 impl Memory {
     pub(crate) const fn new() -> Self {
         Self {
+            by_kernel: false,
             pages: [const { Cell::new(0) }; REMEMBERED],
+        }
+    }
+
+    /// Memory that may go away at any moment, for a thread that must not fault: a system call a
+    /// read.
+    pub(crate) const fn by_kernel() -> Self {
+        Self {
+            by_kernel: true,
+            ..Self::new()
         }
     }
 
@@ -50,6 +62,9 @@ impl Memory {
 
     /// Copies the bytes at `address`; none where not all of them can be read.
     pub(crate) fn copy(&self, address: usize, to: &mut [u8]) -> Option<()> {
+        if self.by_kernel {
+            return ask_for(address, to);
+        }
         // No address is on this page.
         let mut page = usize::MAX;
         for (n, to) in to.iter_mut().enumerate() {
@@ -104,19 +119,40 @@ fn ask(page: usize) -> bool {
     readable
 }
 
+/// Has the kernel copy the bytes at `address`; none where not all of them can be read, or where it
+/// is forbidden to.
+fn ask_for(address: usize, to: &mut [u8]) -> Option<()> {
+    let before = task::errno();
+    let own = libc::iovec {
+        iov_base: to.as_mut_ptr().cast(),
+        iov_len: to.len(),
+    };
+    let other = libc::iovec {
+        iov_base: address as *mut c_void,
+        iov_len: to.len(),
+    };
+    let process = libc::pid_t::try_from(task::process()).unwrap_or(0);
+    // SAFETY: writes to `to` alone, whose length it is given; the kernel checks the other side.
+    let copied =
+        unsafe { libc::process_vm_readv(process, &raw const own, 1, &raw const other, 1, 0) };
+    task::set_errno(before);
+    (usize::try_from(copied) == Ok(to.len())).then_some(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn memory_that_is_not_there_is_not_read() {
-        let memory = Memory::new();
-        let word = 0x1234_5678_usize;
-        let at = (&raw const word).expose_provenance();
-        assert_eq!(memory.word(at), Some(word));
-        assert!(memory.is_readable(at));
-        for nowhere in [0, 8, 0xff8, usize::MAX - 4, 0xdead_beef_dead_beef, 1 << 63] {
-            assert_eq!(memory.word(nowhere), None, "{nowhere:#x}");
+        for memory in [Memory::new(), Memory::by_kernel()] {
+            let word = 0x1234_5678_usize;
+            let at = (&raw const word).expose_provenance();
+            assert_eq!(memory.word(at), Some(word));
+            assert!(memory.is_readable(at));
+            for nowhere in [0, 8, 0xff8, usize::MAX - 4, 0xdead_beef_dead_beef, 1 << 63] {
+                assert_eq!(memory.word(nowhere), None, "{nowhere:#x}");
+            }
         }
     }
 }

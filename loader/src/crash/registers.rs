@@ -60,6 +60,14 @@ impl Registers {
         }
     }
 
+    /// Those of a thread of which only the program counter and the stack pointer are known.
+    pub(crate) fn at(pc: usize, stack: usize) -> Self {
+        let mut registers = Self::NONE;
+        registers.set(STACK, stack);
+        registers.set_pc(pc);
+        registers
+    }
+
     /// Those that the kernel saved when it delivered a signal.
     ///
     /// # Safety

@@ -187,6 +187,7 @@ impl Info {
             "name" if !is_name(value) => Some("a name of 1 to 64 of A-Z a-z 0-9 _ -"),
             "interface" | "service" if offer(value).is_none() => Some("NAME/MAJOR.MINOR"),
             "export" if export(value).is_none() => Some("NAME:SIGNATURE"),
+            "permanent" if value.trim().is_empty() => Some("a reason"),
             _ => None,
         }
     }
@@ -242,6 +243,11 @@ impl Info {
     /// The version of the binary contract it was built against.
     pub fn api(&self) -> Option<&str> {
         self.get("api")
+    }
+
+    /// Why it can never be unloaded; none for one that can.
+    pub fn permanent(&self) -> Option<&str> {
+        self.get("permanent")
     }
 
     /// Its panic strategy.

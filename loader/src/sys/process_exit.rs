@@ -11,6 +11,8 @@ use std::process;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
+use crate::sys::task;
+
 /// What to run, and the process that asked for it.
 static AT_EXIT: OnceLock<(u32, fn())> = OnceLock::new();
 
@@ -74,6 +76,7 @@ pub(crate) fn run_first() {
 /// Makes the reader's table usable in the child of a fork, where only the forking thread lives.
 pub(crate) fn at_fork() {
     extern "C" fn child() {
+        task::forget_id();
         // SAFETY: run by fork in the child; forks from inside a read section are not allowed
         // (sections run no code that could fork but a walk's visitor, whose documentation says so).
         unsafe {

@@ -1,4 +1,13 @@
-//! What the kernel knows about the running thread.
+//! What the kernel knows about threads of this process.
+
+use std::cell::Cell;
+use std::fs;
+
+thread_local! {
+    /// The running thread's id, 0 until it is asked for. Neither a destructor nor lazy
+    /// initialisation, so that it registers nothing.
+    static ID: Cell<u32> = const { Cell::new(0) };
+}
 
 /// The running thread's name as the kernel shows it, padded with zeros. Async-signal-safe.
 pub(crate) fn name() -> [u8; 16] {
@@ -19,6 +28,27 @@ pub(crate) fn exists(id: u32) -> bool {
     // SAFETY: signal 0 is never sent; the kernel only looks the thread up.
     let found = unsafe { libc::syscall(libc::SYS_tgkill, process(), id, 0) };
     found == 0
+}
+
+/// As [`id`], with a system call only the first time.
+pub(crate) fn remembered_id() -> u32 {
+    ID.with(|remembered| {
+        if remembered.get() == 0 {
+            remembered.set(id());
+        }
+        remembered.get()
+    })
+}
+
+/// For a forked child, whose only thread has another id than its parent's. Async-signal-safe.
+pub(crate) fn forget_id() {
+    ID.with(|remembered| remembered.set(0));
+}
+
+/// The name of the thread `id`; empty where there is none.
+pub(crate) fn name_of(id: u32) -> Box<str> {
+    let name = fs::read(format!("/proc/self/task/{id}/comm")).unwrap_or_default();
+    String::from_utf8_lossy(name.trim_ascii_end()).into()
 }
 
 /// The process's id. Async-signal-safe.
@@ -48,4 +78,13 @@ pub(crate) fn program_headers() -> usize {
     // SAFETY: looks a number up in what the kernel gave at the start.
     let address = unsafe { libc::getauxval(libc::AT_PHDR) };
     usize::try_from(address).unwrap_or(0)
+}
+
+/// When the thread `id` started, in ticks since the machine did; none if it is not there.
+pub(crate) fn started(id: u32) -> Option<u64> {
+    let stat = fs::read(format!("/proc/self/task/{id}/stat")).ok()?;
+    let stat = String::from_utf8_lossy(&stat);
+    // The second field is the name, which may hold anything, in parentheses; this is the 22nd.
+    let (_, rest) = stat.rsplit_once(')')?;
+    rest.split_ascii_whitespace().nth(19)?.parse().ok()
 }

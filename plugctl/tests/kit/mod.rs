@@ -68,22 +68,18 @@ impl Place {
         Host { child, pid, socket }
     }
 
-    /// Compiles a filter in C whose stream holds its worker while the file `hold` is there.
-    pub(crate) fn holding_plugin(&self, name: &str, flags: &[&str]) -> Holding {
-        let hold = self.dir.join(format!("{name}.hold"));
+    /// Compiles a plugin in C.
+    pub(crate) fn plugin(&self, name: &str, source: &str, flags: &[&str]) -> PathBuf {
         let path = self.dir.join(format!("lib{name}.so"));
-        let source = self.dir.join(format!("{name}.c"));
-        let text = HOLDING
-            .replace("@NAME@", name)
-            .replace("@HOLD@", &hold.display().to_string());
-        fs::write(&source, text).expect("source");
+        let file = self.dir.join(format!("{name}.c"));
+        fs::write(&file, source).expect("source");
         let root = Path::new(env!("CARGO_MANIFEST_DIR"))
             .parent()
             .expect("root");
         let output = Command::new("gcc")
             .args(["-shared", "-fPIC", "-O1", "-fvisibility=hidden", "-o"])
             .arg(&path)
-            .arg(&source)
+            .arg(&file)
             .arg("-I")
             .arg(root.join("plugin-api/include"))
             .arg("-I")
@@ -92,6 +88,16 @@ impl Place {
             .output()
             .expect("gcc");
         assert!(output.status.success(), "{output:?}");
+        path
+    }
+
+    /// Compiles a filter in C whose stream holds its worker while the file `hold` is there.
+    pub(crate) fn holding_plugin(&self, name: &str, flags: &[&str]) -> Holding {
+        let hold = self.dir.join(format!("{name}.hold"));
+        let text = HOLDING
+            .replace("@NAME@", name)
+            .replace("@HOLD@", &hold.display().to_string());
+        let path = self.plugin(name, &text, flags);
         Holding { path, hold }
     }
 }

@@ -31,6 +31,8 @@ enum Fault {
     ExitToIdle,
     /// The claim is AcqRel.
     ClaimAcqRel,
+    /// The shared counter is raised with AcqRel.
+    ShardAcqRel,
     /// The head is loaded with Acquire only.
     HeadAcquire,
     /// The scan of claimed slots is Acquire only.
@@ -49,6 +51,7 @@ struct Sketch {
     owner: AtomicUsize,
     word: AtomicUsize,
     spare: AtomicUsize,
+    shard: AtomicUsize,
     head: AtomicUsize,
     views: [UnsafeCell<u32>; 2],
 }
@@ -61,6 +64,7 @@ impl Sketch {
             owner: AtomicUsize::new(1),
             word: AtomicUsize::new(0),
             spare: AtomicUsize::new(0),
+            shard: AtomicUsize::new(0),
             head: AtomicUsize::new(0),
             views: payloads(),
         })
@@ -112,6 +116,15 @@ impl Sketch {
         }
     }
 
+    /// A section in the shared counter.
+    fn counted(&self) {
+        let order = self.order(Fault::ShardAcqRel, Ordering::AcqRel, Ordering::SeqCst);
+        self.shard.fetch_add(1, order);
+        self.read();
+        let order = self.order(Fault::ExitRelaxed, Ordering::Relaxed, Ordering::Release);
+        self.shard.fetch_sub(1, order);
+    }
+
     fn replace(&self, writer_fence: bool) {
         let mut target = 0;
         if self.fault == Fault::EpochBeforeSwap {
@@ -136,6 +149,12 @@ impl Sketch {
                     }
                     past
                 })
+            }) && (0..LOOKS).any(|_| {
+                let empty = self.shard.load(order) == 0;
+                if !empty {
+                    thread::yield_now();
+                }
+                empty
             });
         if passed {
             free_payload(&self.views[0]);
@@ -185,6 +204,10 @@ fn claim(sketch: &Arc<Sketch>) {
     sketch.claimed();
 }
 
+fn count(sketch: &Arc<Sketch>) {
+    sketch.counted();
+}
+
 /// A section whose handler comes after the head was loaded and before it is used.
 fn interrupted(sketch: &Arc<Sketch>) {
     let theirs = Arc::clone(sketch);
@@ -200,6 +223,7 @@ fn model_sketch_without_fault_passes() {
     check(against_fencing_writer(Fault::Nothing, twice));
     check(against_fencing_writer(Fault::Nothing, interrupted));
     check(against_plain_writer(Fault::Nothing, claim));
+    check(against_plain_writer(Fault::Nothing, count));
 }
 
 #[test]
@@ -211,6 +235,7 @@ fn model_reader_without_fence_is_caught() {
 fn model_writer_that_frees_before_the_grace_period_is_caught() {
     check_fails(against_fencing_writer(Fault::NoScan, once));
     check_fails(against_plain_writer(Fault::NoScan, claim));
+    check_fails(against_plain_writer(Fault::NoScan, count));
 }
 
 #[test]
@@ -222,6 +247,7 @@ fn model_reader_that_enters_with_relaxed_is_caught() {
 fn model_reader_that_leaves_with_relaxed_is_caught() {
     check_fails(against_fencing_writer(Fault::ExitRelaxed, once));
     check_fails(against_plain_writer(Fault::ExitRelaxed, claim));
+    check_fails(against_plain_writer(Fault::ExitRelaxed, count));
 }
 
 #[test]
@@ -233,6 +259,7 @@ fn model_writer_that_scans_with_relaxed_is_caught() {
 fn model_writer_without_total_order_before_its_scan_is_caught() {
     check_fails(against_fencing_writer(Fault::ScanAcquire, once));
     check_fails(against_plain_writer(Fault::ScanAcquire, claim));
+    check_fails(against_plain_writer(Fault::ScanAcquire, count));
 }
 
 #[test]
@@ -252,8 +279,14 @@ fn model_claim_that_is_only_acqrel_is_caught() {
 }
 
 #[test]
+fn model_shared_counter_that_is_only_acqrel_is_caught() {
+    check_fails(against_plain_writer(Fault::ShardAcqRel, count));
+}
+
+#[test]
 fn model_claimed_reader_that_loads_the_head_with_acquire_is_caught() {
     check_fails(against_plain_writer(Fault::HeadAcquire, claim));
+    check_fails(against_plain_writer(Fault::HeadAcquire, count));
 }
 
 /// One thread leaves the line to another, which reads under it.
