@@ -66,6 +66,11 @@ pub(crate) fn must_be_outside(what: &'static str) -> Result<(), Error> {
     Err(Error::self_deadlock(what, within))
 }
 
+/// Whether the running thread is outside of all plugins' code.
+pub(crate) fn is_outside() -> bool {
+    THREAD.with(|thread| thread.inside.load(Ordering::Relaxed)) == 0
+}
+
 /// Marks the running thread as inside a plugin while the loader itself calls into one.
 pub(crate) fn inside<R>(job: impl FnOnce() -> R) -> R {
     struct Leave(usize);

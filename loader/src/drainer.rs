@@ -20,15 +20,17 @@ pub(crate) fn start(process: &'static Process) -> std::io::Result<()> {
         .name("plug-drainer".into())
         .spawn(move || {
             loop {
-                process.registry.wait_for_retired();
+                process
+                    .registry
+                    .wait_for_retired(|| unload::close_late(process));
                 drain(process);
             }
         })?;
     Ok(())
 }
 
-/// One round: plugins whose `exit` came back late, a grace period, then the freeing. A round whose grace period fails frees nothing and
-/// says false.
+/// One round: plugins for which what they waited for has happened, a grace period, then the freeing.
+/// A round whose grace period fails frees nothing and says false.
 pub(crate) fn drain(process: &'static Process) -> bool {
     unload::close_late(process);
     let mut is_complete = false;

@@ -12,8 +12,18 @@ use std::time::Duration;
 
 use crate::sys::task;
 
-/// How long `exit` took, or why the destructors were not run.
-pub(crate) type Outcome = Result<Duration, String>;
+/// What has been said, or why not all of it.
+pub(crate) type Outcome = Result<Said, String>;
+
+/// How `exit` went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Said {
+    /// How long it took.
+    pub(crate) exited: Duration,
+    /// Whether the destructors ran as well. They wait for threads that have thread-locals of the
+    /// plugin's to destroy.
+    pub(crate) destroyed: bool,
+}
 
 /// The last calls into one plugin.
 #[derive(Debug, Default)]
@@ -64,6 +74,11 @@ mod tests {
 
     use super::*;
 
+    const SAID: Said = Said {
+        exited: Duration::ZERO,
+        destroyed: true,
+    };
+
     #[test]
     fn it_is_over_when_its_thread_has_ended_and_not_before() {
         let farewell = Farewell::default();
@@ -75,7 +90,7 @@ mod tests {
                 let farewell = &farewell;
                 move || {
                     farewell.begin();
-                    farewell.end(Ok(Duration::ZERO));
+                    farewell.end(Ok(SAID));
                     let _heard = said.send(());
                     stopped.recv()
                 }
@@ -89,6 +104,6 @@ mod tests {
         while !farewell.is_over() {
             std::thread::yield_now();
         }
-        assert_eq!(farewell.outcome(), Some(Ok(Duration::ZERO)));
+        assert_eq!(farewell.outcome(), Some(Ok(SAID)));
     }
 }

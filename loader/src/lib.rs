@@ -85,6 +85,7 @@ mod process;
 mod quiesce;
 mod registry;
 mod retired;
+mod settlement;
 mod signature;
 mod snapshot;
 mod stack;

@@ -18,6 +18,7 @@ use crate::deadline::Deadline;
 use crate::error::{Error, ErrorKind, Lingering, Stage};
 use crate::events::EventKind;
 use crate::executor::{self, Ending, Executor};
+use crate::footprint;
 use crate::image::tables::Tables;
 use crate::image::{
     Backing, DEFAULT_MAX_SIZE, Edit, Facts, ImageError, Info, Opened, RewritePolicy, StageLink,
@@ -305,6 +306,8 @@ fn land(
         );
         return Err(Error::new(ErrorKind::Map, message).at(Stage::Describe));
     }
+    // SAFETY: relocated just now, its code has not run, and the facts are its own.
+    unsafe { footprint::redirect(facts, bias) }.map_err(|error| error.at(Stage::Describe))?;
     let (record, destructors, descriptor) = describe(
         process,
         &flight,
@@ -561,7 +564,8 @@ impl Drop for Mapping<'_> {
         self.process.registry.bury(Zombie {
             lingering: lingering.clone(),
             id: record.id,
-            loaded: Loaded {
+            record: Arc::clone(&record),
+            loaded: Some(Loaded {
                 record,
                 mapped,
                 link_name: self.link.path().to_owned(),
@@ -570,8 +574,8 @@ impl Drop for Mapping<'_> {
                 destructors: Destructors::default(),
                 threads: Vec::new(),
                 pinned_because,
-            },
-            late: None,
+            }),
+            until: None,
         });
         let reasons = lingering.reasons.clone();
         let kind = if is_pinned {

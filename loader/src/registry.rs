@@ -15,6 +15,7 @@ use crate::checkpoint;
 use crate::deadline::Deadline;
 use crate::error::{Error, ErrorKind, Lingering, Stage};
 use crate::farewell::Farewell;
+use crate::footprint::ledger;
 use crate::index::OwnedIndex;
 use crate::plugin::{Loaded, Record};
 use crate::retired::Retired;
@@ -75,10 +76,20 @@ pub(crate) struct Zombie {
     pub(crate) lingering: Lingering,
     /// Its slot, given back when it is gone.
     pub(crate) id: u32,
-    /// What it still owns, its staged file included.
-    pub(crate) loaded: Loaded,
-    /// Its `exit`, if that has not returned yet: then it is closed when that has.
-    pub(crate) late: Option<Arc<Farewell>>,
+    pub(crate) record: Arc<Record>,
+    /// What it still owns, its staged file included; taken by whoever closes it.
+    pub(crate) loaded: Option<Loaded>,
+    /// What it is kept for, if it is to be closed afterwards.
+    pub(crate) until: Option<Until>,
+}
+
+/// What a closed plugin that is still mapped waits for.
+#[derive(Clone, Debug)]
+pub(crate) enum Until {
+    /// Its `exit` has not returned yet.
+    Said(Arc<Farewell>),
+    /// Threads have something of its to destroy.
+    Settled,
 }
 
 /// A reserved name with its slot and generation, given back when dropped unless kept.
@@ -325,7 +336,7 @@ impl Registry {
             let zombie = writer
                 .zombies
                 .iter()
-                .find(|z| z.loaded.record.canonical == canonical)
+                .find(|z| z.record.canonical == canonical)
                 .map(|z| z.lingering.clone());
             return Err(match zombie {
                 Some(lingering) => {
@@ -412,12 +423,16 @@ impl Registry {
 
     /// Keeps a closed plugin that is still mapped; its name is free, its slot is not.
     pub(crate) fn bury(&self, zombie: Zombie) {
-        let record = Arc::clone(&zombie.loaded.record);
+        let record = Arc::clone(&zombie.record);
         self.advance(record.id, record.generation, State::Zombie);
         let mut writer = self.lock();
+        let generation = record.generation;
         writer
             .entries
-            .retain(|entry| entry.generation != record.generation);
+            .retain(|entry| entry.generation != generation);
+        writer
+            .zombies
+            .retain(|other| other.record.generation != generation);
         writer.zombies.push(zombie);
         drop(writer);
         self.changed.notify_all();
@@ -431,18 +446,19 @@ impl Registry {
             .lock()
             .zombies
             .iter()
-            .map(|z| z.loaded.record.generation)
+            .map(|z| z.record.generation)
             .collect();
         for generation in waiting {
             let mut writer = self.lock();
             let Some(at) = writer
                 .zombies
                 .iter()
-                .position(|z| z.loaded.record.generation == generation)
+                .position(|z| z.record.generation == generation)
             else {
                 continue;
             };
-            let name = writer.zombies.get(at).map(|z| z.loaded.link_name.clone());
+            let loaded = writer.zombies.get(at).and_then(|z| z.loaded.as_ref());
+            let name = loaded.map(|loaded| loaded.link_name.clone());
             drop(writer);
             // Asked without the lock: it takes ld.so's.
             if name.is_none_or(|name| dl::is_mapped(&name)) {
@@ -453,30 +469,46 @@ impl Registry {
             let at = writer
                 .zombies
                 .iter()
-                .position(|z| z.loaded.record.generation == generation);
+                .position(|z| z.record.generation == generation);
             let zombie = at.map(|at| writer.zombies.swap_remove(at));
             drop(writer);
             if let Some(zombie) = zombie {
                 self.release(zombie.id, generation);
-                collected.push(Arc::clone(&zombie.loaded.record));
+                collected.push(Arc::clone(&zombie.record));
             }
         }
         collected
     }
 
-    /// Takes out the zombies whose late `exit` has returned, and is off its thread.
-    pub(crate) fn take_returned(&self) -> Vec<Zombie> {
-        let of = |zombie: &Zombie| Some((zombie.loaded.record.generation, zombie.late.clone()?));
-        let late: Vec<_> = self.lock().zombies.iter().filter_map(of).collect();
-        // Asked without the lock: the kernel is.
-        let over = late.into_iter().filter(|(_, farewell)| farewell.is_over());
-        let take = |(generation, _)| {
+    /// Takes what the zombies own for which what they waited for has happened. They stay in the list
+    /// until they are gone or buried anew.
+    pub(crate) fn take_returned(&self) -> Vec<(Loaded, Until)> {
+        let of = |zombie: &Zombie| Some((zombie.record.generation, zombie.until.clone()?));
+        let waiting: Vec<_> = self.lock().zombies.iter().filter_map(of).collect();
+        // Asked without the lock: the kernel is, or every thread's record.
+        let over = waiting
+            .into_iter()
+            .filter(|(generation, until)| match until {
+                Until::Said(farewell) => farewell.is_over(),
+                Until::Settled => ledger::debts(*generation).is_empty(),
+            });
+        let take = |(generation, until)| {
             let mut writer = self.lock();
-            let is_it = |zombie: &Zombie| zombie.loaded.record.generation == generation;
-            let at = writer.zombies.iter().position(is_it)?;
-            Some(writer.zombies.swap_remove(at))
+            let mut zombies = writer.zombies.iter_mut();
+            let zombie = zombies.find(|zombie| zombie.record.generation == generation)?;
+            Some((zombie.loaded.take()?, until))
         };
         over.filter_map(take).collect()
+    }
+
+    /// Forgets a zombie that is gone; its slot is free.
+    pub(crate) fn release_zombie(&self, id: u32, generation: u64) {
+        let mut writer = self.lock();
+        writer
+            .zombies
+            .retain(|zombie| zombie.record.generation != generation);
+        drop(writer);
+        self.release(id, generation);
     }
 
     /// The plugin whose mapping covers `address`, if readers may see it.
@@ -488,7 +520,7 @@ impl Registry {
     /// Plugins that readers may see, in order of load, then zombies.
     pub(crate) fn records(&self) -> Vec<Arc<Record>> {
         let writer = self.lock();
-        let zombies = writer.zombies.iter().map(|zombie| &zombie.loaded.record);
+        let zombies = writer.zombies.iter().map(|zombie| &zombie.record);
         writer
             .entries
             .iter()
@@ -566,7 +598,9 @@ impl Registry {
 
     /// Waits until something is retired or a zombie lingers, then up to a second more unless much
     /// is retired; for the drainer.
-    pub(crate) fn wait_for_retired(&self) {
+    pub(crate) fn wait_for_retired(&self, meanwhile: impl Fn()) {
+        /// What zombies wait for tells nobody: it is looked for as often as this.
+        const AWAITED: Duration = Duration::from_millis(20);
         /// As much as the 256 snapshots of 1,600 plugins; more often would cost workers barriers.
         const MUCH: usize = 16 << 20;
         let mut writer = self.lock();
@@ -578,10 +612,17 @@ impl Registry {
         }
         let second = Deadline::after(Duration::from_secs(1));
         while writer.retired.fresh_bytes() < MUCH && !second.has_passed() {
+            let is_awaited = writer.zombies.iter().any(|zombie| zombie.until.is_some());
+            let most = if is_awaited { AWAITED } else { Duration::MAX };
             writer = self
                 .retired
-                .wait_timeout(writer, second.remaining())
+                .wait_timeout(writer, second.remaining().min(most))
                 .map_or_else(|poison| poison.into_inner().0, |(writer, _)| writer);
+            if is_awaited {
+                drop(writer);
+                meanwhile();
+                writer = self.lock();
+            }
         }
     }
 

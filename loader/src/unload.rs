@@ -16,12 +16,13 @@ use crate::deadline::Deadline;
 use crate::error::{Error, ErrorKind, Lingering, Stage};
 use crate::events::EventKind;
 use crate::executor::{self, Executor, Outcome};
-use crate::farewell::Farewell;
+use crate::farewell::{Farewell, Said};
 use crate::image::remove_stage_folder;
 use crate::plugin::{Loaded, Record};
 use crate::process::Process;
 use crate::quiesce::{self, Undrained, WorkerProof};
-use crate::registry::{Leaving, Zombie};
+use crate::registry::{Leaving, Until, Zombie};
+use crate::settlement;
 use crate::stages::Stages;
 use crate::stall::Stall;
 use crate::sys::process_exit;
@@ -148,16 +149,24 @@ pub(crate) fn leave(
         .map_err(Unsaid::Refused)
         .and_then(|()| say_goodbye(process, &loaded, last_words, &mut stages));
     match farewell {
-        Ok(()) => {}
-        Err(Unsaid::Refused(reason)) => return bury(process, loaded, reason, None),
+        Ok(true) => {}
+        Ok(false) => {
+            if let Err(reasons) = settlement::settle(process, &record, last_words) {
+                return bury(process, loaded, reasons, Some(Until::Settled));
+            }
+            if let Err(reason) = settlement::destroy(&loaded, last_words) {
+                return bury(process, loaded, vec![reason], None);
+            }
+        }
+        Err(Unsaid::Refused(reason)) => return bury(process, loaded, vec![reason], None),
         Err(Unsaid::Late(farewell)) => {
             let reason = "its exit has not returned; the thread plug-exit is in it".into();
-            return bury(process, loaded, reason, Some(farewell));
+            return bury(process, loaded, vec![reason], Some(Until::Said(farewell)));
         }
     }
     if let Err(left) = close(process, loaded, &mut stages) {
         let (loaded, reason) = *left;
-        return bury(process, loaded, reason, None);
+        return bury(process, loaded, vec![reason], None);
     }
     checkpoint::note("unload.release");
     process.registry.release(record.id, record.generation);
@@ -180,6 +189,7 @@ fn close(
     stages: &mut Stages,
 ) -> Result<(), Box<(Loaded, String)>> {
     let record = Arc::clone(&loaded.record);
+    settlement::release(record.generation);
     process_exit::run_first();
 
     checkpoint::note("unload.unpublish");
@@ -229,14 +239,15 @@ enum Unsaid {
     Late(Arc<Farewell>),
 }
 
-/// Runs `exit`, makes sure once more that nobody is inside, and runs the destructors, all on one
-/// thread of the loader's that has ended when this returns.
+/// Runs `exit` and makes sure once more that nobody is inside, on a thread of the loader's that has
+/// ended when this returns; where no thread owes the plugin anything, its destructors run there,
+/// too. Whether that was so.
 fn say_goodbye(
     process: &'static Process,
     loaded: &Loaded,
     deadline: Deadline,
     stages: &mut Stages,
-) -> Result<(), Unsaid> {
+) -> Result<bool, Unsaid> {
     checkpoint::note("unload.exit");
     let record = Arc::clone(&loaded.record);
     let exit = loaded.descriptor.and_then(|descriptor| descriptor.exit);
@@ -257,22 +268,23 @@ fn say_goodbye(
         let exited = began.elapsed();
         // Those that `exit` let go need a moment, also where it was late.
         let soon = Deadline::after(deadline.remaining().max(LAST_WORDS));
-        let outcome = nobody_inside(process, &record, soon).map(|()| {
-            checkpoint::note("unload.destructors");
-            constructors::destroy(&destructors, record.generation);
-            exited
+        let outcome = nobody_inside(process, &record, soon).map(|()| Said {
+            exited,
+            destroyed: settlement::destroy_here(&destructors, record.generation),
         });
         said.end(outcome);
     };
     let done = Executor::start("exit").and_then(|executor| executor.run(Some(deadline), job));
     let (outcome, thread) = done.map_err(|error| Unsaid::Refused(format!("{error:#}")))?;
     match (outcome, farewell.outcome()) {
-        (Outcome::Done(()), Some(Ok(exited))) => {
-            stages.split(Stage::Exit, exited, Stage::Destructors);
+        (Outcome::Done(()), Some(Ok(said))) => {
+            stages.split(Stage::Exit, said.exited, Stage::Destructors);
             // Looked at once while the thread is there, so that it is known again.
             let _over = farewell.is_over();
             let ended = executor::wait_all(vec![thread], deadline.remaining());
-            ended.map_err(|_| Unsaid::Late(farewell))
+            ended
+                .map(|()| said.destroyed)
+                .map_err(|_| Unsaid::Late(farewell))
         }
         (Outcome::Done(()), Some(Err(reason))) => Err(Unsaid::Refused(reason)),
         (Outcome::Done(()), None) | (Outcome::Vanished, _) => Err(Unsaid::Refused(
@@ -305,46 +317,67 @@ fn nobody_inside(
     }
 }
 
-/// Closes the plugins whose `exit` came back late; for the drainer.
+/// Closes the plugins whose `exit` came back late, or that no thread owes anything any more; for the
+/// drainer.
 pub(crate) fn close_late(process: &'static Process) {
-    for Zombie { loaded, late, .. } in process.registry.take_returned() {
+    for (loaded, until) in process.registry.take_returned() {
         let record = Arc::clone(&loaded.record);
-        let outcome = late.and_then(|farewell| farewell.outcome());
-        let closed = match outcome {
-            Some(Ok(_)) => close(process, loaded, &mut Stages::start()),
-            Some(Err(reason)) => Err(Box::new((loaded, reason))),
-            None => Err(Box::new((loaded, "its exit panicked".to_owned()))),
+        let said = match until {
+            Until::Said(farewell) => match farewell.outcome() {
+                Some(outcome) => outcome.map(|said| said.destroyed),
+                None => Err("its exit ended the loader's thread instead of returning".to_owned()),
+            },
+            Until::Settled => Ok(false),
+        };
+        let soon = Deadline::after(LAST_WORDS);
+        let destroyed = match said {
+            Ok(true) => Ok(()),
+            Ok(false) => {
+                if let Err(reasons) = settlement::settle(process, &record, Deadline::now()) {
+                    let _left = bury(process, loaded, reasons, Some(Until::Settled));
+                    continue;
+                }
+                settlement::destroy(&loaded, soon)
+            }
+            Err(reason) => Err(reason),
+        };
+        let closed = match destroyed {
+            Ok(()) => close(process, loaded, &mut Stages::start()),
+            Err(reason) => Err(Box::new((loaded, reason))),
         };
         match closed {
             Ok(()) => {
-                process.registry.release(record.id, record.generation);
+                process
+                    .registry
+                    .release_zombie(record.id, record.generation);
                 let (plugin, generation) = (&*record.name, record.generation);
-                tracing::info!(target: "plug::unload", plugin, generation, "its late exit returned");
+                tracing::info!(target: "plug::unload", plugin, generation, "what held it has ended");
                 process
                     .events
                     .push(plugin, generation, EventKind::Collected);
             }
             Err(left) => {
                 let (loaded, reason) = *left;
-                let left = bury(process, loaded, reason, None);
-                tracing::warn!(target: "plug::unload", %left, "its late exit returned");
+                let left = bury(process, loaded, vec![reason], None);
+                tracing::warn!(target: "plug::unload", %left, "what held it has ended");
             }
         }
     }
 }
 
-/// Keeps what cannot leave. One whose `exit` is still running is closed when that returns.
+/// Keeps what cannot leave. One that is kept until something happens is closed then.
 fn bury(
     process: &'static Process,
     loaded: Loaded,
-    reason: String,
-    late: Option<Arc<Farewell>>,
+    why: Vec<String>,
+    until: Option<Until>,
 ) -> Unloaded {
-    // One that still owns its mapping is not given back to ld.so later, but after a late exit.
-    let pinned = !loaded.pinned_because.is_empty() || loaded.mapped.is_some() && late.is_none();
+    // One that still owns its mapping is not given back to ld.so later, unless that waits for
+    // something.
+    let pinned = !loaded.pinned_because.is_empty() || loaded.mapped.is_some() && until.is_none();
     let mut reasons = loaded.pinned_because.clone();
-    reasons.push(reason);
-    let record = &loaded.record;
+    reasons.extend(why);
+    let record = &Arc::clone(&loaded.record);
     let lingering = Lingering {
         plugin: record.name.clone(),
         generation: record.generation,
@@ -354,8 +387,9 @@ fn bury(
     process.registry.bury(Zombie {
         lingering: lingering.clone(),
         id,
-        loaded,
-        late,
+        record: Arc::clone(record),
+        loaded: Some(loaded),
+        until,
     });
     let reasons = lingering.reasons.clone();
     let kind = if pinned {

@@ -10,6 +10,7 @@ use plug_readside::gate::{self, CHUNK, Chunk, GateRow};
 use plug_readside::{snapshot, thread_pointer};
 
 use crate::calls;
+use crate::footprint::ledger;
 use crate::sys::alternate_stack::{self, AlternateStack};
 
 /// What the loader knows about one worker.
@@ -202,7 +203,8 @@ impl Worker {
     }
 
     /// Tells the loader that no plugin code is below this point of the stack: call it at the top
-    /// of the worker's loop.
+    /// of the worker's loop. Runs what plugins that leave left on this thread: destructors of their
+    /// thread-locals.
     ///
     /// # Contexts
     /// Thread context. Costs one plain store where nothing waits for this worker.
@@ -212,6 +214,9 @@ impl Worker {
         self.row
             .quiescent
             .store(passed.wrapping_add(1), Ordering::Relaxed);
+        if ledger::is_any_leaving() && calls::is_outside() {
+            ledger::settle_all();
+        }
     }
 }
 

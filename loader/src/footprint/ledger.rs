@@ -9,6 +9,7 @@
 use std::cell::Cell;
 use std::ffi::c_void;
 use std::ptr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::keys;
@@ -64,6 +65,12 @@ static THREADS: Mutex<Vec<Arc<ThreadRecord>>> = Mutex::new(Vec::new());
 
 /// Threads of plugins that were asked for and have no record yet, with their start functions.
 static STARTING: Mutex<Vec<(Owner, usize)>> = Mutex::new(Vec::new());
+
+/// Loads that leave: at their next quiescent point, threads run what those left on them.
+static LEAVING: Mutex<Vec<u64>> = Mutex::new(Vec::new());
+
+/// Whether there are any. Written under the lock of [`LEAVING`], read at quiescent points.
+static ANY_LEAVING: AtomicBool = AtomicBool::new(false);
 
 thread_local! {
     /// The running thread's record: an `Arc` of its own, or null, or [`CLOSED`].
@@ -220,6 +227,33 @@ pub(crate) fn settle(generation: u64) {
     if let Some(record) = known() {
         record.run(|entry| entry.owner.generation == generation && !is_thread(entry));
     }
+}
+
+/// The load `generation` leaves from now on, or has left.
+pub(crate) fn set_leaving(generation: u64, is_leaving: bool) {
+    let mut leaving = lock(&LEAVING);
+    leaving.retain(|other| *other != generation);
+    if is_leaving {
+        leaving.push(generation);
+    }
+    // Relaxed: a worker that misses it sees it at its next quiescent point; the list has a lock.
+    ANY_LEAVING.store(!leaving.is_empty(), Ordering::Relaxed);
+}
+
+/// Whether a quiescent point is worth [`settle_all`].
+#[inline]
+pub(crate) fn is_any_leaving() -> bool {
+    // Relaxed: see set_leaving().
+    ANY_LEAVING.load(Ordering::Relaxed)
+}
+
+/// Runs what loads that leave left on the running thread, which is at a quiescent point.
+pub(crate) fn settle_all() {
+    if known().is_none() {
+        return;
+    }
+    let leaving = lock(&LEAVING).clone();
+    leaving.into_iter().for_each(settle);
 }
 
 fn is_thread(entry: &Entry) -> bool {

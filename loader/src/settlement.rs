@@ -1,0 +1,117 @@
+//! The part of an unload in which threads destroy what the plugin left on them, and after it the
+//! plugin's own destructors.
+
+use std::time::Duration;
+
+use crate::checkpoint;
+use crate::constructors;
+use crate::deadline::Deadline;
+use crate::executor::{self, Executor, Outcome};
+use crate::footprint::keys;
+use crate::footprint::ledger::{self, Debt};
+use crate::plugin::{Destructors, Loaded, Record};
+use crate::process::Process;
+use crate::sys::task;
+
+/// Has threads destroy what the load left on them, as far as they can be reached.
+///
+/// The running thread does it at once; workers do it at their next quiescent point, and threads
+/// that the plugin made end by themselves: those are waited for. Others are not, since nothing says
+/// when they will.
+///
+/// # Errors
+/// What threads still owe when the deadline has passed, or nothing is left to be waited for.
+pub(crate) fn settle(
+    process: &'static Process,
+    record: &Record,
+    deadline: Deadline,
+) -> Result<(), Vec<String>> {
+    let generation = record.generation;
+    ledger::set_leaving(generation, true);
+    ledger::settle_all();
+    let mut pause = Duration::from_micros(20);
+    loop {
+        let debts = ledger::debts(generation);
+        if debts.is_empty() {
+            ledger::set_leaving(generation, false);
+            return Ok(());
+        }
+        let rows = process.workers.rows();
+        let is_worker = |tid| rows.iter().any(|row| row.tid == tid);
+        let is_awaited = |debt: &Debt| debt.start.is_some() || is_worker(debt.tid);
+        if deadline.has_passed() || !debts.iter().any(is_awaited) {
+            let reasons = debts
+                .iter()
+                .map(|debt| describe(debt, record, is_worker(debt.tid)));
+            return Err(reasons.collect());
+        }
+        std::thread::sleep(pause.min(deadline.remaining()));
+        pause = (pause * 2).min(Duration::from_millis(1));
+    }
+}
+
+/// Whether threads owe a load nothing any more.
+pub(crate) fn is_settled(generation: u64) -> bool {
+    ledger::debts(generation).is_empty()
+}
+
+fn describe(debt: &Debt, record: &Record, is_worker: bool) -> String {
+    let (tid, name) = (debt.tid, task::name_of(debt.tid));
+    if let Some(start) = debt.start {
+        let svma = start.wrapping_sub(record.bias) as u64;
+        let symbol = record.index.view().find(svma);
+        let symbol = symbol.map_or_else(
+            || format!("{svma:#x}"),
+            |symbol| String::from_utf8_lossy(symbol.name).into_owned(),
+        );
+        return format!("its thread {tid} ({name}), started at {symbol}, still runs");
+    }
+    let when = if is_worker {
+        "passes a quiescent point or ends"
+    } else {
+        "ends"
+    };
+    format!(
+        "thread {tid} ({name}) has {} of its thread-locals to destroy, when it {when}",
+        debt.destructors
+    )
+}
+
+/// Runs the destructors of a load that threads owe nothing, on a thread of the loader's that has
+/// ended when this returns.
+///
+/// # Errors
+/// Why they have not all been run.
+pub(crate) fn destroy(loaded: &Loaded, deadline: Deadline) -> Result<(), String> {
+    let generation = loaded.record.generation;
+    let destructors = loaded.destructors.clone();
+    let job = move || {
+        checkpoint::note("unload.destructors");
+        constructors::destroy(&destructors, generation);
+    };
+    let done = Executor::start("fini").and_then(|executor| executor.run(Some(deadline), job));
+    let (outcome, thread) = done.map_err(|error| format!("{error:#}"))?;
+    match outcome {
+        Outcome::Done(()) => executor::wait_all(vec![thread], deadline.remaining()),
+        Outcome::Vanished => Err("a destructor ended the loader's thread".to_owned()),
+        Outcome::Late => Err("a destructor has not returned; the thread plug-fini is in it".into()),
+    }
+}
+
+/// As both, on the thread that runs `exit`, where threads owe nothing at once: whether that was so.
+pub(crate) fn destroy_here(destructors: &Destructors, generation: u64) -> bool {
+    ledger::settle(generation);
+    if !is_settled(generation) {
+        return false;
+    }
+    checkpoint::note("unload.destructors");
+    constructors::destroy(destructors, generation);
+    ledger::settle(generation);
+    true
+}
+
+/// Gives back what the process keeps for a load whose destructors have run.
+pub(crate) fn release(generation: u64) {
+    ledger::set_leaving(generation, false);
+    keys::release(generation);
+}
