@@ -1,6 +1,8 @@
 //! The part of an unload in which threads destroy what the plugin left on them, and after it the
 //! plugin's own destructors.
 
+#![forbid(unsafe_code)]
+
 use std::time::Duration;
 
 use crate::checkpoint;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use plug_tests::standalone::repository;
 
 /// The only files of the loader that may contain unsafe code.
-const UNSAFE: [&str; 30] = [
+const UNSAFE: [&str; 36] = [
     "calls",
     "constructors",
     "context",
@@ -16,6 +16,10 @@ const UNSAFE: [&str; 30] = [
     "crash/handler",
     "crash/memory",
     "crash/registers",
+    "footprint",
+    "footprint/hooks",
+    "footprint/keys",
+    "footprint/ledger",
     "index",
     "load",
     "pin",
@@ -33,7 +37,9 @@ const UNSAFE: [&str; 30] = [
     "sys/membarrier",
     "sys/objects",
     "sys/process_exit",
+    "sys/slots",
     "sys/task",
+    "sys/thread_exit",
     "trust",
     "unload",
     "worker",

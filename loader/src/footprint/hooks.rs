@@ -124,7 +124,7 @@ impl<S> Asked<S> {
     /// Takes it on the new thread, which counts from here on.
     ///
     /// # Safety
-    /// - `asked` was handed over by make(), to this thread alone.
+    /// - `asked` was handed over by [`Asked::make`], to this thread alone.
     unsafe fn begin(asked: *mut c_void) -> Box<Self> {
         // SAFETY: the caller's word.
         let asked = unsafe { Box::from_raw(asked.cast::<Self>()) };

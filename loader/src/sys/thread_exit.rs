@@ -49,7 +49,7 @@ pub(crate) unsafe fn at_thread_exit(
 /// - `destructor` may be called with `object` on this thread.
 pub(crate) unsafe fn own_at_thread_exit(destructor: Destructor, object: *mut c_void) -> c_int {
     // SAFETY: the handle is the loader's own; the rest is passed on to our caller.
-    unsafe { at_thread_exit(destructor, object, &raw const __dso_handle as *const c_void) }
+    unsafe { at_thread_exit(destructor, object, (&raw const __dso_handle).cast()) }
 }
 
 /// Makes a key.
