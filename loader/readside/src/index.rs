@@ -375,7 +375,10 @@ impl<'s> IndexView<'s> {
         let strings: &'s [u8] = unsafe { table.strings.get() };
         let start = offset as usize;
         let end = start.saturating_add(text.len());
-        strings.get(start..end) == Some(text) && strings.get(end) == Some(&0)
+        let is_same = strings
+            .get(start..end)
+            .is_some_and(|found| same(found, text));
+        is_same && strings.get(end) == Some(&0)
     }
 
     /// The exported symbol `name`: of several versions the default one. As for `dlsym`, one whose
@@ -473,6 +476,27 @@ impl<'s> Iterator for FileSymbols<'s> {
     }
 }
 
+/// Whether two runs of bytes are equal, eight at a time: names are short, and a call into libc's
+/// comparison costs as much as all of this.
+#[inline]
+fn same(one: &[u8], other: &[u8]) -> bool {
+    let (ones, rest) = one.as_chunks::<8>();
+    let (others, other_rest) = other.as_chunks::<8>();
+    if ones.len() != others.len() || rest.len() != other_rest.len() {
+        return false;
+    }
+    let word = |eight: &[u8; 8]| u64::from_ne_bytes(*eight);
+    let mut differs = 0;
+    for (one, other) in ones.iter().zip(others) {
+        differs |= word(one) ^ word(other);
+    }
+    // The last eight bytes once more take in what is left, where there are as many.
+    match (one.last_chunk(), other.last_chunk()) {
+        (Some(one), Some(other)) => differs | (word(one) ^ word(other)) == 0,
+        _ => rest.iter().zip(other_rest).all(|(one, other)| one == other),
+    }
+}
+
 /// Of symbols that nothing else tells apart, the one with the greatest rank is shown: one of the
 /// dynamic table, whose names have no versions in them. The rank's rank is the number.
 #[inline]
@@ -490,47 +514,61 @@ fn word(table: &[u8], at: usize) -> Option<u32> {
 ///
 /// Eight bytes at a time: pairs, fours and eights are joined in one register, each by the power of
 /// 33 that its place asks for, which breaks the chain of 43 dependent steps that an average mangled
-/// name has.
+/// name has. What is left over is the end of the last eight bytes, with nothing before it.
 #[inline]
 fn gnu_hash(name: &[u8]) -> u32 {
-    const FOUR: u32 = 33_u32.pow(4);
-    const EIGHT: u32 = FOUR.wrapping_mul(FOUR);
-    const BYTES: u64 = 0x00ff_00ff_00ff_00ff;
-    const PAIRS: u64 = 0x0000_ffff_0000_ffff;
-    let mut chunks = name.chunks_exact(8);
+    const fn power(n: u32) -> u32 {
+        33_u32.wrapping_pow(n)
+    }
+    const EIGHT: u32 = power(8);
+    const POWERS: [u32; 8] = [
+        power(0),
+        power(1),
+        power(2),
+        power(3),
+        power(4),
+        power(5),
+        power(6),
+        power(7),
+    ];
+    let (eights, rest) = name.as_chunks::<8>();
     let mut hash = 5381_u32;
-    for chunk in &mut chunks {
-        let Ok(eight) = chunk.try_into() else { break };
-        let eight = u64::from_le_bytes(eight);
-        let pairs = (eight & BYTES)
-            .wrapping_mul(33)
-            .wrapping_add((eight >> 8) & BYTES);
-        let fours = (pairs & PAIRS)
-            .wrapping_mul(33 * 33)
-            .wrapping_add((pairs >> 16) & PAIRS);
-        let [a, b, c, d, e, f, g, h] = fours.to_le_bytes();
-        let (early, late) = (
-            u32::from_le_bytes([a, b, c, d]),
-            u32::from_le_bytes([e, f, g, h]),
-        );
-        let joined = early.wrapping_mul(FOUR).wrapping_add(late);
+    for eight in eights {
+        let joined = joined(u64::from_le_bytes(*eight));
         hash = hash.wrapping_mul(EIGHT).wrapping_add(joined);
     }
-    // Of what is left, four at a time, then one.
-    let mut rest = chunks.remainder();
-    if let Some((&[a, b, c, d], tail)) = rest.split_first_chunk() {
-        let pair = |first: u8, second: u8| {
-            u32::from(first)
-                .wrapping_mul(33)
-                .wrapping_add(u32::from(second))
-        };
-        let four = pair(a, b).wrapping_mul(33 * 33).wrapping_add(pair(c, d));
-        hash = hash.wrapping_mul(FOUR).wrapping_add(four);
-        rest = tail;
-    }
-    rest.iter().fold(hash, |hash, byte| {
-        hash.wrapping_mul(33).wrapping_add(u32::from(*byte))
-    })
+    let Some(power) = POWERS.get(rest.len()) else {
+        return hash;
+    };
+    let Some(last) = name.last_chunk() else {
+        return rest.iter().fold(hash, |hash, byte| {
+            hash.wrapping_mul(33).wrapping_add(u32::from(*byte))
+        });
+    };
+    // With nothing left over, all 64 bits are hidden.
+    let hidden = 8_usize.wrapping_sub(rest.len()).wrapping_mul(8);
+    let hidden = u32::try_from(hidden).unwrap_or(64);
+    let shown = u64::MAX.checked_shl(hidden).unwrap_or(0);
+    let joined = joined(u64::from_le_bytes(*last) & shown);
+    hash.wrapping_mul(*power).wrapping_add(joined)
+}
+
+/// What eight bytes, the first one in the lowest place, add to the hash of those before them.
+#[inline]
+fn joined(eight: u64) -> u32 {
+    const FOUR: u32 = 33_u32.pow(4);
+    const BYTES: u64 = 0x00ff_00ff_00ff_00ff;
+    const PAIRS: u64 = 0x0000_ffff_0000_ffff;
+    let pairs = (eight & BYTES)
+        .wrapping_mul(33)
+        .wrapping_add((eight >> 8) & BYTES);
+    let fours = (pairs & PAIRS)
+        .wrapping_mul(33 * 33)
+        .wrapping_add((pairs >> 16) & PAIRS);
+    let [a, b, c, d, e, f, g, h] = fours.to_le_bytes();
+    let early = u32::from_le_bytes([a, b, c, d]);
+    let late = u32::from_le_bytes([e, f, g, h]);
+    early.wrapping_mul(FOUR).wrapping_add(late)
 }
 
 /// Shows `look` the numbers that a GNU hash table has for `name`, until it has enough.
@@ -604,7 +642,22 @@ fn walk_sysv(table: &[u8], name: &[u8], look: &mut impl FnMut(u32) -> bool) -> O
 
 #[cfg(test)]
 mod tests {
-    use super::gnu_hash;
+    use super::{gnu_hash, same};
+
+    #[test]
+    fn same_tells_a_difference_in_any_byte_and_in_length() {
+        let one = [7_u8; 40];
+        for len in 0..one.len() {
+            let mut other = one;
+            assert!(same(&one[..len], &other[..len]));
+            assert!(len == 0 || !same(&one[..len], &other[..len - 1]));
+            for at in 0..len {
+                other[at] = 8;
+                assert!(!same(&one[..len], &other[..len]), "{at} of {len}");
+                other[at] = 7;
+            }
+        }
+    }
 
     #[test]
     fn gnu_hash_of_any_length_equals_the_plain_one() {
