@@ -165,7 +165,7 @@ impl Drop for Built<'_> {
                 }
             }
         };
-        let undone = Executor::start("undo").and_then(|executor| executor.run(None, undo));
+        let undone = Executor::start(c"plug-undo").and_then(|executor| executor.run(None, undo));
         match undone {
             Ok((_, thread)) => self.threads.borrow_mut().push(thread),
             Err(error) => {

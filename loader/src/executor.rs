@@ -7,10 +7,10 @@
 
 #![forbid(unsafe_code)]
 
+use std::ffi::CStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError, SyncSender};
-use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
 use crate::calls;
@@ -18,6 +18,7 @@ use crate::deadline::{Deadline, Patience};
 use crate::error::{Error, ErrorKind};
 use crate::sys::alternate_stack::AlternateStack;
 use crate::sys::task;
+use crate::sys::thread::Thread;
 
 /// Any alternate stack will do for the crash handler, which goes on to a stack of its own.
 const ANY: usize = 1;
@@ -38,7 +39,7 @@ pub(crate) struct Ending {
     /// Stored once by the thread, before it takes its job (Release); 0 before. Read by whoever
     /// waits for its end (Acquire).
     tid: Arc<AtomicU32>,
-    thread: JoinHandle<()>,
+    thread: Thread,
 }
 
 /// What became of a job.
@@ -53,15 +54,15 @@ pub(crate) enum Outcome<R> {
 }
 
 impl Executor {
-    /// Starts a thread. The kernel shows 15 bytes of its name, `plug-` and `name`.
+    /// Starts a thread. The kernel shows 15 bytes of its name.
     ///
     /// # Errors
     /// [`ErrorKind::Thread`] when no thread could be started.
-    pub(crate) fn start(name: &str) -> Result<Self, Error> {
+    pub(crate) fn start(name: &'static CStr) -> Result<Self, Error> {
         let (job, jobs) = mpsc::sync_channel::<Job>(1);
         let tid = Arc::new(AtomicU32::new(0));
         let own = Arc::clone(&tid);
-        let thread = Builder::new().name(format!("plug-{name}")).spawn(move || {
+        let thread = Thread::start(name, move || {
             let _stack = AlternateStack::unless_at_least(ANY);
             // Release: pairs with the load in Ending::tid().
             own.store(task::id(), Ordering::Release);
@@ -121,7 +122,7 @@ impl Drop for Executor {
         self.job = None;
         if let Some(ending) = self.ending.take() {
             // It has had no job, so there is nothing to hear of it.
-            let _ended = ending.thread.join();
+            ending.thread.join();
         }
     }
 }
@@ -152,7 +153,7 @@ impl Ending {
                 return Err(self);
             }
         }
-        let _ended = self.thread.join();
+        self.thread.join();
         Ok(())
     }
 }

@@ -245,7 +245,7 @@ fn land(
 ) -> Result<Plugin, Error> {
     let facts = &flight.facts;
     // Made while the rest is: when constructors are to be run, it is there.
-    let executor = Executor::start("init").map_err(|error| error.at(Stage::Constructors))?;
+    let executor = Executor::start(c"plug-init").map_err(|error| error.at(Stage::Constructors))?;
 
     checkpoint::pass("load.rewrite").map_err(|error| error.at(Stage::Rewrite))?;
     let edits = plan(facts, staged.bytes(), &RewritePolicy::new(next_nonce()));

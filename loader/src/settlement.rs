@@ -91,7 +91,7 @@ pub(crate) fn destroy(loaded: &Loaded, deadline: Deadline) -> Result<(), String>
         checkpoint::note("unload.destructors");
         constructors::destroy(&destructors, generation);
     };
-    let done = Executor::start("fini").and_then(|executor| executor.run(Some(deadline), job));
+    let done = Executor::start(c"plug-fini").and_then(|executor| executor.run(Some(deadline), job));
     let (outcome, thread) = done.map_err(|error| format!("{error:#}"))?;
     match outcome {
         Outcome::Done(()) => executor::wait_all(vec![thread], deadline.remaining()),

@@ -274,7 +274,7 @@ fn say_goodbye(
         });
         said.end(outcome);
     };
-    let done = Executor::start("exit").and_then(|executor| executor.run(Some(deadline), job));
+    let done = Executor::start(c"plug-exit").and_then(|executor| executor.run(Some(deadline), job));
     let (outcome, thread) = done.map_err(|error| Unsaid::Refused(format!("{error:#}")))?;
     match (outcome, farewell.outcome()) {
         (Outcome::Done(()), Some(Ok(said))) => {

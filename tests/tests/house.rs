@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use plug_tests::standalone::repository;
 
 /// The only files of the loader that may contain unsafe code.
-const UNSAFE: [&str; 36] = [
+const UNSAFE: [&str; 37] = [
     "calls",
     "constructors",
     "context",
@@ -39,6 +39,7 @@ const UNSAFE: [&str; 36] = [
     "sys/process_exit",
     "sys/slots",
     "sys/task",
+    "sys/thread",
     "sys/thread_exit",
     "trust",
     "unload",

@@ -432,7 +432,7 @@ fn thread_that_a_plugin_leaves_running_is_named_and_the_plugin_goes_when_it_ends
 /// How many cycles; `PLUG_CYCLES` says otherwise.
 fn cycles() -> u32 {
     let asked = std::env::var("PLUG_CYCLES").ok();
-    asked.and_then(|text| text.parse().ok()).unwrap_or(300)
+    asked.and_then(|text| text.parse().ok()).unwrap_or(500)
 }
 
 fn keys_in_use() -> usize {
@@ -473,7 +473,7 @@ fn cycle(host: &Host, path: &PathBuf, name: &str, acts: &[u32]) {
         }
     };
     let n = cycles();
-    for _ in 0..n / 10 + 20 {
+    for _ in 0..200 {
         round();
     }
     host.loader.reclaim();

@@ -13,18 +13,12 @@ use plug_readside::SymbolReader;
 use super::keys;
 use super::ledger::{self, Owner, What};
 use crate::image::Import;
+use crate::sys::thread::{self, Start};
 use crate::sys::thread_exit::{self, Destructor};
 
-type Start = unsafe extern "C-unwind" fn(*mut c_void) -> *mut c_void;
 type ShortStart = unsafe extern "C-unwind" fn(*mut c_void) -> c_int;
 
 unsafe extern "C-unwind" {
-    fn pthread_create(
-        thread: *mut c_void,
-        attributes: *const c_void,
-        start: Start,
-        argument: *mut c_void,
-    ) -> c_int;
     fn thrd_create(thread: *mut c_void, start: ShortStart, argument: *mut c_void) -> c_int;
 }
 
@@ -143,7 +137,7 @@ unsafe extern "C-unwind" fn thread_create(
     let known_by = start as usize;
     let Some(owner) = owner(known_by) else {
         // SAFETY: passed on as it came.
-        return unsafe { pthread_create(thread, attributes, start, argument) };
+        return unsafe { thread::create(thread, attributes, start, argument) };
     };
     let asked = Asked {
         owner,
@@ -152,7 +146,7 @@ unsafe extern "C-unwind" fn thread_create(
         argument,
     };
     // SAFETY: as asked for, but for what the thread begins with.
-    asked.make(|asked| unsafe { pthread_create(thread, attributes, thread_main, asked) })
+    asked.make(|asked| unsafe { thread::create(thread, attributes, thread_main, asked) })
 }
 
 /// What such a thread begins with. It may be left by an unwinding of libc's.
@@ -237,7 +231,7 @@ unsafe extern "C-unwind" fn std_thread(
         };
         // SAFETY: `this` is the thread's id, whose first member takes the new thread's handle.
         let status = asked
-            .make(|asked| unsafe { pthread_create(this, ptr::null(), std_thread_main, asked) });
+            .make(|asked| unsafe { thread::create(this, ptr::null(), std_thread_main, asked) });
         if status == 0 {
             // SAFETY: the new thread owns the object now: unique_ptr::release().
             unsafe { state.write(ptr::null_mut()) };

@@ -10,11 +10,14 @@ use crate::sys::thread_exit::{self, Destructor};
 /// Keys that a process can have (`PTHREAD_KEYS_MAX`).
 const KEYS: usize = 1024;
 
+/// In the place of glibc's number for a key that was deleted.
+const DELETED: u32 = u32::MAX;
+
 /// One key of a plugin's.
 #[derive(Debug)]
 struct Key {
     /// The load that it belongs to; 0 for none. Claimed by [`create`] (SeqCst), given back by
-    /// [`free`] (SeqCst).
+    /// [`deleted`] or [`release`] (SeqCst).
     generation: AtomicU64,
     id: AtomicU32,
     /// The plugin's destructor; 0 once it may not be called any more. Stored before the key is made
@@ -132,10 +135,22 @@ fn place_of(key: c_uint) -> Option<usize> {
 }
 
 /// A plugin deletes a key: whatever values there are, nobody destroys them.
+///
+/// A destructor may delete its own key, so that this waits for none that runs: the place is given
+/// back with the plugin then.
 pub(super) fn deleted(key: c_uint) {
-    if let Some(place) = place_of(key) {
-        ledger::forget_key(place);
-        free(place);
+    let Some((place, entry)) = place_of(key).and_then(|place| Some((place, TABLE.get(place)?)))
+    else {
+        return;
+    };
+    ledger::forget_key(place);
+    entry.destructor.store(0, Ordering::SeqCst);
+    if let Some(known) = PLACES.get(key as usize) {
+        known.store(0, Ordering::SeqCst);
+    }
+    entry.key.store(DELETED, Ordering::SeqCst);
+    if entry.running.load(Ordering::SeqCst) == 0 {
+        entry.generation.store(0, Ordering::SeqCst);
     }
 }
 
@@ -150,21 +165,6 @@ pub(super) fn value_set(key: c_uint) {
         };
         ledger::note(owner, What::Value { key: place });
     }
-}
-
-/// Waits until no destructor runs for the place, and gives it back.
-fn free(place: usize) {
-    let Some(entry) = TABLE.get(place) else {
-        return;
-    };
-    entry.destructor.store(0, Ordering::SeqCst);
-    while entry.running.load(Ordering::SeqCst) != 0 {
-        std::thread::yield_now();
-    }
-    if let Some(known) = PLACES.get(entry.key.load(Ordering::SeqCst) as usize) {
-        known.store(0, Ordering::SeqCst);
-    }
-    entry.generation.store(0, Ordering::SeqCst);
 }
 
 /// Counts a destructor that runs, whatever way it ends.
@@ -221,13 +221,22 @@ pub(super) fn destroy_value(place: usize) {
     drop(running);
 }
 
-/// Deletes the keys that the load `generation` left; no thread holds a value of them.
+/// Deletes the keys that the load `generation` left, and gives their places back; no thread holds a
+/// value of them.
 pub(crate) fn release(generation: u64) {
-    for (place, entry) in TABLE.iter().enumerate() {
-        if entry.generation.load(Ordering::SeqCst) == generation {
-            let key = entry.key.load(Ordering::SeqCst);
-            free(place);
+    let own = |entry: &&Key| entry.generation.load(Ordering::SeqCst) == generation;
+    for entry in TABLE.iter().filter(own) {
+        entry.destructor.store(0, Ordering::SeqCst);
+        while entry.running.load(Ordering::SeqCst) != 0 {
+            std::thread::yield_now();
+        }
+        let key = entry.key.load(Ordering::SeqCst);
+        if key != DELETED {
+            if let Some(known) = PLACES.get(key as usize) {
+                known.store(0, Ordering::SeqCst);
+            }
             thread_exit::delete_key(key);
         }
+        entry.generation.store(0, Ordering::SeqCst);
     }
 }

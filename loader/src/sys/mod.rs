@@ -11,4 +11,5 @@ pub(crate) mod objects;
 pub(crate) mod process_exit;
 pub(crate) mod slots;
 pub(crate) mod task;
+pub(crate) mod thread;
 pub(crate) mod thread_exit;

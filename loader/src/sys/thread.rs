@@ -1,0 +1,98 @@
+//! Threads of the loader's own, made by libc alone.
+//!
+//! The standard library takes a lock of its own where a thread begins and ends. In a child that was
+//! forked while another thread held it, no thread of the standard library's begins any more; one
+//! made here does.
+
+use std::ffi::{CStr, c_int, c_void};
+use std::io;
+use std::mem::MaybeUninit;
+use std::ptr;
+
+type Main = Box<dyn FnOnce() + Send>;
+
+/// What a thread begins with. It may be left by an unwinding of libc's.
+pub(crate) type Start = unsafe extern "C-unwind" fn(*mut c_void) -> *mut c_void;
+
+unsafe extern "C-unwind" {
+    fn pthread_create(
+        thread: *mut c_void,
+        attributes: *const c_void,
+        start: Start,
+        argument: *mut c_void,
+    ) -> c_int;
+}
+
+/// Makes a thread, in the words of `pthread_create`.
+///
+/// # Safety
+/// - `thread` points at room for a handle, `attributes` is null or what libc made.
+/// - `start` may be called with `argument` on a thread of its own.
+pub(crate) unsafe fn create(
+    thread: *mut c_void,
+    attributes: *const c_void,
+    start: Start,
+    argument: *mut c_void,
+) -> c_int {
+    // SAFETY: passed on to our caller.
+    unsafe { pthread_create(thread, attributes, start, argument) }
+}
+
+/// A thread that was started here; dropped, it goes on by itself.
+#[derive(Debug)]
+pub(crate) struct Thread(Option<libc::pthread_t>);
+
+impl Thread {
+    /// Starts a thread that runs `main`. The kernel shows 15 bytes of its name.
+    ///
+    /// A panic of `main` ends the process; a plugin may end the thread, which unwinds it.
+    ///
+    /// # Errors
+    /// The operating system's, when no thread could be started.
+    pub(crate) fn start(
+        name: &'static CStr,
+        main: impl FnOnce() + Send + 'static,
+    ) -> io::Result<Self> {
+        let main: Main = Box::new(move || {
+            // Nothing but a name.
+            let _named = rustix::thread::set_name(name);
+            main();
+        });
+        let argument = Box::into_raw(Box::new(main));
+        let mut thread = MaybeUninit::<libc::pthread_t>::uninit();
+        let room = thread.as_mut_ptr().cast();
+        // SAFETY: there is room for the thread's handle, and begin() takes what it is given.
+        let status = unsafe { create(room, ptr::null(), begin, argument.cast()) };
+        if status != 0 {
+            // SAFETY: no thread was made that could have it.
+            drop(unsafe { Box::from_raw(argument) });
+            return Err(io::Error::from_raw_os_error(status));
+        }
+        // SAFETY: written, as it did not fail.
+        Ok(Self(Some(unsafe { thread.assume_init() })))
+    }
+
+    /// Waits until it has ended.
+    pub(crate) fn join(mut self) {
+        if let Some(thread) = self.0.take() {
+            // SAFETY: neither joined nor detached before, since the handle was there.
+            unsafe { libc::pthread_join(thread, ptr::null_mut()) };
+        }
+    }
+}
+
+impl Drop for Thread {
+    fn drop(&mut self) {
+        if let Some(thread) = self.0.take() {
+            // SAFETY: as in join().
+            unsafe { libc::pthread_detach(thread) };
+        }
+    }
+}
+
+unsafe extern "C-unwind" fn begin(main: *mut c_void) -> *mut c_void {
+    // SAFETY: made by start() for this thread alone.
+    let main = unsafe { Box::from_raw(main.cast::<Main>()) };
+    main();
+    ptr::null_mut()
+}
