@@ -5,7 +5,7 @@
 
 use std::cell::Cell;
 
-use plug_readside::gate::{self, Count, GateRow};
+use plug_readside::gate::{self, Count, GateRow, Raised};
 use plug_readside::{snapshot, thread_pointer};
 
 use crate::error::CallError;
@@ -90,10 +90,11 @@ fn drop_raised(raised: *mut Box<str>) {
 #[must_use = "the gate closes when it is dropped"]
 pub(crate) struct Entered<'a> {
     count: &'a Count,
-    /// The row whose counter it is; none for a shared counter.
-    row: Option<&'a GateRow>,
-    /// The function the worker was in before.
-    before: usize,
+    /// The row whose counter it is, what it was raised to, and the function the worker was in
+    /// before; none for a shared counter.
+    row: Option<(&'a GateRow, Raised, usize)>,
+    /// How many calls the thread was in before.
+    depth: u32,
 }
 
 /// How a gate is entered.
@@ -108,54 +109,52 @@ pub(crate) enum By {
 /// Enters slot `id` on behalf of `row`, or of the running thread's row, or of nobody known.
 ///
 /// `address` is the function about to be called, 0 if it is not one.
-#[inline]
+#[inline(always)]
 pub(crate) fn enter<'a>(
     row: Option<&'a GateRow>,
     id: u32,
     by: By,
     address: usize,
 ) -> Result<Entered<'a>, CallError> {
-    THREAD.with(|thread| {
-        let row = row.or_else(|| {
-            // SAFETY: the row is set by Worker and cleared before the worker gives it up; both on
-            // this thread. Its Arc stays in the list of workers while a call is in progress.
-            unsafe { thread.row.get().as_ref() }
-        });
-        let entered = match row.and_then(|row| Some((row, row.count(id)?))) {
-            Some((row, count)) => {
-                let fences = snapshot::sections().fences();
-                match by {
-                    By::Word(word) if !gate::enter(count, gate::state(id), word, fences) => {
-                        return Err(CallError::Gone);
-                    }
-                    By::Word(_) => {}
-                    By::Pin => gate::raise(count, fences),
-                }
-                Entered {
-                    count,
-                    row: Some(row),
-                    before: row.set_current(address),
-                }
-            }
-            None => {
-                let count = gate::shared(id, thread_pointer());
-                match by {
-                    By::Word(word) if !gate::enter_shared(count, gate::state(id), word) => {
-                        return Err(CallError::Gone);
-                    }
-                    By::Word(_) => {}
-                    By::Pin => gate::raise_shared(count),
-                }
-                Entered {
-                    count,
-                    row: None,
-                    before: 0,
-                }
-            }
-        };
-        thread.depth.set(thread.depth.get().wrapping_add(1));
-        Ok(entered)
-    })
+    // Each look at the thread-local is small, so that all of this becomes part of the call.
+    let row = row.or_else(|| {
+        // SAFETY: the row is set by Worker and cleared before the worker gives it up; both on
+        // this thread. Its Arc stays in the list of workers while a call is in progress.
+        unsafe { THREAD.with(|thread| thread.row.get()).as_ref() }
+    });
+    let (count, row) = match row.and_then(|row| Some((row, row.count(id)?))) {
+        Some((row, count)) => {
+            let fences = snapshot::sections().fences();
+            let raised = match by {
+                By::Word(word) => gate::enter(count, gate::state(id), word, fences),
+                By::Pin => Some(gate::raise(count, fences)),
+            };
+            let Some(raised) = raised else {
+                return Err(CallError::Gone);
+            };
+            (count, Some((row, raised, row.set_current(address))))
+        }
+        None => match enter_shared(id, by) {
+            Some(count) => (count, None),
+            None => return Err(CallError::Gone),
+        },
+    };
+    let depth = THREAD.with(|thread| thread.depth.get());
+    THREAD.with(|thread| thread.depth.set(depth.wrapping_add(1)));
+    Ok(Entered { count, row, depth })
+}
+
+/// Enters slot `id` through its shared counter, on behalf of nobody known. Apart, so that what
+/// workers do is short enough to become part of the call.
+#[inline(never)]
+fn enter_shared(id: u32, by: By) -> Option<&'static Count> {
+    let count = gate::shared(id, thread_pointer());
+    match by {
+        By::Word(word) if !gate::enter_shared(count, gate::state(id), word) => return None,
+        By::Word(_) => {}
+        By::Pin => gate::raise_shared(count),
+    }
+    Some(count)
 }
 
 impl Entered<'_> {
@@ -173,11 +172,11 @@ impl Entered<'_> {
 impl Drop for Entered<'_> {
     #[inline]
     fn drop(&mut self) {
-        THREAD.with(|thread| thread.depth.set(thread.depth.get().wrapping_sub(1)));
+        THREAD.with(|thread| thread.depth.set(self.depth));
         match self.row {
-            Some(row) => {
-                row.set_current(self.before);
-                gate::leave(self.count);
+            Some((row, raised, before)) => {
+                row.set_current(before);
+                gate::leave(self.count, raised);
             }
             None => gate::leave_shared(self.count),
         }
