@@ -73,6 +73,8 @@ mod index;
 mod indexer;
 mod load;
 mod loader;
+#[cfg(feature = "measuring")]
+pub mod measuring;
 mod params;
 mod plugin;
 mod presence;
