@@ -6,7 +6,7 @@
 use std::cell::Cell;
 use std::sync::atomic::{AtomicUsize, Ordering, compiler_fence};
 
-use plug_readside::gate::{self, Count, GateRow};
+use plug_readside::gate::{self, Count, GateRow, Raised};
 use plug_readside::{phase, snapshot, thread_pointer};
 
 use crate::error::{CallError, Error, Within};
@@ -115,8 +115,8 @@ fn drop_raised(raised: *mut Box<str>) {
 #[must_use = "the gate closes when it is dropped"]
 pub(crate) struct Entered<'a> {
     count: &'a Count,
-    /// The row whose counter it is; none for a shared counter.
-    row: Option<&'a GateRow>,
+    /// The row whose counter it is, and what it was raised to; none for a shared counter.
+    row: Option<(&'a GateRow, Raised)>,
     inside: Inside,
 }
 
@@ -126,18 +126,20 @@ struct Inside(usize);
 impl Inside {
     /// To be called before a counter is raised.
     #[inline]
-    fn enter(inside: &AtomicUsize, address: usize) -> Self {
-        let outer = inside.load(Ordering::Relaxed);
-        inside.store(address, Ordering::Relaxed);
-        compiler_fence(Ordering::SeqCst);
-        Self(outer)
+    fn enter(address: usize) -> Self {
+        THREAD.with(|thread| {
+            let outer = thread.inside.load(Ordering::Relaxed);
+            thread.inside.store(address, Ordering::Relaxed);
+            compiler_fence(Ordering::SeqCst);
+            Self(outer)
+        })
     }
 
     /// To be called when the counter is lowered.
     #[inline]
-    fn leave(&self, inside: &AtomicUsize) {
+    fn leave(&self) {
         compiler_fence(Ordering::SeqCst);
-        inside.store(self.0, Ordering::Relaxed);
+        THREAD.with(|thread| thread.inside.store(self.0, Ordering::Relaxed));
     }
 }
 
@@ -153,56 +155,54 @@ pub(crate) enum By {
 /// Enters slot `id` on behalf of `row`, or of the running thread's row, or of nobody known.
 ///
 /// `address` is the function or table about to be used: in a mapping, so above [`JOB`].
-#[inline]
+#[inline(always)]
 pub(crate) fn enter<'a>(
     row: Option<&'a GateRow>,
     id: u32,
     by: By,
     address: usize,
 ) -> Result<Entered<'a>, CallError> {
-    THREAD.with(|thread| {
-        let row = row.or_else(|| {
-            // SAFETY: the row is set by Worker and cleared before the worker gives it up; both on
-            // this thread. Its Arc stays in the list of workers while a call is in progress.
-            unsafe { thread.row.get().as_ref() }
-        });
-        let inside = Inside::enter(&thread.inside, address);
-        match row.and_then(|row| Some((row, row.count(id)?))) {
-            Some((row, count)) => {
-                let fences = snapshot::sections().fences();
-                match by {
-                    By::Word(word) if !gate::enter(count, gate::state(id), word, fences) => {
-                        inside.leave(&thread.inside);
-                        return Err(CallError::Gone);
-                    }
-                    By::Word(_) => {}
-                    By::Pin => gate::raise(count, fences),
-                }
+    // Each look at the thread-local is small, so that all of this becomes part of the call.
+    let row = row.or_else(|| {
+        // SAFETY: the row is set by Worker and cleared before the worker gives it up; both on
+        // this thread. Its Arc stays in the list of workers while a call is in progress.
+        unsafe { THREAD.with(|thread| thread.row.get()).as_ref() }
+    });
+    let inside = Inside::enter(address);
+    let entered = match row.and_then(|row| Some((row, row.count(id)?))) {
+        Some((row, count)) => {
+            let fences = snapshot::sections().fences();
+            let raised = match by {
+                By::Word(word) => gate::enter(count, gate::state(id), word, fences),
+                By::Pin => Some(gate::raise(count, fences)),
+            };
+            raised.map(|raised| {
                 row.set_current(address);
-                Ok(Entered {
-                    count,
-                    row: Some(row),
-                    inside,
-                })
-            }
-            None => {
-                let count = gate::shared(id, thread_pointer());
-                match by {
-                    By::Word(word) if !gate::enter_shared(count, gate::state(id), word) => {
-                        inside.leave(&thread.inside);
-                        return Err(CallError::Gone);
-                    }
-                    By::Word(_) => {}
-                    By::Pin => gate::raise_shared(count),
-                }
-                Ok(Entered {
-                    count,
-                    row: None,
-                    inside,
-                })
-            }
+                (count, Some((row, raised)))
+            })
         }
-    })
+        None => enter_shared(id, by).map(|count| (count, None)),
+    };
+    match entered {
+        Some((count, row)) => Ok(Entered { count, row, inside }),
+        None => {
+            inside.leave();
+            Err(CallError::Gone)
+        }
+    }
+}
+
+/// Enters slot `id` through its shared counter, on behalf of nobody known. Apart, so that what
+/// workers do is short enough to become part of the call.
+#[inline(never)]
+fn enter_shared(id: u32, by: By) -> Option<&'static Count> {
+    let count = gate::shared(id, thread_pointer());
+    match by {
+        By::Word(word) if !gate::enter_shared(count, gate::state(id), word) => return None,
+        By::Word(_) => {}
+        By::Pin => gate::raise_shared(count),
+    }
+    Some(count)
 }
 
 impl Entered<'_> {
@@ -221,13 +221,13 @@ impl Drop for Entered<'_> {
     #[inline]
     fn drop(&mut self) {
         match self.row {
-            Some(row) => {
+            Some((row, raised)) => {
                 // Of several rows of one thread this may name another one's call: a report.
                 row.set_current(self.inside.0);
-                gate::leave(self.count);
+                gate::leave(self.count, raised);
             }
             None => gate::leave_shared(self.count),
         }
-        THREAD.with(|thread| self.inside.leave(&thread.inside));
+        self.inside.leave();
     }
 }

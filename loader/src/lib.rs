@@ -75,6 +75,8 @@ mod index;
 mod indexer;
 mod load;
 mod loader;
+#[cfg(feature = "measuring")]
+pub mod measuring;
 mod params;
 mod pin;
 mod pins;

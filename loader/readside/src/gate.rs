@@ -30,30 +30,35 @@ pub type Count = AtomicU64;
 const CALL: u64 = 1 << 16;
 const INSIDE: u64 = CALL - 1;
 
+/// What a counter held after it was raised, for [`leave`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use = "a counter that was raised is to be lowered"]
+pub struct Raised(u64);
+
 /// Raises a counter that only the running thread writes, then looks at the state.
 ///
-/// True: the thread is inside and must [`leave`]. False: the counter is as before.
+/// Some: the thread is inside and must [`leave`]. None: the counter is as before.
 /// `fences` is [`crate::section::Sections::fences`].
 #[inline]
-pub fn enter(count: &Count, state: &StateCell, word: u64, fences: bool) -> bool {
-    raise(count, fences);
+pub fn enter(count: &Count, state: &StateCell, word: u64, fences: bool) -> Option<Raised> {
+    let raised = raise(count, fences);
     // Acquire: what the loader wrote before it made the plugin Live is seen; and it is this
     // load that the fence or the loader's membarrier orders after the count.
     if state.load(Ordering::Acquire) == word {
-        return true;
+        return Some(raised);
     }
-    lower(count, CALL | 1);
-    false
+    take_back(count);
+    None
 }
 
 /// Raises a counter that only the running thread writes, whatever the state: for a caller whom
 /// a pin protects.
 #[inline]
-pub fn raise(count: &Count, fences: bool) {
+pub fn raise(count: &Count, fences: bool) -> Raised {
     // Relaxed: written by this thread and by handlers that interrupt it and put it back. A scan
     // never passes on this store, only on one that makes the lower part zero.
-    let before = count.load(Ordering::Relaxed);
-    count.store(before.wrapping_add(CALL | 1), Ordering::Relaxed);
+    let raised = count.load(Ordering::Relaxed).wrapping_add(CALL | 1);
+    count.store(raised, Ordering::Relaxed);
     if fences {
         // SeqCst: the caller's half when membarrier is missing; pairs with the fence that the
         // loader puts between its state store and its scan.
@@ -61,20 +66,41 @@ pub fn raise(count: &Count, fences: bool) {
     } else {
         compiler_fence(Ordering::SeqCst);
     }
+    Raised(raised)
 }
 
 /// Lowers a counter raised by [`enter`] or [`raise`].
 #[inline]
-pub fn leave(count: &Count) {
-    lower(count, 1);
+pub fn leave(count: &Count, raised: Raised) {
+    // Relaxed: own counter.
+    let now = count.load(Ordering::Relaxed);
+    // Mostly no other call of this plugin was made meanwhile. What is stored then does not depend
+    // on what was loaded, so that the next call need not wait until this load has met its store.
+    let left = if now == raised.0 {
+        raised.0.wrapping_sub(1)
+    } else {
+        one_less(now)
+    };
+    // Release: the call comes before it; pairs with the loader's Acquire load of the counter, after
+    // which it unmaps.
+    count.store(left, Ordering::Release);
 }
 
-#[inline]
-fn lower(count: &Count, by: u64) {
-    // Relaxed load: own counter. Release: the call comes before it; pairs with the loader's
-    // Acquire load of the counter, after which it unmaps.
-    let before = count.load(Ordering::Relaxed);
-    count.store(before.wrapping_sub(by), Ordering::Release);
+/// A counter with one less inside, after calls within the call. Apart, so that the compiler does
+/// not make one subtraction of both cases.
+#[cold]
+#[inline(never)]
+const fn one_less(now: u64) -> u64 {
+    now.wrapping_sub(1)
+}
+
+/// Takes a call back that was refused.
+#[cold]
+#[inline(never)]
+fn take_back(count: &Count) {
+    // Relaxed load: own counter. Release: as in leave().
+    let now = count.load(Ordering::Relaxed);
+    count.store(now.wrapping_sub(CALL | 1), Ordering::Release);
 }
 
 /// Raises a counter that many threads share, then looks at the state.
@@ -274,13 +300,11 @@ impl GateRow {
             .fold(0, u64::saturating_add)
     }
 
-    /// Notes the function being entered and returns the one it was in before.
+    /// Notes the function that the worker is in from now on.
     #[inline]
-    pub fn set_current(&self, address: usize) -> usize {
+    pub fn set_current(&self, address: usize) {
         // Relaxed: shown in reports only.
-        let before = self.current.load(Ordering::Relaxed);
         self.current.store(address, Ordering::Relaxed);
-        before
     }
 
     /// Address of the plugin function the worker is in, 0 outside.
@@ -370,4 +394,25 @@ pub fn pins(id: u32) -> &'static Count {
 #[must_use]
 pub fn state(id: u32) -> &'static StateCell {
     state::cell(id)
+}
+
+#[cfg(all(test, not(plug_loom)))]
+mod tests {
+    use super::*;
+    use crate::state::{State, StateWord};
+
+    #[test]
+    fn leave_after_calls_within_the_call_keeps_their_number() {
+        let count = Count::new(0);
+        let word = StateWord::new(7, State::Live).0;
+        let live = StateCell::new(word);
+        let outer = enter(&count, &live, word, false).expect("it is Live");
+        let inner = enter(&count, &live, word, false).expect("it is Live");
+        assert_eq!(inside(&count), 2);
+        leave(&count, inner);
+        assert_eq!(inside(&count), 1);
+        assert!(enter(&count, &live, word + 1, false).is_none());
+        leave(&count, outer);
+        assert_eq!((inside(&count), calls(&count)), (0, 2));
+    }
 }

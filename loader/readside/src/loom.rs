@@ -423,11 +423,11 @@ impl Slot {
 
     fn call_registered(&self, word: u64) -> bool {
         let entered = gate::enter(&self.row, &self.state, word, true);
-        if entered {
+        if let Some(raised) = entered {
             read_payload(&self.code[usize::from(word == NEW)]);
-            gate::leave(&self.row);
+            gate::leave(&self.row, raised);
         }
-        entered
+        entered.is_some()
     }
 
     fn call_unregistered(&self, word: u64) -> bool {
@@ -443,9 +443,9 @@ impl Slot {
     fn call_pinned(&self, word: u64) -> bool {
         let entered = gate::pin(&self.pins, &self.state, word);
         if entered {
-            gate::raise(&self.row, true);
+            let raised = gate::raise(&self.row, true);
             read_payload(&self.code[0]);
-            gate::leave(&self.row);
+            gate::leave(&self.row, raised);
             gate::unpin(&self.pins);
         }
         entered

@@ -52,26 +52,13 @@ struct Line {
     /// Thread id of the owner, for reports. Written by the owner, read by grace periods
     /// (Relaxed: it is only shown).
     tid: AtomicU32,
-    /// `epoch << 16 | nest` of the owner. Release stores by the owner and its signal handlers, on
-    /// entering and on leaving; read by grace periods (SeqCst).
+    /// `epoch << 16 | nest` of the owner, 0 outside. Release stores by the owner and its signal
+    /// handlers, on entering and on leaving; read by grace periods (SeqCst).
     word: AtomicUsize,
     /// `epoch << 16 | tag` of whoever claimed the slot, 0 when free; the tag is the thread's, by
     /// which it finds itself again. Claimed by a SeqCst CAS, released by a Release store; read by
     /// grace periods (SeqCst).
     spare: [AtomicUsize; SPARE],
-}
-
-impl Line {
-    /// Whether the running thread, `thread`, owns the line and can enter once more by its word.
-    ///
-    /// One more than the word can count would look like none: the next section of a thread that
-    /// forgets to leave is claimed like a stranger's.
-    #[inline]
-    fn is_free_for(&self, thread: ThreadPointer) -> bool {
-        // Relaxed: only this thread ever stores its own thread pointer, and its own word.
-        self.owner.load(Ordering::Relaxed) == thread.address()
-            && self.word.load(Ordering::Relaxed) & NEST_MASK != NEST_MASK
-    }
 }
 
 /// The shared counters for more readers than slots.
@@ -216,31 +203,68 @@ impl Sections {
         (0..WINDOW).filter_map(move |step| self.lines.get(home.wrapping_add(step) % LINES))
     }
 
-    /// Enters a section for the running thread.
+    /// Enters a section for the running thread, which lasts until the guard is dropped.
     ///
     /// Async-signal-safe, wait-free: at most `WINDOW` loads, then at most `WINDOW * SPARE`
     /// compare-and-swaps, then one addition.
     #[inline(always)]
     #[expect(clippy::inline_always, reason = "a call costs as much as all of it")]
     pub fn enter(&self, thread: ThreadPointer) -> Section<'_> {
-        match self.lines.get(hash(thread.address()) % LINES) {
-            Some(home) if home.is_free_for(thread) => self.enter_line(home),
-            _ => self.enter_away(thread),
+        match self.enter_home(thread) {
+            Some(section) => section,
+            None => self.enter_elsewhere(thread),
         }
     }
 
-    /// Enters where the thread owns no line at its home.
-    #[inline(never)]
-    fn enter_away(&self, thread: ThreadPointer) -> Section<'_> {
-        match self.window(thread).find(|line| line.is_free_for(thread)) {
-            Some(line) => self.enter_line(line),
-            None => self.enter_unregistered(thread),
-        }
-    }
-
-    /// Enters by a plain store into the owned line.
+    /// Runs `read` inside a section of the running thread's.
+    ///
+    /// Async-signal-safe, if `read` is; wait-free as [`Sections::enter`], and cheaper: there is a
+    /// copy of `read` for workers, whose guard is known to be a line's.
     #[inline]
-    fn enter_line<'a>(&self, line: &'a Line) -> Section<'a> {
+    pub fn within<'a, R>(
+        &'a self,
+        thread: ThreadPointer,
+        read: impl FnOnce(&Section<'a>) -> R,
+    ) -> R {
+        match self.enter_home(thread) {
+            Some(section) => read(&section),
+            None => self.within_elsewhere(thread, read),
+        }
+    }
+
+    /// Apart, so that what workers do is short enough to become part of whoever reads.
+    #[inline(never)]
+    fn within_elsewhere<'a, R>(
+        &'a self,
+        thread: ThreadPointer,
+        read: impl FnOnce(&Section<'a>) -> R,
+    ) -> R {
+        read(&self.enter_elsewhere(thread))
+    }
+
+    /// Enters by the thread's line, if it owns the one at its home.
+    #[inline]
+    fn enter_home(&self, thread: ThreadPointer) -> Option<Section<'_>> {
+        let line = self.window(thread).next()?;
+        let is_entered = is_owned(line, thread) && self.enter_line(line);
+        is_entered.then(|| Section::of(&line.word, Kind::Line))
+    }
+
+    /// Enters by a line of the thread's that is not at its home, or without one: the one at home is
+    /// another thread's or has no more room.
+    #[inline]
+    fn enter_elsewhere(&self, thread: ThreadPointer) -> Section<'_> {
+        let mut others = self.window(thread).skip(1);
+        let owned = others.find(|line| is_owned(line, thread));
+        match owned {
+            Some(line) if self.enter_line(line) => Section::of(&line.word, Kind::Line),
+            _ => self.enter_unregistered(thread),
+        }
+    }
+
+    /// Enters by a plain store into the owned line; false where the line can count no more levels.
+    #[inline]
+    fn enter_line(&self, line: &Line) -> bool {
         // Relaxed: the word is written by this thread and by handlers that interrupt it and put
         // it back; one word holds epoch and depth, so an interrupted update stays consistent.
         let word = line.word.load(Ordering::Relaxed);
@@ -250,7 +274,10 @@ impl Sections {
             // addition in synchronize().
             self.epoch.load(Ordering::Acquire) | 1
         } else {
-            word.wrapping_add(1)
+            match one_more(word) {
+                Some(entered) => entered,
+                None => return false,
+            }
         };
         // Release: a scan that passes this word for its epoch never sees the store that left the
         // thread's section before, so this store must itself carry that section's reads to the
@@ -264,11 +291,7 @@ impl Sections {
         } else {
             compiler_fence(Ordering::SeqCst);
         }
-        Section {
-            word: &line.word,
-            kind: Kind::Line,
-            _not_send: PhantomData,
-        }
+        true
     }
 
     /// Enters by claiming a spare slot near home, or through the shared counter.
@@ -282,11 +305,7 @@ impl Sections {
                 // synchronize() stand in one total order. Relaxed on failure: nothing was entered.
                 let claim = spare.compare_exchange(0, entered, Ordering::SeqCst, Ordering::Relaxed);
                 if claim.is_ok() {
-                    return Section {
-                        word: spare,
-                        kind: Kind::Spare,
-                        _not_send: PhantomData,
-                    };
+                    return Section::of(spare, Kind::Spare);
                 }
             }
         }
@@ -297,11 +316,7 @@ impl Sections {
             .unwrap_or(&self.shards[0]);
         // SeqCst: as for the claim.
         shard.inside.fetch_add(1, Ordering::SeqCst);
-        Section {
-            word: &shard.inside,
-            kind: Kind::Shard,
-            _not_send: PhantomData,
-        }
+        Section::of(&shard.inside, Kind::Shard)
     }
 
     /// Claims a line for the running thread; false when the lines near its home are all owned,
@@ -455,24 +470,71 @@ impl Sections {
     }
 }
 
+impl<'a> Section<'a> {
+    #[inline]
+    const fn of(word: &'a AtomicUsize, kind: Kind) -> Self {
+        Self {
+            word,
+            kind,
+            _not_send: PhantomData,
+        }
+    }
+}
+
 impl Drop for Section<'_> {
     #[inline]
     fn drop(&mut self) {
         match self.kind {
             Kind::Line => {
-                // Relaxed load: own word. Release: the reads of the section come before it;
-                // pairs with the scan in synchronize().
+                // Relaxed load: own word.
                 let word = self.word.load(Ordering::Relaxed);
-                self.word.store(word.wrapping_sub(1), Ordering::Release);
+                let left = if word & NEST_MASK == 1 {
+                    0
+                } else {
+                    one_less(word)
+                };
+                // Release: the reads of the section come before it; pairs with the scan in
+                // synchronize().
+                self.word.store(left, Ordering::Release);
             }
             // Release: as above.
             Kind::Spare => self.word.store(0, Ordering::Release),
-            // Release: as above; the decrements of others continue the release sequence.
-            Kind::Shard => {
-                self.word.fetch_sub(1, Ordering::Release);
-            }
+            Kind::Shard => leave_shard(self.word),
         }
     }
+}
+
+/// Whether the running thread owns the line.
+#[inline]
+fn is_owned(line: &Line, thread: ThreadPointer) -> bool {
+    // Relaxed: only this thread ever stores its own thread pointer.
+    line.owner.load(Ordering::Relaxed) == thread.address()
+}
+
+/// The word of one level more than `word`, which has one; none where there is no room. The next
+/// section of a thread that forgets to leave is then claimed like a stranger's.
+///
+/// Cold, as [`one_less`] is, so that entering and leaving an outermost section, by far the most
+/// frequent, store what does not depend on what was loaded: sections that follow each other then do
+/// not wait for each other's stores to reach the loads.
+#[cold]
+#[inline(never)]
+fn one_more(word: usize) -> Option<usize> {
+    (word & NEST_MASK != NEST_MASK).then_some(word.wrapping_add(1))
+}
+
+/// The word of one level less than `word`, which has several.
+#[cold]
+#[inline(never)]
+fn one_less(word: usize) -> usize {
+    word.wrapping_sub(1)
+}
+
+/// Leaves a shared counter; rare.
+#[cold]
+fn leave_shard(inside: &AtomicUsize) {
+    // Release: as on leaving a line; the decrements of others continue the release sequence.
+    inside.fetch_sub(1, Ordering::Release);
 }
 
 /// Whether a section word allows a grace period of `target` to end.
@@ -484,7 +546,7 @@ fn is_past(word: usize, target: usize) -> bool {
 
 /// The home line of a thread: thread pointers are multiples of 64 and mostly of the stack size.
 #[inline]
-fn hash(thread_pointer: usize) -> usize {
+const fn hash(thread_pointer: usize) -> usize {
     (thread_pointer.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) % LINES
 }
 
@@ -568,6 +630,30 @@ mod tests {
         );
         drop(outer);
         assert!(!sections.is_inside(me(128)));
+        assert_eq!(grace(&sections), Ok(()));
+    }
+
+    #[test]
+    fn synchronize_within_a_read_stalls_until_the_read_returned() {
+        let sections = table();
+        assert!(sections.register(me(128), 7));
+        for thread in [me(128), me(256)] {
+            sections.within(thread, |_| {
+                sections.within(thread, |_| assert!(grace(&sections).is_err()));
+                assert!(grace(&sections).is_err());
+            });
+            assert_eq!(grace(&sections), Ok(()));
+        }
+    }
+
+    #[test]
+    fn synchronize_with_sections_left_in_any_order_stalls_until_the_last() {
+        let sections = table();
+        assert!(sections.register(me(128), 7));
+        let (first, second) = (sections.enter(me(128)), sections.enter(me(128)));
+        drop(first);
+        assert!(grace(&sections).is_err());
+        drop(second);
         assert_eq!(grace(&sections), Ok(()));
     }
 
