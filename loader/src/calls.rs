@@ -10,11 +10,20 @@ use plug_readside::{snapshot, thread_pointer};
 
 use crate::error::CallError;
 
+/// Nested calls of plugins without a row that a fork can tell apart. With more, its child waits for
+/// those of all threads; half as many would be few for plugins that call each other.
+const SHARED: usize = 16;
+
 struct ThreadCalls {
     /// The counters of the worker this thread is, or null.
     row: Cell<*const GateRow>,
     /// How many calls into plugins this thread is in, executor jobs included.
     depth: Cell<u32>,
+    /// Slots of the calls in progress that are counted in shared counters, innermost last: what a
+    /// forked child must keep.
+    shared: [Cell<u32>; SHARED],
+    /// How many such calls there are, also beyond the room above.
+    n_shared: Cell<usize>,
     /// Message of the call in progress that failed: an owned `Box<Box<str>>`, or null.
     raised: Cell<*mut Box<str>>,
 }
@@ -24,6 +33,8 @@ thread_local! {
         ThreadCalls {
             row: Cell::new(std::ptr::null()),
             depth: Cell::new(0),
+            shared: [const { Cell::new(0) }; SHARED],
+            n_shared: Cell::new(0),
             raised: Cell::new(std::ptr::null_mut()),
         }
     };
@@ -42,6 +53,22 @@ pub(crate) fn row() -> *const GateRow {
 /// How many calls into plugins the running thread is in.
 pub(crate) fn depth() -> u32 {
     THREAD.with(|thread| thread.depth.get())
+}
+
+/// Leaves in the shared counters of the first `slots` slots what the running thread is inside of:
+/// in a forked child, where no other thread exists.
+pub(crate) fn reset_after_fork(slots: u32) {
+    THREAD.with(|thread| {
+        let n = thread.n_shared.get();
+        // Nested too deeply to be told from others: their calls are waited for, too.
+        let Some(own) = thread.shared.get(..n) else {
+            return;
+        };
+        for id in 0..slots {
+            let own = own.iter().filter(|place| place.get() == id).count();
+            gate::keep_own_after_fork(id, thread_pointer(), own as u64);
+        }
+    });
 }
 
 /// Marks the running thread as inside a plugin while the loader itself calls into one.
@@ -123,7 +150,7 @@ pub(crate) fn enter<'a>(
         });
         let entered = match row.and_then(|row| Some((row, row.count(id)?))) {
             Some((row, count)) => {
-                let fences = snapshot::sections().fences();
+                let fences = || snapshot::sections().fences();
                 match by {
                     By::Word(word) if !gate::enter(count, gate::state(id), word, fences) => {
                         return Err(CallError::Gone);
@@ -139,8 +166,15 @@ pub(crate) fn enter<'a>(
             }
             None => {
                 let count = gate::shared(id, thread_pointer());
+                // Noted before it is counted: a fork in between keeps at most what is counted.
+                let n = thread.n_shared.get();
+                if let Some(place) = thread.shared.get(n) {
+                    place.set(id);
+                }
+                thread.n_shared.set(n.wrapping_add(1));
                 match by {
                     By::Word(word) if !gate::enter_shared(count, gate::state(id), word) => {
+                        thread.n_shared.set(n);
                         return Err(CallError::Gone);
                     }
                     By::Word(_) => {}
@@ -179,7 +213,12 @@ impl Drop for Entered<'_> {
                 row.set_current(self.before);
                 gate::leave(self.count);
             }
-            None => gate::leave_shared(self.count),
+            None => {
+                gate::leave_shared(self.count);
+                THREAD.with(|thread| {
+                    thread.n_shared.set(thread.n_shared.get().wrapping_sub(1));
+                });
+            }
         }
     }
 }

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use plug_readside::gate;
 
+use crate::deadline::{Deadline, lock_until};
 use crate::error::{Holder, HolderKind};
 use crate::plugin::Record;
 use crate::worker::{WorkerRow, Workers};
@@ -30,6 +31,12 @@ pub struct WorkerInfo {
     pub calls: u64,
     /// Quiescent points it has passed.
     pub quiescent: u64,
+    /// Whether it sleeps at a quiescent point.
+    pub is_asleep: bool,
+    /// Whether it reads through a line of its own; otherwise by claims.
+    pub has_line: bool,
+    /// Whether its thread ended without giving the worker back.
+    pub is_dead: bool,
 }
 
 /// A plugin that a worker is inside of.
@@ -49,6 +56,11 @@ pub struct Inside {
 pub(crate) struct Presence(Mutex<HashMap<(u64, u64), (u64, Instant)>>);
 
 impl Presence {
+    /// Keeps everybody out, for a fork.
+    pub(crate) fn hold(&self, deadline: Deadline) -> Option<impl Sized> {
+        lock_until(&self.0, deadline)
+    }
+
     /// How long `row` has been seen in its present call of `record`'s plugin; none outside.
     fn since(&self, row: &WorkerRow, record: &Record) -> Option<Duration> {
         let count = row.gate.count(record.id)?;
@@ -81,7 +93,7 @@ impl Presence {
         rows.iter()
             .map(|row| WorkerInfo {
                 name: row.name.clone(),
-                tid: row.tid,
+                tid: row.tid(),
                 inside: records
                     .iter()
                     .filter_map(|record| {
@@ -93,7 +105,10 @@ impl Presence {
                     })
                     .collect(),
                 calls: row.gate.calls(),
-                quiescent: row.quiescent(),
+                quiescent: row.points.passed(),
+                is_asleep: row.points.is_asleep(),
+                has_line: row.has_line,
+                is_dead: row.look_whether_dead(),
             })
             .collect()
     }
@@ -107,12 +122,13 @@ impl Presence {
         waited: Duration,
     ) -> Vec<Holder> {
         let mut holders = Vec::new();
-        for row in workers.rows() {
-            if let Some(since) = self.since(&row, record) {
+        // The dead hold nothing: what they never left is forgotten by the unload.
+        for row in workers.rows().iter().filter(|row| !row.is_dead()) {
+            if let Some(since) = self.since(row, record) {
                 holders.push(Holder {
                     kind: HolderKind::Call,
                     thread: row.name.clone(),
-                    tid: row.tid,
+                    tid: row.tid(),
                     function: record.symbol_at(row.gate.current()),
                     count: row.gate.count(record.id).map_or(1, gate::inside),
                     since: since.max(waited),

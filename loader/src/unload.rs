@@ -15,6 +15,7 @@ use crate::deadline::Deadline;
 use crate::error::{Error, ErrorKind, Lingering, Stage};
 use crate::events::EventKind;
 use crate::executor::{self, Outcome};
+use crate::fork;
 use crate::image::remove_stage_folder;
 use crate::plugin::{Loaded, Record};
 use crate::process::Process;
@@ -84,7 +85,9 @@ pub(crate) fn unload(
 ) -> Result<Unloaded, Error> {
     let span = tracing::info_span!(target: "plug::unload", "unload", plugin = name);
     let _entered = span.enter();
-    let result = run(process, name, generation, deadline).map_err(|error| error.plugin(name));
+    let result = fork::settle(process)
+        .and_then(|()| run(process, name, generation, deadline))
+        .map_err(|error| error.plugin(name));
     match &result {
         Ok(Unloaded::Gone(report)) => {
             let (generation, stages) = (report.generation, &report.stages);

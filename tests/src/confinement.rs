@@ -10,43 +10,64 @@ pub type Body = fn() -> u64;
 
 static DONE: AtomicU64 = AtomicU64::new(0);
 
-/// Kills the process at the running thread's next system call, but for the return from a signal
-/// handler and the thread's raw exit.
-pub fn confine() {
-    let step = |code: u32, jt, jf, k| libc::sock_filter {
-        code: u16::try_from(code).expect("16 bits"),
-        jt,
-        jf,
-        k,
-    };
-    let load = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
-    let equal = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
-    let answer = libc::BPF_RET | libc::BPF_K;
-    let number = |n: i64| u32::try_from(n).expect("a system call's number");
-    let mut steps = [
-        // The number is the first word of seccomp_data.
-        step(load, 0, 0, 0),
-        step(equal, 2, 0, number(libc::SYS_rt_sigreturn)),
-        step(equal, 1, 0, number(libc::SYS_exit)),
-        step(answer, 0, 0, libc::SECCOMP_RET_KILL_PROCESS),
-        step(answer, 0, 0, libc::SECCOMP_RET_ALLOW),
-    ];
+const LOAD: u32 = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
+const EQUAL: u32 = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
+const ANSWER: u32 = libc::BPF_RET | libc::BPF_K;
+
+fn step(code: u32, jt: u8, jf: u8, k: u32) -> libc::sock_filter {
+    let code = u16::try_from(code).expect("16 bits");
+    libc::sock_filter { code, jt, jf, k }
+}
+
+fn number(n: i64) -> u32 {
+    u32::try_from(n).expect("a system call's number")
+}
+
+/// Puts a filter in force, for the running thread or, with `SECCOMP_FILTER_FLAG_TSYNC`, for all.
+fn filter(steps: &mut [libc::sock_filter], flags: libc::c_ulong) {
     let program = libc::sock_fprog {
-        len: 5,
+        len: u16::try_from(steps.len()).expect("a few steps"),
         filter: steps.as_mut_ptr(),
     };
     // SAFETY: plain numbers.
     let status = unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) };
     assert_eq!(status, 0, "no new privileges");
-    // SAFETY: a valid program for this one thread.
+    // SAFETY: a valid program.
     let status = unsafe {
-        libc::prctl(
-            libc::PR_SET_SECCOMP,
-            libc::SECCOMP_MODE_FILTER,
+        libc::syscall(
+            libc::SYS_seccomp,
+            libc::SECCOMP_SET_MODE_FILTER,
+            flags,
             &raw const program,
         )
     };
     assert_eq!(status, 0, "seccomp");
+}
+
+/// Kills the process at the running thread's next system call, but for the return from a signal
+/// handler and the thread's raw exit.
+pub fn confine() {
+    let mut steps = [
+        // The number is the first word of seccomp_data.
+        step(LOAD, 0, 0, 0),
+        step(EQUAL, 2, 0, number(libc::SYS_rt_sigreturn)),
+        step(EQUAL, 1, 0, number(libc::SYS_exit)),
+        step(ANSWER, 0, 0, libc::SECCOMP_RET_KILL_PROCESS),
+        step(ANSWER, 0, 0, libc::SECCOMP_RET_ALLOW),
+    ];
+    filter(&mut steps, 0);
+}
+
+/// Lets the system call `n` fail with `errno` in all threads of the process, from now on.
+pub fn refuse(n: i64, errno: i32) {
+    let errno = u32::try_from(errno).expect("positive");
+    let mut steps = [
+        step(LOAD, 0, 0, 0),
+        step(EQUAL, 0, 1, number(n)),
+        step(ANSWER, 0, 0, libc::SECCOMP_RET_ERRNO | errno),
+        step(ANSWER, 0, 0, libc::SECCOMP_RET_ALLOW),
+    ];
+    filter(&mut steps, libc::SECCOMP_FILTER_FLAG_TSYNC);
 }
 
 /// Runs `body` as the first thing that a brand-new confined thread does, and waits for its end.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use plug_tests::standalone::repository;
 
 /// The only files of the loader that may contain unsafe code.
-const UNSAFE: [&str; 29] = [
+const UNSAFE: [&str; 31] = [
     "calls",
     "constructors",
     "context",
@@ -16,10 +16,12 @@ const UNSAFE: [&str; 29] = [
     "crash/handler",
     "crash/memory",
     "crash/registers",
+    "fork",
     "index",
     "load",
     "plugin",
     "process",
+    "reaper",
     "registry",
     "signature",
     "snapshot",

@@ -33,9 +33,9 @@ const INSIDE: u64 = CALL - 1;
 /// Raises a counter that only the running thread writes, then looks at the state.
 ///
 /// True: the thread is inside and must [`leave`]. False: the counter is as before.
-/// `fences` is [`crate::section::Sections::fences`].
+/// `fences` is [`crate::section::Sections::fences`], asked once the counter is raised.
 #[inline]
-pub fn enter(count: &Count, state: &StateCell, word: u64, fences: bool) -> bool {
+pub fn enter(count: &Count, state: &StateCell, word: u64, fences: impl FnOnce() -> bool) -> bool {
     raise(count, fences);
     // Acquire: what the loader wrote before it made the plugin Live is seen; and it is this
     // load that the fence or the loader's membarrier orders after the count.
@@ -49,12 +49,14 @@ pub fn enter(count: &Count, state: &StateCell, word: u64, fences: bool) -> bool 
 /// Raises a counter that only the running thread writes, whatever the state: for a caller whom
 /// a pin protects.
 #[inline]
-pub fn raise(count: &Count, fences: bool) {
+pub fn raise(count: &Count, fences: impl FnOnce() -> bool) {
     // Relaxed: written by this thread and by handlers that interrupt it and put it back. A scan
     // never passes on this store, only on one that makes the lower part zero.
     let before = count.load(Ordering::Relaxed);
     count.store(before.wrapping_add(CALL | 1), Ordering::Relaxed);
-    if fences {
+    // The flag is loaded after the count is stored: as on entering a section's line.
+    compiler_fence(Ordering::SeqCst);
+    if fences() {
         // SeqCst: the caller's half when membarrier is missing; pairs with the fence that the
         // loader puts between its state store and its scan.
         fence(Ordering::SeqCst);
@@ -148,6 +150,15 @@ pub fn pinned(pins: &Count) -> u64 {
 pub fn inside(count: &Count) -> u64 {
     // SeqCst: in the total order with enter_shared(); has the Acquire that leave() pairs with.
     count.load(Ordering::SeqCst) & INSIDE
+}
+
+/// Forgets who is inside: its thread is dead, or was not copied by a fork.
+///
+/// Thread context. Only for a counter that nobody else writes any more.
+pub fn forget(count: &Count) {
+    // Relaxed load: nobody else writes it. Release: a scan that sees it comes after the death.
+    let before = count.load(Ordering::Relaxed);
+    count.store(before & !INSIDE, Ordering::Release);
 }
 
 /// How many calls were counted since the process began, whichever plugins had the slot.
@@ -274,6 +285,15 @@ impl GateRow {
             .fold(0, u64::saturating_add)
     }
 
+    /// As [`forget`], for all counters.
+    pub fn forget_all(&self) {
+        self.chunks()
+            // SAFETY: chunks live as long as the row, by the contract of grow().
+            .filter_map(|chunk| unsafe { chunk.as_ref() })
+            .flat_map(|chunk| &chunk.0)
+            .for_each(forget);
+    }
+
     /// Notes the function being entered and returns the one it was in before.
     #[inline]
     pub fn set_current(&self, address: usize) -> usize {
@@ -348,6 +368,21 @@ fn shards(id: u32) -> impl Iterator<Item = &'static Count> {
 #[must_use]
 pub fn shared_inside(id: u32) -> u64 {
     shards(id).map(inside).fold(0, u64::saturating_add)
+}
+
+/// Leaves in the shared counters of slot `id` only what the running thread counted there, which is
+/// at most `own`: in a forked child, where no other thread exists.
+///
+/// Async-signal-safe.
+#[cfg(not(plug_loom))]
+pub fn keep_own_after_fork(id: u32, thread: ThreadPointer, own: u64) {
+    let home = shared(id, thread);
+    for count in shards(id) {
+        let own = if core::ptr::eq(count, home) { own } else { 0 };
+        // Relaxed, both: the child has one thread.
+        let word = count.load(Ordering::Relaxed);
+        count.store(word & !INSIDE | (word & INSIDE).min(own), Ordering::Relaxed);
+    }
 }
 
 /// Calls counted by the shared counters of slot `id` since the process began.

@@ -6,16 +6,21 @@
 //! one of the spare slots of the lines near its home with one compare-and-swap. When all of
 //! those are taken, a shared counter serves: entering is wait-free.
 //!
-//! The argument for each ordering stands in `docs/ORDERING.md`, section "Read sections".
+//! The argument for each ordering stands in `docs/ORDERING.md`, section "Read sections". Who owns
+//! a line, and what becomes of it when that thread dies or forks, is in `lines`.
 
 use core::marker::PhantomData;
+
+mod lines;
 
 use crate::sync::{AtomicBool, AtomicU32, AtomicUsize, Ordering, compiler_fence, fence};
 use crate::thread_pointer::ThreadPointer;
 
 /// Lines in the table: 16 KiB, scanned in under a microsecond by a grace period.
+///
+/// A thread that finds none near its home reads by claims, at three times the cost.
 #[cfg(not(plug_loom))]
-const LINES: usize = 256;
+pub const LINES: usize = 256;
 #[cfg(plug_loom)]
 const LINES: usize = 1;
 
@@ -37,26 +42,32 @@ const SHARDS: usize = 8;
 #[cfg(plug_loom)]
 const SHARDS: usize = 1;
 
-/// The nesting depth has the low 16 bits of a word, the epoch the rest.
-const EPOCH_ONE: usize = 1 << 16;
-const NEST_MASK: usize = EPOCH_ONE - 1;
+/// The epoch has the upper 40 bits of a word. The rest is zero when nobody is inside, and
+/// otherwise a line's nesting depth, or for a spare slot the claimer's thread id and a one, so
+/// that a slot whose owner died is told from one that is in use. A thread id has 22 bits
+/// (`PID_MAX_LIMIT` in the kernel's threads.h).
+const EPOCH_ONE: usize = 1 << 24;
+const INSIDE: usize = EPOCH_ONE - 1;
+
+/// Levels that a line counts; the next one is claimed like a stranger's.
+const MAX_NEST: usize = (1 << 16) - 1;
 
 /// One cache line of the table.
 #[repr(C, align(64))]
 #[derive(Debug)]
 struct Line {
-    /// Thread pointer of the registered thread, 0 when free. Claimed by that thread's CAS and
-    /// cleared by its own store; read by anybody (Relaxed: only the owner ever stores the value
-    /// that the owner compares with).
+    /// Thread pointer of the registered thread, 0 when free, [`lines::TOMB`] while it changes
+    /// hands. Taken by CAS, given back by store; read by anybody (Relaxed: only the owner ever
+    /// stores the value that the owner compares with).
     owner: AtomicUsize,
-    /// Thread id of the owner, for reports. Written by the owner, read by grace periods
-    /// (Relaxed: it is only shown).
+    /// Thread id of the owner. Written by whoever took the line, before the owner is; read by the
+    /// owner (Relaxed: own store), by reports and by the reaper (see `lines`).
     tid: AtomicU32,
-    /// `epoch << 16 | nest` of the owner. Release stores by the owner and its signal handlers, on
+    /// `epoch << 24 | nest` of the owner. Release stores by the owner and its signal handlers, on
     /// entering and on leaving; read by grace periods (SeqCst).
     word: AtomicUsize,
-    /// `epoch << 16 | 1` of whoever claimed the slot, 0 when free. Claimed by a SeqCst CAS,
-    /// released by a Release store; read by grace periods (SeqCst).
+    /// `epoch << 24 | tid << 1 | 1` of whoever claimed the slot, 0 when free. Claimed by a SeqCst
+    /// CAS, released by a Release store; read by grace periods (SeqCst).
     spare: [AtomicUsize; SPARE],
 }
 
@@ -74,10 +85,15 @@ pub struct Sections {
     /// Grows by one (shifted) with every grace period. Written by grace periods (SeqCst), read
     /// on entering (Acquire: an epoch seen implies the unpublication before it is seen).
     epoch: AtomicUsize,
-    /// Whether readers must fence because membarrier is missing. Set once before the first
-    /// worker registers (SeqCst), read on entering (Relaxed: it is set before any thread that
-    /// could rely on it exists, and never cleared).
+    /// Whether readers must fence because membarrier is missing or will be. Set once (SeqCst),
+    /// never cleared; read on entering (Relaxed: see `switch_to_fences`).
     fences: AtomicBool,
+    /// Whether every reader is known to fence, so that the writer sends no barrier. Set once,
+    /// after `fences` (SeqCst); read by writers (SeqCst).
+    all_fence: AtomicBool,
+    /// Distance from a thread pointer to the thread's id, 0 where unknown. Set once before the
+    /// first thread registers (SeqCst), read on entering (Relaxed: as for `fences` at a start).
+    tid_at: AtomicUsize,
     lines: [Line; LINES],
     shards: [Shard; SHARDS],
 }
@@ -105,7 +121,7 @@ enum Kind {
 pub struct Stall {
     /// Thread pointer of a registered thread, 0 for an unregistered one or a handler.
     pub thread_pointer: usize,
-    /// Thread id of a registered thread, 0 otherwise.
+    /// The reader's thread id; 0 where it is not known.
     pub tid: u32,
 }
 
@@ -128,6 +144,8 @@ impl Sections {
         Self {
             epoch: AtomicUsize::new(EPOCH_ONE),
             fences: AtomicBool::new(false),
+            all_fence: AtomicBool::new(false),
+            tid_at: AtomicUsize::new(0),
             lines: [const {
                 Line {
                     owner: AtomicUsize::new(0),
@@ -150,6 +168,8 @@ impl Sections {
         Self {
             epoch: AtomicUsize::new(EPOCH_ONE),
             fences: AtomicBool::new(true),
+            all_fence: AtomicBool::new(true),
+            tid_at: AtomicUsize::new(1),
             lines: core::array::from_fn(|_| Line {
                 owner: AtomicUsize::new(0),
                 tid: AtomicU32::new(0),
@@ -169,7 +189,7 @@ impl Sections {
         for line in &self.lines {
             for spare in &line.spare {
                 // Relaxed: before the model makes a thread.
-                spare.store(!NEST_MASK | 1, Ordering::Relaxed);
+                spare.store(EPOCH_ONE << 20 | 1, Ordering::Relaxed);
             }
         }
     }
@@ -185,14 +205,42 @@ impl Sections {
     pub unsafe fn use_fences(&self) {
         // SeqCst: cold, and the strongest order is the easiest to audit.
         self.fences.store(true, Ordering::SeqCst);
+        // SeqCst: as above.
+        self.all_fence.store(true, Ordering::SeqCst);
+    }
+
+    /// Makes every enter fence from now on, whoever is registered: for a process that is about to
+    /// lose membarrier. `barrier` is the last one: see [`Sections::synchronize`].
+    ///
+    /// Thread context. There is no way back.
+    ///
+    /// # Errors
+    /// That of `barrier`. Readers fence from then on, but grace periods still send barriers.
+    pub fn switch_to_fences<B>(&self, barrier: impl FnOnce() -> Result<(), B>) -> Result<(), B> {
+        // SeqCst: precedes the barrier, after which no thread loads the old value.
+        self.fences.store(true, Ordering::SeqCst);
+        barrier()?;
+        // SeqCst: a writer that sees it comes after the barrier, which made the words of all who
+        // entered without a fence visible.
+        self.all_fence.store(true, Ordering::SeqCst);
+        Ok(())
     }
 
     /// Whether readers fence. Async-signal-safe.
     #[inline]
     #[must_use]
     pub fn fences(&self) -> bool {
-        // Relaxed: set once, before any thread that relies on it exists.
+        // Relaxed: who still misses a switch is caught by its barrier.
         self.fences.load(Ordering::Relaxed)
+    }
+
+    /// Whether a writer must send a barrier; otherwise a fence of its own is enough.
+    ///
+    /// Thread context.
+    #[must_use]
+    pub fn needs_barrier(&self) -> bool {
+        // SeqCst: pairs with the store in switch_to_fences().
+        !self.all_fence.load(Ordering::SeqCst)
     }
 
     /// The lines that the thread may use, home first.
@@ -209,11 +257,10 @@ impl Sections {
     #[inline]
     pub fn enter(&self, thread: ThreadPointer) -> Section<'_> {
         for line in self.window(thread) {
-            // Relaxed: only this thread ever stores its own thread pointer.
-            if line.owner.load(Ordering::Relaxed) == thread.address() {
-                // Relaxed: own word. One more would look like none: the next section of a thread
-                // that forgets to leave is claimed like a stranger's.
-                if line.word.load(Ordering::Relaxed) & NEST_MASK == NEST_MASK {
+            if self.is_own(line, thread) {
+                // Relaxed: own word. The next section of a thread that forgets to leave is claimed
+                // like a stranger's.
+                if line.word.load(Ordering::Relaxed) & INSIDE == MAX_NEST {
                     break;
                 }
                 self.enter_line(line);
@@ -233,7 +280,7 @@ impl Sections {
         // Relaxed: the word is written by this thread and by handlers that interrupt it and put
         // it back; one word holds epoch and depth, so an interrupted update stays consistent.
         let word = line.word.load(Ordering::Relaxed);
-        let entered = if word & NEST_MASK == 0 {
+        let entered = if word & INSIDE == 0 {
             // Acquire: an epoch at or past a grace period's target was stored after that grace
             // period's unpublication, which this reader must then see. Pairs with the SeqCst
             // addition in synchronize().
@@ -246,6 +293,9 @@ impl Sections {
         // scan in synchronize(). It is ordered before the later load of the snapshot pointer by
         // the fence below, or by the membarrier in synchronize().
         line.word.store(entered, Ordering::Release);
+        // The flag is loaded after the word is stored: whoever finds it unset before the barrier of
+        // a switch has its word seen by all who come after that barrier.
+        compiler_fence(Ordering::SeqCst);
         if self.fences() {
             // SeqCst: the asymmetric half of synchronize() when membarrier is missing: either
             // the scan sees the store above, or the reader sees the unpublication.
@@ -258,10 +308,11 @@ impl Sections {
     /// Enters by claiming a spare slot near home, or through the shared counter.
     #[inline]
     fn enter_unregistered(&self, thread: ThreadPointer) -> Section<'_> {
+        let claimer = claimer(self.tid(thread));
         for line in self.window(thread) {
             for spare in &line.spare {
                 // Acquire: as in enter_line().
-                let entered = self.epoch.load(Ordering::Acquire) | 1;
+                let entered = self.epoch.load(Ordering::Acquire) | claimer;
                 // SeqCst: this RMW, the later load of the snapshot pointer and the scan in
                 // synchronize() stand in one total order. Relaxed on failure: nothing was entered.
                 let claim = spare.compare_exchange(0, entered, Ordering::SeqCst, Ordering::Relaxed);
@@ -288,63 +339,11 @@ impl Sections {
         }
     }
 
-    /// Claims a line for the running thread; false when the lines near its home are all owned,
-    /// in which case the thread goes on as an unregistered one.
-    ///
-    /// Thread context, outside any section.
-    pub fn register(&self, thread: ThreadPointer, tid: u32) -> bool {
-        for line in self.window(thread) {
-            // Acquire: the idle word that the previous owner left is seen; pairs with the Release
-            // in unregister(). Relaxed on failure: nothing was taken.
-            let claim = line.owner.compare_exchange(
-                0,
-                thread.address(),
-                Ordering::Acquire,
-                Ordering::Relaxed,
-            );
-            if claim.is_ok() {
-                // Relaxed: shown in reports only.
-                line.tid.store(tid, Ordering::Relaxed);
-                return true;
-            }
-        }
-        false
-    }
-
-    /// Gives the running thread's line back; does nothing if it has none or is inside a section.
-    ///
-    /// Thread context.
-    pub fn unregister(&self, thread: ThreadPointer) {
-        for line in self.window(thread) {
-            // Relaxed: own line, own stores.
-            let owned = line.owner.load(Ordering::Relaxed) == thread.address();
-            if owned && line.word.load(Ordering::Relaxed) & NEST_MASK == 0 {
-                // Relaxed: shown in reports only.
-                line.tid.store(0, Ordering::Relaxed);
-                // Release: the next owner finds the idle word; pairs with the Acquire of the claim
-                // in register().
-                line.owner.store(0, Ordering::Release);
-            }
-        }
-    }
-
-    /// Whether the running thread is inside a section entered through its own line.
-    ///
-    /// Thread context; used to refuse an unload that would wait for itself.
-    #[must_use]
-    pub fn is_inside(&self, thread: ThreadPointer) -> bool {
-        self.window(thread).any(|line| {
-            // Relaxed: own line, own stores.
-            line.owner.load(Ordering::Relaxed) == thread.address()
-                && line.word.load(Ordering::Relaxed) & NEST_MASK != 0
-        })
-    }
-
     /// Waits until every section entered before the call has been left: a grace period.
     ///
     /// What the caller unpublished (with a SeqCst store) before the call is then seen by nobody.
-    /// `barrier` must put a full barrier into every running thread of the process, or do nothing
-    /// when [`Sections::fences`] holds. `pause` is called between looks and may give up.
+    /// `barrier` must put a full barrier into every running thread of the process; it is not called
+    /// unless [`Sections::needs_barrier`]. `pause` is called between looks and may give up.
     ///
     /// Thread context. Several may run at a time.
     ///
@@ -362,65 +361,50 @@ impl Sections {
             .epoch
             .fetch_add(EPOCH_ONE, Ordering::SeqCst)
             .wrapping_add(EPOCH_ONE);
-        if self.fences() {
+        if self.needs_barrier() {
+            barrier().map_err(Incomplete::Barrier)?;
+        } else {
             // SeqCst: the writer's half of the fence pair in enter_line().
             fence(Ordering::SeqCst);
-        } else {
-            barrier().map_err(Incomplete::Barrier)?;
         }
-        let mut wait = |word: &AtomicUsize, line: Option<&Line>, past: &dyn Fn(usize) -> bool| {
-            // SeqCst: the scan takes part in the total order with the claims; it also has the
-            // Acquire that pairs with the Release on leaving and on entering a line, so that the
-            // freeing that follows comes after the reader's last access.
-            while !past(word.load(Ordering::SeqCst)) {
-                let stall = Stall {
-                    // Relaxed: shown in reports only.
-                    thread_pointer: line.map_or(0, |line| line.owner.load(Ordering::Relaxed)),
-                    tid: line.map_or(0, |line| line.tid.load(Ordering::Relaxed)),
-                };
-                if !pause(stall) {
-                    return Err(Incomplete::Stalled(stall));
+        let mut wait =
+            |word: &AtomicUsize, past: &dyn Fn(usize) -> bool, who: &dyn Fn(usize) -> Stall| {
+                loop {
+                    // SeqCst: the scan takes part in the total order with the claims; it also has the
+                    // Acquire that pairs with the Release on leaving and on entering a line, so that
+                    // the freeing that follows comes after the reader's last access.
+                    let seen = word.load(Ordering::SeqCst);
+                    if past(seen) {
+                        return Ok(());
+                    }
+                    let stall = who(seen);
+                    if !pause(stall) {
+                        return Err(Incomplete::Stalled(stall));
+                    }
                 }
-            }
-            Ok(())
-        };
+            };
+        let past = |word| is_past(word, target);
         for line in &self.lines {
-            wait(&line.word, Some(line), &|word| is_past(word, target))?;
+            wait(&line.word, &past, &|_| Stall {
+                // Relaxed: shown in reports only.
+                thread_pointer: line.owner.load(Ordering::Relaxed),
+                tid: line.tid.load(Ordering::Relaxed),
+            })?;
             for spare in &line.spare {
-                wait(spare, None, &|word| is_past(word, target))?;
+                wait(spare, &past, &|seen| Stall {
+                    thread_pointer: 0,
+                    tid: claimed_by(seen),
+                })?;
             }
         }
         for shard in &self.shards {
             // A shard has no epoch: it is passed at a moment when nobody at all is in it.
-            wait(&shard.inside, None, &|inside| inside == 0)?;
+            wait(&shard.inside, &|inside| inside == 0, &|_| Stall {
+                thread_pointer: 0,
+                tid: 0,
+            })?;
         }
         Ok(())
-    }
-
-    /// Makes every slot idle again in a forked child, where no other thread exists, apart from
-    /// the line of `thread`, the one thread that was copied.
-    ///
-    /// Async-signal-safe.
-    ///
-    /// # Safety
-    /// - Called in the child of a fork, before it makes a thread.
-    /// - The thread was inside no section that it entered unregistered: its slot is idle after
-    ///   this call, and leaving the section would make it idle a second time, under whoever
-    ///   claimed it in between.
-    pub unsafe fn reset_after_fork(&self, thread: ThreadPointer) {
-        for line in &self.lines {
-            // Relaxed, here and below: the child has one thread.
-            if line.owner.load(Ordering::Relaxed) != thread.address() {
-                line.word.store(0, Ordering::Relaxed);
-                line.owner.store(0, Ordering::Relaxed);
-            }
-            for spare in &line.spare {
-                spare.store(0, Ordering::Relaxed);
-            }
-        }
-        for shard in &self.shards {
-            shard.inside.store(0, Ordering::Relaxed);
-        }
     }
 }
 
@@ -447,8 +431,22 @@ impl Drop for Section<'_> {
 /// Whether a section word allows a grace period of `target` to end.
 #[inline]
 fn is_past(word: usize, target: usize) -> bool {
-    // A wrap of the epoch would need 2^47 grace periods.
-    word & NEST_MASK == 0 || word & !NEST_MASK >= target
+    // The epoch may wrap: a section that lasts cannot see half of all epochs go by, since each
+    // grace period but the overlapping ones waits for it.
+    let ahead = (word & !INSIDE).wrapping_sub(target);
+    word & INSIDE == 0 || ahead <= usize::MAX / 2
+}
+
+/// The lower part of the word of a slot claimed by the thread `tid`.
+#[inline]
+const fn claimer(tid: u32) -> usize {
+    (tid as usize) << 1 & INSIDE | 1
+}
+
+/// Who claimed a slot with this word; 0 for nobody or where it is not known.
+fn claimed_by(word: usize) -> u32 {
+    // 23 bits always fit.
+    u32::try_from((word & INSIDE) >> 1).unwrap_or(0)
 }
 
 /// The home line of a thread: thread pointers are multiples of 64 and mostly of the stack size.
@@ -473,8 +471,12 @@ mod tests {
 
     /// A name of this thread, which is the only one that uses the test's own table.
     fn me(address: usize) -> ThreadPointer {
+        thread(address, 7)
+    }
+
+    fn thread(address: usize, tid: u32) -> ThreadPointer {
         // SAFETY: each test has its table to itself and runs in one thread.
-        unsafe { ThreadPointer::assume(address) }
+        unsafe { ThreadPointer::assume(address, tid) }
     }
 
     fn grace(sections: &Sections) -> Result<(), Incomplete<()>> {
@@ -495,7 +497,8 @@ mod tests {
             Err(Incomplete::Stalled(Stall {
                 thread_pointer: 0,
                 tid: 0
-            }))
+            })),
+            "an id that is not known is not told"
         );
         drop(section);
         assert_eq!(grace(&sections), Ok(()));
@@ -525,7 +528,7 @@ mod tests {
     fn synchronize_with_more_nested_sections_than_a_line_counts_stalls() {
         let sections = table();
         assert!(sections.register(me(128), 7));
-        let all: std::vec::Vec<_> = (0..=NEST_MASK).map(|_| sections.enter(me(128))).collect();
+        let all: std::vec::Vec<_> = (0..=MAX_NEST).map(|_| sections.enter(me(128))).collect();
         assert!(grace(&sections).is_err());
         drop(all);
         assert_eq!(grace(&sections), Ok(()));

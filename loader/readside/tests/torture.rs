@@ -41,13 +41,16 @@ static NESTED: AtomicU64 = AtomicU64::new(0);
 enum Mode {
     Membarrier,
     Fences,
+    /// Membarrier is given up half-way, under full load.
+    Switch,
     NoBarrier,
     NoGracePeriod,
 }
 
-const MODES: [(&str, Mode); 4] = [
+const MODES: [(&str, Mode); 5] = [
     ("membarrier", Mode::Membarrier),
     ("fences", Mode::Fences),
+    ("switch", Mode::Switch),
     ("no-barrier", Mode::NoBarrier),
     ("no-grace-period", Mode::NoGracePeriod),
 ];
@@ -455,6 +458,15 @@ fn torture(mode: Mode, time: Duration) -> u64 {
                 }
             });
         }
+        if mode == Mode::Switch {
+            scope.spawn(move || {
+                thread::sleep(time / 2);
+                let switched =
+                    snapshot::sections().switch_to_fences(|| membarrier(PRIVATE_EXPEDITED));
+                assert!(switched.is_ok(), "the last barrier");
+                assert!(!snapshot::sections().needs_barrier());
+            });
+        }
         let grace_periods = write(mode, time);
         STOP.store(true, Ordering::SeqCst);
         grace_periods
@@ -471,7 +483,7 @@ fn torture(mode: Mode, time: Duration) -> u64 {
          kind), {mismatches} mismatches"
     )
     .expect("stderr takes a line");
-    if matches!(mode, Mode::Membarrier | Mode::Fences) {
+    if matches!(mode, Mode::Membarrier | Mode::Fences | Mode::Switch) {
         assert!(grace_periods > 10 && walks > 1000 && signals > 100 && nested > 10);
     }
     mismatches
@@ -521,6 +533,12 @@ fn torture_with_membarrier_reads_only_whole_views() {
 #[test]
 fn torture_with_fences_reads_only_whole_views() {
     let (passed, said) = run("fences", None);
+    assert!(passed, "{said}");
+}
+
+#[test]
+fn torture_that_gives_membarrier_up_reads_only_whole_views() {
+    let (passed, said) = run("switch", None);
     assert!(passed, "{said}");
 }
 
