@@ -17,6 +17,8 @@ const SHARED: usize = 16;
 struct ThreadCalls {
     /// The counters of the worker this thread is, or null.
     row: Cell<*const GateRow>,
+    /// Whether the thread has ever been a worker.
+    was_worker: Cell<bool>,
     /// How many calls into plugins this thread is in, executor jobs included.
     depth: Cell<u32>,
     /// Slots of the calls in progress that are counted in shared counters, innermost last: what a
@@ -32,6 +34,7 @@ thread_local! {
     static THREAD: ThreadCalls = const {
         ThreadCalls {
             row: Cell::new(std::ptr::null()),
+            was_worker: Cell::new(false),
             depth: Cell::new(0),
             shared: [const { Cell::new(0) }; SHARED],
             n_shared: Cell::new(0),
@@ -48,6 +51,11 @@ pub(crate) fn set_row(row: *const GateRow) {
 /// The running thread's row, or null.
 pub(crate) fn row() -> *const GateRow {
     THREAD.with(|thread| thread.row.get())
+}
+
+/// Whether the running thread becomes a worker for the first time in its life.
+pub(crate) fn is_first_registration() -> bool {
+    THREAD.with(|thread| !thread.was_worker.replace(true))
 }
 
 /// How many calls into plugins the running thread is in.

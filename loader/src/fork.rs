@@ -81,6 +81,7 @@ pub(crate) fn settle(process: &'static Process) -> Result<(), Error> {
         ));
     }
     if IS_CHILD.swap(false, Ordering::SeqCst) {
+        process.workers.sweep();
         start_threads(process).inspect_err(|_| IS_CHILD.store(true, Ordering::SeqCst))?;
     }
     Ok(())

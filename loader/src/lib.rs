@@ -16,6 +16,17 @@
 //!   given to libraries) keeps it mapped as a zombie.
 //! - One loader a process; Linux with glibc 2.35 or later.
 //!
+//! # Forks
+//! `fork` may be called anywhere, in a plugin's code and in a read section as well; it waits for a
+//! moment at which no other thread is half-way through a step of the loader's. The child knows the
+//! forking thread's sections, calls and worker and nobody else's, and may read, load and unload; pins
+//! are objects in memory and stay. What was on its way in or out stays mapped there and refuses
+//! calls. A child whose fork came from inside ld.so, or from a handler that interrupted the loader,
+//! may read, and its loads and unloads answer [`ErrorKind::Forked`].
+//!
+//! A child of `vfork` shares its parent's memory and may read, and nothing else of the loader's. One
+//! of `_Fork` or a bare `clone`, which run no handlers, may do nothing until it calls `exec`.
+//!
 //! # Example
 //! ```no_run
 //! use std::time::Duration;

@@ -80,37 +80,50 @@ impl Presence {
     }
 
     /// All workers and where they are; to be called now and then so that "since" is fresh.
+    ///
+    /// A load a worker and plugin, and little more: most are outside of most.
     pub(crate) fn look(&self, workers: &Workers, records: &[Arc<Record>]) -> Vec<WorkerInfo> {
         let rows = workers.rows();
-        let alive = |key: &(u64, u64)| {
-            rows.iter().any(|row| row.serial == key.0)
-                && records.iter().any(|record| record.generation == key.1)
+        for row in &rows {
+            row.look_whether_dead();
+            row.tell_death();
+        }
+        let now = Instant::now();
+        let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut still = HashMap::new();
+        let mut inside_of = |row: &WorkerRow, record: &Arc<Record>| {
+            let count = row.gate.count(record.id)?;
+            if gate::inside(count) == 0 {
+                return None;
+            }
+            let (key, calls) = ((row.serial, record.generation), gate::calls(count));
+            let same = seen.get(&key).filter(|(before, _)| *before == calls);
+            let since = same.map_or(now, |(_, since)| *since);
+            still.insert(key, (calls, since));
+            Some(Inside {
+                since: now.saturating_duration_since(since),
+                plugin: record.name.clone(),
+                function: record.symbol_at(row.gate.current()),
+            })
         };
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .retain(|key, _| alive(key));
-        rows.iter()
+        let infos = rows
+            .iter()
             .map(|row| WorkerInfo {
                 name: row.name.clone(),
                 tid: row.tid(),
                 inside: records
                     .iter()
-                    .filter_map(|record| {
-                        Some(Inside {
-                            since: self.since(row, record)?,
-                            plugin: record.name.clone(),
-                            function: record.symbol_at(row.gate.current()),
-                        })
-                    })
+                    .filter_map(|record| inside_of(row, record))
                     .collect(),
                 calls: row.gate.calls(),
                 quiescent: row.points.passed(),
                 is_asleep: row.points.is_asleep(),
                 has_line: row.has_line,
-                is_dead: row.look_whether_dead(),
+                is_dead: row.is_dead(),
             })
-            .collect()
+            .collect();
+        *seen = still;
+        infos
     }
 
     /// Everybody who holds `record`'s plugin. `waited` is how long the caller has seen those

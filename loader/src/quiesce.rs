@@ -119,6 +119,9 @@ pub(crate) fn drain(
             });
         }
         first_look = false;
+        if look_for_dead {
+            rows.iter().for_each(|row| row.tell_death());
+        }
         // Pins first: a pin's holder may still enter, and only then come the gates.
         let pins = gate::pinned(gate::pins(record.id));
         let all_out = proofs.iter().all(Option::is_some);

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use plug_readside::snapshot;
 
-use crate::sys::{membarrier, task};
+use crate::sys::{clock, membarrier, task};
 
 /// Whether somebody reaps. Taken and given back by whoever does (Acquire, Release), cleared in a
 /// forked child.
@@ -22,6 +22,21 @@ pub struct Reaped {
     pub sections: u64,
     /// Calls of plugins that a worker died in.
     pub calls: u64,
+}
+
+/// Nanoseconds of the clock when lines were last reaped for a registration. Written and read by
+/// whoever registers (Relaxed: a measure against looking too often).
+static LAST_WANT: AtomicU64 = AtomicU64::new(0);
+
+/// As [`reap_sections`], for a thread that found no free line: at most ten times a second, since
+/// all lines may well be owned by the living.
+pub(crate) fn reap_for_a_line() {
+    const OFTEN: u64 = 100_000_000;
+    let now = clock::monotonic();
+    if now.saturating_sub(LAST_WANT.load(Ordering::Relaxed)) >= OFTEN {
+        LAST_WANT.store(now, Ordering::Relaxed);
+        reap_sections();
+    }
 }
 
 /// Frees the lines and slots of dead readers; does nothing while another thread does it.

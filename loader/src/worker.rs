@@ -33,6 +33,8 @@ pub(crate) struct WorkerRow {
     tid: AtomicU32,
     /// Whether the thread is known to be dead, which it then stays (Relaxed: the kernel said so).
     dead: AtomicBool,
+    /// Whether that has been logged (Relaxed: a flag for a log).
+    told: AtomicBool,
 }
 
 impl WorkerRow {
@@ -46,17 +48,24 @@ impl WorkerRow {
         self.dead.load(Ordering::Relaxed)
     }
 
-    /// Asks the kernel whether the thread is dead.
+    /// Asks the kernel whether the thread is dead. Says nothing to anybody: see
+    /// [`WorkerRow::tell_death`].
     pub(crate) fn look_whether_dead(&self) -> bool {
         if !self.is_dead() && task::is_dead(self.tid()) {
             self.dead.store(true, Ordering::Relaxed);
+        }
+        self.is_dead()
+    }
+
+    /// Logs once that the thread is dead; with no lock held, since a log may come back here.
+    pub(crate) fn tell_death(&self) {
+        if self.is_dead() && !self.told.swap(true, Ordering::Relaxed) {
             let (worker, tid, calls) = (&*self.name, self.tid(), self.gate.depth());
             tracing::warn!(
                 target: "plug::workers", worker, tid, calls,
                 "a worker's thread ended without giving the worker back"
             );
         }
-        self.is_dead()
     }
 }
 
@@ -155,19 +164,38 @@ impl Workers {
         inner.serial
     }
 
-    fn add(&self, row: &Arc<WorkerRow>) {
+    /// `is_new` says that the thread has no other worker and never had one.
+    fn add(&self, row: &Arc<WorkerRow>, is_new: bool) {
         const SEVERAL: usize = 64;
         let mut inner = self.lock();
+        // The kernel gave the thread the id of one that is no more.
+        for other in &inner.rows {
+            if is_new && other.tid() == row.tid() {
+                other.dead.store(true, Ordering::Relaxed);
+            }
+        }
+        let mut dead = Vec::new();
         // One system call a row, whenever there are twice as many as were alive the last time.
         if inner.rows.len() >= inner.sweep_at {
-            for row in &inner.rows {
-                row.look_whether_dead();
-            }
+            dead.extend(
+                inner
+                    .rows
+                    .iter()
+                    .filter(|row| row.look_whether_dead())
+                    .cloned(),
+            );
             inner.sweep();
             inner.sweep_at = (inner.rows.len() * 2).max(SEVERAL);
         }
         grow_row(row, inner.chunks);
         inner.rows.push(Arc::clone(row));
+        drop(inner);
+        dead.iter().for_each(|row| row.tell_death());
+    }
+
+    /// Forgets rows of threads that a fork left behind.
+    pub(crate) fn sweep(&self) {
+        self.lock().sweep();
     }
 
     fn remove(&self, row: &Arc<WorkerRow>) {
@@ -210,11 +238,10 @@ impl Workers {
                     None => Answer::Silent,
                     Some(request) if row.points.is_answered(*request) => Answer::Passed,
                     Some(_) if row.look_whether_dead() => Answer::Dead,
+                    Some(_) if !row.points.is_asleep() || row.gate.depth() > 0 => Answer::Silent,
                     // One that can be woken is waited for: it was asked to come.
-                    Some(_) if row.points.is_asleep() && (is_last || !row.points.has_waker()) => {
-                        Answer::Asleep
-                    }
-                    Some(_) => Answer::Silent,
+                    Some(_) if row.points.has_waker() && !is_last => Answer::Silent,
+                    Some(_) => Answer::Asleep,
                 };
             }
             let is_waiting = requests
@@ -232,6 +259,7 @@ impl Workers {
                 .map_or_else(|poison| poison.into_inner().0, |(guard, _)| guard);
         }
         drop(answering);
+        rows.iter().for_each(|row| row.tell_death());
         rows.iter()
             .zip(answers)
             .map(|(row, answer)| WorkerAnswer {
@@ -270,12 +298,13 @@ impl Inner {
             if row.tid() == before && !row.is_dead() {
                 row.tid.store(now, Ordering::Relaxed);
             } else {
+                // Not told: it lives on in the parent.
+                row.told.store(true, Ordering::Relaxed);
                 row.dead.store(true, Ordering::Relaxed);
                 row.gate.forget_all();
             }
         }
-        // What those rows own goes at the next registration and not here.
-        self.sweep_at = 0;
+        // What those rows own goes later and not here.
     }
 
     /// Forgets rows that nobody writes any more and nobody is inside by.
@@ -352,7 +381,7 @@ impl Worker {
                 && (sections.register(thread_pointer(), tid) || {
                     // A thread whose lines are all owned by the living goes on unregistered:
                     // slower, not wrong.
-                    reaper::reap_sections();
+                    reaper::reap_for_a_line();
                     sections.register(thread_pointer(), tid)
                 });
         let row = Arc::new(WorkerRow {
@@ -363,8 +392,9 @@ impl Worker {
             has_line,
             tid: AtomicU32::new(tid),
             dead: AtomicBool::new(false),
+            told: AtomicBool::new(false),
         });
-        workers.add(&row);
+        workers.add(&row, calls::is_first_registration());
         if is_first {
             calls::set_row(&raw const row.gate);
         }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use plug_loader::{Deadline, ErrorKind, HolderKind, Proof, Reaped, Worker};
+use plug_loader::{Deadline, ErrorKind, HolderKind, Proof, Reaped, Unloaded, Worker};
 use plug_tests::confinement::exit_thread;
 use plug_tests::host::{Host, useful};
 use plug_tests::isolated;
@@ -87,6 +87,44 @@ fn worker_that_dies_inside_nested_calls_is_reaped_by_each_unload() {
         assert!(host.loader.holders(&again).is_empty());
         host.unload("outer");
         assert!(reclaims(&host));
+    });
+}
+
+#[test]
+fn first_thread_of_a_process_that_dies_inside_a_call_is_reaped() {
+    isolated!({
+        let scratch = Scratch::new("dying");
+        let host = Host::new();
+        let plugin = host.load(relay(&scratch, "relay")).expect("loads");
+        // The thread of a forked child is its first; its id stays the process's when it is gone.
+        // SAFETY: the child goes on below and ends.
+        let pid = unsafe { libc::fork() };
+        if pid == 0 {
+            let loader = host.loader.clone();
+            thread::spawn(move || {
+                while loader.workers().iter().all(|worker| !worker.is_dead) {
+                    thread::yield_now();
+                }
+                let unloaded = loader.unload("relay", Deadline::after(Duration::from_secs(10)));
+                let is_reaped = matches!(
+                    unloaded,
+                    Ok(Unloaded::Gone(report)) if report.workers[0].proof == Proof::Reaped
+                );
+                // SAFETY: ends this process.
+                unsafe { libc::_exit(i32::from(!is_reaped)) };
+            });
+            // SAFETY: plain numbers.
+            unsafe { libc::alarm(20) };
+            let _worker = host.loader.worker("first").expect("worker");
+            // SAFETY: the relay's signature.
+            let returned = unsafe { ends_thread(&plugin).call((SYSTEM_CALL,)) };
+            unreachable!("{returned:?}");
+        }
+        let mut status = 0;
+        // SAFETY: own child.
+        unsafe { libc::waitpid(pid, &raw mut status, 0) };
+        assert_eq!(status, 0, "the child");
+        host.unload("relay");
     });
 }
 

@@ -305,6 +305,15 @@ impl Sections {
         }
     }
 
+    /// The shared counter that the thread uses.
+    #[inline]
+    fn shard(&self, thread: ThreadPointer) -> &Shard {
+        // The modulo is in range, so the first shard is never taken for another reason.
+        self.shards
+            .get(hash(thread.address()) % SHARDS)
+            .unwrap_or(&self.shards[0])
+    }
+
     /// Enters by claiming a spare slot near home, or through the shared counter.
     #[inline]
     fn enter_unregistered(&self, thread: ThreadPointer) -> Section<'_> {
@@ -325,11 +334,7 @@ impl Sections {
                 }
             }
         }
-        // The modulo is in range, so the first shard is never taken for another reason.
-        let shard = self
-            .shards
-            .get(hash(thread.address()) % SHARDS)
-            .unwrap_or(&self.shards[0]);
+        let shard = self.shard(thread);
         // SeqCst: as for the claim.
         shard.inside.fetch_add(1, Ordering::SeqCst);
         Section {

@@ -5,6 +5,8 @@
 //! one stood. Owners change by way of [`TOMB`], which no thread's name equals, so that nobody
 //! enters through a line while its id or its word is changed.
 
+use core::ptr;
+
 use super::{EPOCH_ONE, INSIDE, LINES, Line, Sections, claimed_by, claimer};
 use crate::sync::{Ordering, fence};
 use crate::thread_pointer::ThreadPointer;
@@ -46,11 +48,16 @@ impl Sections {
     /// The running thread's id; 0 where it is not known how to find it.
     #[inline]
     pub(super) fn tid(&self, thread: ThreadPointer) -> u32 {
+        self.known_tid(thread).unwrap_or(0)
+    }
+
+    #[inline]
+    fn known_tid(&self, thread: ThreadPointer) -> Option<u32> {
         // Relaxed: set once; who misses it goes on as if it were unknown.
         match self.tid_at.load(Ordering::Relaxed) {
-            0 => 0,
+            0 => None,
             // SAFETY: by the contract of know_tids(), and `thread` is the running one.
-            at => unsafe { thread.tid(at) },
+            at => Some(unsafe { thread.tid(at) }),
         }
     }
 
@@ -59,7 +66,9 @@ impl Sections {
     pub(super) fn is_own(&self, line: &Line, thread: ThreadPointer) -> bool {
         // Relaxed, both: only this thread ever puts both its names there, the id first.
         line.owner.load(Ordering::Relaxed) == thread.address()
-            && (!self.knows_tids() || line.tid.load(Ordering::Relaxed) == self.tid(thread))
+            && self
+                .known_tid(thread)
+                .is_none_or(|tid| line.tid.load(Ordering::Relaxed) == tid)
     }
 
     /// Claims a line for the running thread; false when the lines near its home are all owned,
@@ -209,8 +218,8 @@ impl Sections {
     /// Makes every slot idle again in a forked child, where no other thread exists, apart from
     /// those of `thread`, the one thread that was copied; its id was `before`.
     ///
-    /// What nobody can name stays: slots claimed while thread ids were not known, and the shared
-    /// counters. If they were in use at the fork, the child's grace periods wait for ever.
+    /// What nobody can name stays: slots claimed while thread ids were not known, and the thread's
+    /// shared counter. If others used them at the fork, the child's grace periods wait for ever.
     ///
     /// Async-signal-safe.
     ///
@@ -236,6 +245,10 @@ impl Sections {
                     spare.store(0, Ordering::Relaxed);
                 }
             }
+        }
+        let own = self.shard(thread);
+        for shard in self.shards.iter().filter(|shard| !ptr::eq(*shard, own)) {
+            shard.inside.store(0, Ordering::Relaxed);
         }
     }
 }
