@@ -3,8 +3,8 @@
 //! They run on threads of the loader's own, after readers can see the plugin, outside ld.so's
 //! lock.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Instant;
 
 use plug_api::abi::{Descriptor, STATUS_OK};
@@ -13,6 +13,7 @@ use plug_readside::thread_pointer;
 
 use crate::calls;
 use crate::checkpoint;
+use crate::deadline::{Deadline, write_until};
 use crate::error::{Error, ErrorKind, Stage};
 use crate::executor;
 use crate::image::Facts;
@@ -20,6 +21,23 @@ use crate::plugin::{Destructors, Record};
 use crate::stages::Stages;
 use crate::sys::arguments::{Arguments, arguments};
 use crate::sys::code;
+
+/// Read while a constructor or destructor runs, which may hold the C library's lock over functions
+/// for the process's end; a child forked just then would find it locked for ever.
+static RUNNING: RwLock<()> = RwLock::new(());
+
+fn begin() -> RwLockReadGuard<'static, ()> {
+    RUNNING.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Waits, for a fork, until no constructor or destructor runs; none where one still does at the
+/// deadline, or where one of them is what forks.
+pub(crate) fn hold(deadline: Deadline) -> Option<impl Sized> {
+    if phase::of(thread_pointer()).is_some() {
+        return None;
+    }
+    write_until(&RUNNING, deadline)
+}
 
 /// Runs constructors and `init` on a thread of the loader's.
 pub(crate) fn run<'a>(
@@ -87,6 +105,7 @@ fn run_constructors(
     for &constructor in constructors {
         checkpoint::pass("load.constructor").map_err(|error| error.at(Stage::Constructors))?;
         let _phase = phase::enter(thread_pointer(), generation, Phase::Constructor);
+        let _running = begin();
         // SAFETY: taken from the plugin's own tables, in ld.so's order, each run once.
         unsafe { code::construct(constructor, arguments) };
         // Relaxed: read after this thread was joined.
@@ -131,6 +150,7 @@ impl Drop for Built<'_> {
                 destroy(destructors, generation);
             } else {
                 let _phase = phase::enter(thread_pointer(), generation, Phase::Destructor);
+                let _running = begin();
                 for &handle in &destructors.dso_handles {
                     // SAFETY: addresses inside the mapped plugin; where nothing was registered
                     // under one, nothing happens.
@@ -147,6 +167,7 @@ impl Drop for Built<'_> {
 /// Runs the destructors of the load `generation`, whose constructors all ran.
 pub(crate) fn destroy(destructors: &Destructors, generation: u64) {
     let _phase = phase::enter(thread_pointer(), generation, Phase::Destructor);
+    let _running = begin();
     for &destructor in &destructors.fini {
         // SAFETY: taken from the plugin's own tables when it was described; it is still mapped,
         // and each is run once, in the order ld.so would.

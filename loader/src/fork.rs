@@ -14,6 +14,7 @@ use std::time::Duration;
 use plug_readside::{phase, snapshot, thread_pointer};
 
 use crate::calls;
+use crate::constructors;
 use crate::deadline::Deadline;
 use crate::drainer;
 use crate::error::{Error, ErrorKind};
@@ -29,7 +30,10 @@ use crate::worker;
 
 /// How long a fork waits for the loader's other threads to be at a place where it may happen. They
 /// need microseconds of their own, unless the fork is made by a handler that interrupted one.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long a fork waits for constructors and destructors to end.
+const POLITENESS: Duration = Duration::from_millis(500);
 
 /// Whether this process is a child that has not started the loader's threads yet. Written by the
 /// child's only thread (SeqCst: cold), and by whoever starts them.
@@ -105,6 +109,8 @@ fn hold(process: &'static Process) -> Option<Held> {
     if IS_LOST.load(Ordering::SeqCst) {
         return None;
     }
+    // A plugin's code may take as long as it likes: what it can do to the child is little.
+    let constructors = constructors::hold(Deadline::after(POLITENESS));
     let soon = Deadline::after(PATIENCE);
     let flights = process.flights.hold(soon)?;
     let runtimes = load::hold_runtimes(soon)?;
@@ -125,7 +131,7 @@ fn hold(process: &'static Process) -> Option<Held> {
         writer,
         workers,
         indexer,
-        _others: Box::new((runtimes, folder, answering, leaves, linker)),
+        _others: Box::new((constructors, runtimes, folder, answering, leaves, linker)),
     })
 }
 

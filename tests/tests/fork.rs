@@ -25,7 +25,7 @@ fn in_child(body: impl FnOnce()) -> i32 {
     SLOWEST_FORK.fetch_max(took, Ordering::Relaxed);
     if pid == 0 {
         // SAFETY: plain numbers.
-        unsafe { libc::alarm(20) };
+        unsafe { libc::alarm(60) };
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(body));
         // SAFETY: ends this process.
         unsafe { libc::_exit(i32::from(outcome.is_err())) };
@@ -269,13 +269,17 @@ fn children_forked_in_a_storm_of_loads_unloads_and_calls_use_the_loader() {
                 });
             }
             let forks = 60;
+            let mut failed = Vec::new();
             for n in 0..forks {
                 let before = Instant::now();
                 let status = in_child(|| uses_the_loader(host));
-                assert_eq!(status, 0, "child {n}");
+                if status != 0 {
+                    failed.push((n, status));
+                }
                 slowest = slowest.max(before.elapsed());
             }
             STOP.store(true, Ordering::SeqCst);
+            assert!(failed.is_empty(), "children and their statuses: {failed:?}");
             println!(
                 "{forks} forks and {} loads in {:.1?}; the slowest fork took {:.1?}, the slowest \
                  child {slowest:.1?}",
