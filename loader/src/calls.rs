@@ -11,6 +11,10 @@ use plug_readside::{phase, snapshot, thread_pointer};
 
 use crate::error::{CallError, Error, Within};
 
+/// Nested calls of plugins without a row that a fork can tell apart. With more, its child waits for
+/// those of all threads; half as many would be few for plugins that call each other.
+const SHARED: usize = 16;
+
 struct ThreadCalls {
     /// The counters of the worker this thread is, or null.
     row: Cell<*const GateRow>,
@@ -19,6 +23,13 @@ struct ThreadCalls {
     /// it back, read by both (Relaxed: one thread). It is set whenever one of the thread's gate
     /// counters is raised, for a handler in between as well: compiler fences stand between the two.
     inside: AtomicUsize,
+    /// Whether the thread has ever been a worker.
+    was_worker: Cell<bool>,
+    /// Slots of the calls in progress that are counted in shared counters, innermost last: what a
+    /// forked child must keep.
+    shared: [Cell<u32>; SHARED],
+    /// How many such calls there are, also beyond the room above.
+    n_shared: Cell<usize>,
     /// Message of the call in progress that failed: an owned `Box<Box<str>>`, or null.
     raised: Cell<*mut Box<str>>,
 }
@@ -31,6 +42,9 @@ thread_local! {
         ThreadCalls {
             row: Cell::new(std::ptr::null()),
             inside: AtomicUsize::new(0),
+            was_worker: Cell::new(false),
+            shared: [const { Cell::new(0) }; SHARED],
+            n_shared: Cell::new(0),
             raised: Cell::new(std::ptr::null_mut()),
         }
     };
@@ -44,6 +58,16 @@ pub(crate) fn set_row(row: *const GateRow) {
 /// The running thread's row, or null.
 pub(crate) fn row() -> *const GateRow {
     THREAD.with(|thread| thread.row.get())
+}
+
+/// Whether the running thread becomes a worker for the first time in its life.
+pub(crate) fn is_first_registration() -> bool {
+    THREAD.with(|thread| !thread.was_worker.replace(true))
+}
+
+/// Whether the running thread is in a call into a plugin, the loader's own included.
+pub(crate) fn is_inside() -> bool {
+    THREAD.with(|thread| thread.inside.load(Ordering::Relaxed) != 0)
 }
 
 /// Refuses what would wait for the running thread itself: `what` is asked for from inside a
@@ -64,6 +88,22 @@ pub(crate) fn must_be_outside(what: &'static str) -> Result<(), Error> {
         address => Within::Call(address),
     };
     Err(Error::self_deadlock(what, within))
+}
+
+/// Leaves in the shared counters of the first `slots` slots what the running thread is inside of:
+/// in a forked child, where no other thread exists.
+pub(crate) fn reset_after_fork(slots: u32) {
+    THREAD.with(|thread| {
+        let n = thread.n_shared.get();
+        // Nested too deeply to be told from others: their calls are waited for, too.
+        let Some(own) = thread.shared.get(..n) else {
+            return;
+        };
+        for id in 0..slots {
+            let own = own.iter().filter(|place| place.get() == id).count();
+            gate::keep_own_after_fork(id, thread_pointer(), own as u64);
+        }
+    });
 }
 
 /// Marks the running thread as inside a plugin while the loader itself calls into one.
@@ -171,7 +211,7 @@ pub(crate) fn enter<'a>(
     let inside = Inside::enter(address);
     let entered = match row.and_then(|row| Some((row, row.count(id)?))) {
         Some((row, count)) => {
-            let fences = snapshot::sections().fences();
+            let fences = || snapshot::sections().fences();
             let raised = match by {
                 By::Word(word) => gate::enter(count, gate::state(id), word, fences),
                 By::Pin => Some(gate::raise(count, fences)),
@@ -197,12 +237,30 @@ pub(crate) fn enter<'a>(
 #[inline(never)]
 fn enter_shared(id: u32, by: By) -> Option<&'static Count> {
     let count = gate::shared(id, thread_pointer());
-    match by {
-        By::Word(word) if !gate::enter_shared(count, gate::state(id), word) => return None,
-        By::Word(_) => {}
-        By::Pin => gate::raise_shared(count),
-    }
-    Some(count)
+    THREAD.with(|thread| {
+        // Noted before it is counted: a fork in between keeps at most what is counted.
+        let n = thread.n_shared.get();
+        if let Some(place) = thread.shared.get(n) {
+            place.set(id);
+        }
+        thread.n_shared.set(n.wrapping_add(1));
+        match by {
+            By::Word(word) if !gate::enter_shared(count, gate::state(id), word) => {
+                thread.n_shared.set(n);
+                return None;
+            }
+            By::Word(_) => {}
+            By::Pin => gate::raise_shared(count),
+        }
+        Some(count)
+    })
+}
+
+/// Leaves what [`enter_shared`] entered.
+#[inline(never)]
+fn leave_shared(count: &Count) {
+    gate::leave_shared(count);
+    THREAD.with(|thread| thread.n_shared.set(thread.n_shared.get().wrapping_sub(1)));
 }
 
 impl Entered<'_> {
@@ -226,7 +284,7 @@ impl Drop for Entered<'_> {
                 row.set_current(self.inside.0);
                 gate::leave(self.count, raised);
             }
-            None => gate::leave_shared(self.count),
+            None => leave_shared(self.count),
         }
         self.inside.leave();
     }

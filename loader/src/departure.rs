@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use crate::calls;
 use crate::deadline::Deadline;
 use crate::error::{Error, ErrorKind, Holder, Stage};
+use crate::fork;
 use crate::plugin::{Plugin, Record};
 use crate::process::Process;
 use crate::quiesce::Undrained;
@@ -86,7 +87,9 @@ impl Departure {
         generation: Option<u64>,
     ) -> Result<Self, Error> {
         let mut stages = Stages::start();
-        let leaving = unload::begin(process, name, generation)
+        let leaving = fork::settle(process)
+            .map_err(|error| error.plugin(name))
+            .and_then(|()| unload::begin(process, name, generation))
             .inspect_err(|error| tracing::warn!(target: "plug::unload", %error, "not unloaded"))?;
         stages.end(Stage::Going);
         Ok(Self {

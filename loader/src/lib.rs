@@ -16,6 +16,17 @@
 //!   given to libraries) keeps it mapped as a zombie.
 //! - One loader a process; Linux with glibc 2.35 or later.
 //!
+//! # Forks
+//! `fork` may be called anywhere, in a plugin's code and in a read section as well; it waits for a
+//! moment at which no other thread is half-way through a step of the loader's. The child knows the
+//! forking thread's sections, calls and worker and nobody else's, and may read, load and unload; pins
+//! are objects in memory and stay. What was on its way in or out stays mapped there and refuses
+//! calls. A child whose fork came from inside ld.so, or from a handler that interrupted the loader,
+//! may read, and its loads and unloads answer [`ErrorKind::Forked`].
+//!
+//! A child of `vfork` shares its parent's memory and may read, and nothing else of the loader's. One
+//! of `_Fork` or a bare `clone`, which run no handlers, may do nothing until it calls `exec`.
+//!
 //! # Example
 //! ```no_run
 //! use std::time::Duration;
@@ -69,6 +80,7 @@ mod events;
 mod executor;
 mod farewell;
 mod flights;
+mod fork;
 mod history;
 pub mod image;
 mod index;
@@ -81,9 +93,11 @@ mod params;
 mod pin;
 mod pins;
 mod plugin;
+mod points;
 mod presence;
 mod process;
 mod quiesce;
+mod reaper;
 mod registry;
 mod retired;
 mod signature;
@@ -113,8 +127,9 @@ pub use plug_readside::{Location, PluginView, Resolved, SymbolReader, SymbolView
 pub use plugin::{Plugin, PluginFn, PluginInterface};
 pub use presence::{Inside, WorkerInfo};
 pub use quiesce::{Proof, WorkerProof};
+pub use reaper::Reaped;
 pub use signature::Signature;
 pub use snapshot::Snapshot;
 pub use trust::{Policy, Source, Trust};
 pub use unload::{UnloadReport, Unloaded};
-pub use worker::Worker;
+pub use worker::{Answer, Asleep, Worker, WorkerAnswer};

@@ -12,7 +12,7 @@ use plug_readside::snapshot::Row;
 use plug_readside::state::{self, MAX_PLUGINS, State, StateWord};
 
 use crate::checkpoint;
-use crate::deadline::Deadline;
+use crate::deadline::{Deadline, lock_until};
 use crate::error::{Error, ErrorKind, Lingering, Stage};
 use crate::farewell::Farewell;
 use crate::index::OwnedIndex;
@@ -128,6 +128,11 @@ impl Registry {
 
     fn lock(&self) -> MutexGuard<'_, Writer> {
         self.writer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps all writers out, for a fork.
+    pub(crate) fn hold(&self, deadline: Deadline) -> Option<MutexGuard<'_, Writer>> {
+        lock_until(&self.writer, deadline)
     }
 
     /// The current snapshot, to keep.
@@ -622,6 +627,31 @@ impl Registry {
 }
 
 impl Writer {
+    /// Gives up, in a forked child, the plugins whose load or unload was under way on a thread
+    /// that is not there: they refuse all calls and stay mapped, and their names are free.
+    ///
+    /// Returns how many slots there are.
+    pub(crate) fn give_up_after_fork(&mut self) -> u32 {
+        self.entries.retain(|entry| {
+            let is_whole = entry.loaded.is_some() && state::word(entry.id).state() == State::Live;
+            if !is_whole {
+                set(entry.id, entry.generation, State::Zombie);
+            }
+            is_whole
+        });
+        self.next_id
+    }
+
+    /// Whatever is mapped.
+    pub(crate) fn mapped(&self) -> impl Iterator<Item = Arc<Record>> {
+        let entries = self
+            .entries
+            .iter()
+            .filter_map(|entry| entry.record.as_ref());
+        let zombies = self.zombies.iter().map(|zombie| &zombie.loaded.record);
+        entries.chain(zombies).map(Arc::clone)
+    }
+
     fn find(&self, canonical: &str) -> Option<&Entry> {
         self.entries
             .iter()

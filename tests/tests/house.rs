@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use plug_tests::standalone::repository;
 
 /// The only files of the loader that may contain unsafe code.
-const UNSAFE: [&str; 30] = [
+const UNSAFE: [&str; 32] = [
     "calls",
     "constructors",
     "context",
@@ -16,11 +16,13 @@ const UNSAFE: [&str; 30] = [
     "crash/handler",
     "crash/memory",
     "crash/registers",
+    "fork",
     "index",
     "load",
     "pin",
     "plugin",
     "process",
+    "reaper",
     "registry",
     "signature",
     "snapshot",

@@ -38,9 +38,14 @@ pub struct Raised(u64);
 /// Raises a counter that only the running thread writes, then looks at the state.
 ///
 /// Some: the thread is inside and must [`leave`]. None: the counter is as before.
-/// `fences` is [`crate::section::Sections::fences`].
+/// `fences` is [`crate::section::Sections::fences`], asked once the counter is raised.
 #[inline]
-pub fn enter(count: &Count, state: &StateCell, word: u64, fences: bool) -> Option<Raised> {
+pub fn enter(
+    count: &Count,
+    state: &StateCell,
+    word: u64,
+    fences: impl FnOnce() -> bool,
+) -> Option<Raised> {
     let raised = raise(count, fences);
     // Acquire: what the loader wrote before it made the plugin Live is seen; and it is this
     // load that the fence or the loader's membarrier orders after the count.
@@ -54,12 +59,14 @@ pub fn enter(count: &Count, state: &StateCell, word: u64, fences: bool) -> Optio
 /// Raises a counter that only the running thread writes, whatever the state: for a caller whom
 /// a pin protects.
 #[inline]
-pub fn raise(count: &Count, fences: bool) -> Raised {
+pub fn raise(count: &Count, fences: impl FnOnce() -> bool) -> Raised {
     // Relaxed: written by this thread and by handlers that interrupt it and put it back. A scan
     // never passes on this store, only on one that makes the lower part zero.
     let raised = count.load(Ordering::Relaxed).wrapping_add(CALL | 1);
     count.store(raised, Ordering::Relaxed);
-    if fences {
+    // The flag is loaded after the count is stored: as on entering a section's line.
+    compiler_fence(Ordering::SeqCst);
+    if fences() {
         // SeqCst: the caller's half when membarrier is missing; pairs with the fence that the
         // loader puts between its state store and its scan.
         fence(Ordering::SeqCst);
@@ -174,6 +181,15 @@ pub fn pinned(pins: &Count) -> u64 {
 pub fn inside(count: &Count) -> u64 {
     // SeqCst: in the total order with enter_shared(); has the Acquire that leave() pairs with.
     count.load(Ordering::SeqCst) & INSIDE
+}
+
+/// Forgets who is inside: its thread is dead, or was not copied by a fork.
+///
+/// Thread context. Only for a counter that nobody else writes any more.
+pub fn forget(count: &Count) {
+    // Relaxed load: nobody else writes it. Release: a scan that sees it comes after the death.
+    let before = count.load(Ordering::Relaxed);
+    count.store(before & !INSIDE, Ordering::Release);
 }
 
 /// How many calls were counted since the process began, whichever plugins had the slot.
@@ -300,6 +316,15 @@ impl GateRow {
             .fold(0, u64::saturating_add)
     }
 
+    /// As [`forget`], for all counters.
+    pub fn forget_all(&self) {
+        self.chunks()
+            // SAFETY: chunks live as long as the row, by the contract of grow().
+            .filter_map(|chunk| unsafe { chunk.as_ref() })
+            .flat_map(|chunk| &chunk.0)
+            .for_each(forget);
+    }
+
     /// Notes the function that the worker is in from now on.
     #[inline]
     pub fn set_current(&self, address: usize) {
@@ -374,6 +399,21 @@ pub fn shared_inside(id: u32) -> u64 {
     shards(id).map(inside).fold(0, u64::saturating_add)
 }
 
+/// Leaves in the shared counters of slot `id` only what the running thread counted there, which is
+/// at most `own`: in a forked child, where no other thread exists.
+///
+/// Async-signal-safe.
+#[cfg(not(plug_loom))]
+pub fn keep_own_after_fork(id: u32, thread: ThreadPointer, own: u64) {
+    let home = shared(id, thread);
+    for count in shards(id) {
+        let own = if core::ptr::eq(count, home) { own } else { 0 };
+        // Relaxed, both: the child has one thread.
+        let word = count.load(Ordering::Relaxed);
+        count.store(word & !INSIDE | (word & INSIDE).min(own), Ordering::Relaxed);
+    }
+}
+
 /// Calls counted by the shared counters of slot `id` since the process began.
 #[cfg(not(plug_loom))]
 #[must_use]
@@ -406,12 +446,12 @@ mod tests {
         let count = Count::new(0);
         let word = StateWord::new(7, State::Live).0;
         let live = StateCell::new(word);
-        let outer = enter(&count, &live, word, false).expect("it is Live");
-        let inner = enter(&count, &live, word, false).expect("it is Live");
+        let outer = enter(&count, &live, word, || false).expect("it is Live");
+        let inner = enter(&count, &live, word, || false).expect("it is Live");
         assert_eq!(inside(&count), 2);
         leave(&count, inner);
         assert_eq!(inside(&count), 1);
-        assert!(enter(&count, &live, word + 1, false).is_none());
+        assert!(enter(&count, &live, word + 1, || false).is_none());
         leave(&count, outer);
         assert_eq!((inside(&count), calls(&count)), (0, 2));
     }

@@ -92,7 +92,7 @@ impl SymbolReader {
     /// `visit` borrows cannot leave it.
     ///
     /// # Contexts
-    /// Async-signal-safe, if `visit` is. `visit` must not fork.
+    /// Async-signal-safe, if `visit` is. A child that `visit` forks goes on inside the section.
     pub fn walk(self, mut visit: impl FnMut(PluginView<'_>) -> bool) -> u64 {
         let section = snapshot::sections().enter(thread_pointer());
         let Some(view) = snapshot::view(&section) else {

@@ -31,6 +31,7 @@ pub use damage::Damage;
 pub use dynsym::{Binding, ElfSymbol, SymbolKind, Visibility};
 pub use error::ImageError;
 pub use facts::Facts;
+pub(crate) use folder::hold_stage_folders;
 pub use folder::{next_nonce, remove_stage_folder};
 pub use info::{Export, Info, Malformed, Offer, canonical_name, foreign_name, is_name};
 pub use inspection::{InspectedSymbol, Inspection};

@@ -33,7 +33,7 @@ impl Slot {
     fn call_and_unpin_inside(&self, registered: bool) -> bool {
         let entered = gate::pin(&self.pins, &self.state, OLD);
         if entered {
-            let raised = registered.then(|| gate::raise(&self.row, true));
+            let raised = registered.then(|| gate::raise(&self.row, || true));
             if raised.is_none() {
                 gate::raise_shared(&self.shared);
             }
@@ -172,7 +172,7 @@ fn model_call_within_a_call_never_runs_unmapped_code() {
         let slots = [Slot::new(), Slot::new()];
         let [outer, inner] = [Arc::clone(&slots[0]), Arc::clone(&slots[1])];
         let caller = thread::spawn(move || {
-            if let Some(raised) = gate::enter(&outer.row, &outer.state, OLD, true) {
+            if let Some(raised) = gate::enter(&outer.row, &outer.state, OLD, || true) {
                 read_payload(&outer.code[0]);
                 inner.call_registered(OLD);
                 read_payload(&outer.code[0]);

@@ -103,6 +103,11 @@ impl Drop for Worker {
     }
 }
 
+/// Whether callers fence, asked once they have counted themselves.
+fn fences() -> bool {
+    snapshot::sections().fences()
+}
+
 /// A counter that was raised, and how it is lowered.
 #[derive(Clone, Copy)]
 enum Held {
@@ -130,7 +135,7 @@ impl How {
 
     fn raise(count: &Gate, own: bool) -> Held {
         if own {
-            return Held::Own(gate::raise(count, snapshot::sections().fences()));
+            return Held::Own(gate::raise(count, fences));
         }
         gate::raise_shared(count);
         Held::Shared
@@ -144,7 +149,7 @@ impl How {
             return live.then(|| Self::raise(count, own));
         }
         if own {
-            gate::enter(count, state, word, snapshot::sections().fences()).map(Held::Own)
+            gate::enter(count, state, word, fences).map(Held::Own)
         } else {
             gate::enter_shared(count, state, word).then_some(Held::Shared)
         }

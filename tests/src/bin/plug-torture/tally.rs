@@ -67,6 +67,8 @@ counted! {
         Pins = "pins",
         PinnedCalls = "calls under a pin",
         SelfDeadlocks = "unloads from inside refused",
+        Died = "threads that died in a section",
+        Reaped = "sections of dead threads cleared",
         Stalls = "stalls named",
         Children = "forked children",
     }
