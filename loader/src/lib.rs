@@ -14,6 +14,9 @@
 //! - A plugin has all rights of its host: this is no sandbox.
 //! - Code that a plugin leaves behind (threads, thread-locals of threads that live on, callbacks
 //!   given to libraries) keeps it mapped as a zombie.
+//! - A thread that is no worker and ends inside a plugin's call without unwinding (a bare `exit` system
+//!   call, a kill by a filter) cannot be told from one that is still there: the plugin stays. Workers
+//!   and readers that end so are found out.
 //! - One loader a process; Linux with glibc 2.35 or later.
 //!
 //! # Forks

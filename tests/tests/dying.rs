@@ -175,14 +175,15 @@ fn living_reader_of_a_dead_ones_thread_pointer_is_never_taken_for_it() {
         let host = Host::new();
         host.useful("checksum");
         let (mut first, mut second) = (0, 0);
-        bare_thread(|| {
-            first = plug_readside::thread_pointer().address();
-            let _worker = host.loader.worker("dead").expect("worker");
-            host.loader.reader().walk(|_| exit_thread());
-        });
         thread::scope(|scope| {
             let host = &host;
+            // One right after the other, so that no third thread gets the stack.
             scope.spawn(|| {
+                bare_thread(|| {
+                    first = plug_readside::thread_pointer().address();
+                    let _worker = host.loader.worker("dead").expect("worker");
+                    host.loader.reader().walk(|_| exit_thread());
+                });
                 bare_thread(|| {
                     second = plug_readside::thread_pointer().address();
                     let mut seen = Vec::new();
