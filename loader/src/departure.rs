@@ -14,13 +14,14 @@ use std::time::{Duration, Instant};
 
 use crate::calls;
 use crate::deadline::Deadline;
-use crate::error::{Error, ErrorKind, Holder, Stage};
+use crate::error::{Error, ErrorKind, Holder, HolderKind, Stage};
 use crate::plugin::{Plugin, Record};
 use crate::process::Process;
 use crate::quiesce::Undrained;
 use crate::registry::Leaving;
 use crate::stages::Stages;
 use crate::stall;
+use crate::sys::task;
 use crate::unload::{self, Unloaded};
 
 /// A plugin that is being unloaded: it is Going, calls and pins refuse, and whoever is inside may
@@ -256,7 +257,16 @@ impl Shared {
     /// The refusal, with the names of threads that are inside without being workers.
     fn in_use(&self, mut holders: Vec<Holder>) -> Error {
         stall::name_callers(&mut holders, &self.record);
-        let message = "still in use when the deadline passed; it is Live again";
+        let own = task::remembered_id();
+        let mut pins = holders
+            .iter()
+            .filter(|holder| holder.kind == HolderKind::Pins);
+        // Whether this thread still has them is not known: pins may be given away.
+        let message = if pins.any(|holder| holder.tid == own) {
+            "still in use when the deadline passed, also by pins that this thread took; it is Live again"
+        } else {
+            "still in use when the deadline passed; it is Live again"
+        };
         self.named(Error::new(ErrorKind::Deadline, message).holders(holders))
     }
 
@@ -278,7 +288,13 @@ impl Shared {
         let Some((leaving, _)) = self.take(Progress::Committed) else {
             return false;
         };
-        tracing::warn!(target: "plug::unload", plugin = &*self.record.name, %error, "not unloaded");
+        let plugin = &*self.record.name;
+        match error.kind() {
+            ErrorKind::Cancelled => {
+                tracing::info!(target: "plug::unload", plugin, "the unload was cancelled");
+            }
+            _ => tracing::warn!(target: "plug::unload", plugin, %error, "not unloaded"),
+        }
         unload::put_back(self.process, leaving, &error.to_string());
         self.settle(Err(error));
         true
