@@ -62,7 +62,7 @@ struct Inner {
 enum Progress {
     /// There is a way back: whoever takes this has the plugin.
     Going(Leaving, Stages),
-    /// Its `exit` runs.
+    /// Its `exit` runs, or it was cancelled.
     Committed,
     /// This was the end.
     Settled(Result<Unloaded, Error>),
@@ -124,7 +124,7 @@ impl Departure {
     /// Makes the plugin Live again; false if that came too late, because its `exit` had begun. The
     /// unload then goes on by itself.
     pub fn cancel(self) -> bool {
-        self.shared.retreat(cancelled())
+        self.shared.cancel()
     }
 
     /// Waits on the calling thread until nobody is inside, then runs the plugin's `exit` and
@@ -192,12 +192,8 @@ impl Future for Departure {
 
 impl Drop for Departure {
     fn drop(&mut self) {
-        self.shared.retreat(cancelled());
+        self.shared.cancel();
     }
-}
-
-fn cancelled() -> Error {
-    Error::new(ErrorKind::Cancelled, "the unload was cancelled")
 }
 
 impl Shared {
@@ -289,14 +285,21 @@ impl Shared {
             return false;
         };
         let plugin = &*self.record.name;
-        match error.kind() {
-            ErrorKind::Cancelled => {
-                tracing::info!(target: "plug::unload", plugin, "the unload was cancelled");
-            }
-            _ => tracing::warn!(target: "plug::unload", plugin, %error, "not unloaded"),
-        }
+        tracing::warn!(target: "plug::unload", plugin, %error, "not unloaded");
         unload::put_back(self.process, leaving, &error.to_string());
         self.settle(Err(error));
+        true
+    }
+
+    /// Goes back to Live because nobody wants the end any more, if there still is a way back.
+    fn cancel(&self) -> bool {
+        // Whoever could ask how it ended is the one who cancels.
+        let Some((leaving, _)) = self.take(Progress::Committed) else {
+            return false;
+        };
+        let (plugin, why) = (&*self.record.name, "the unload was cancelled");
+        tracing::info!(target: "plug::unload", plugin, why);
+        unload::put_back(self.process, leaving, why);
         true
     }
 

@@ -133,8 +133,6 @@ pub enum ErrorKind {
     SelfDeadlock,
     /// The plugin is permanent, by its author's word or the host's.
     Permanent,
-    /// The departure was cancelled.
-    Cancelled,
     /// The deadline passed; the holders are listed.
     Deadline,
     /// A memory barrier failed after start; nothing can be proved.
