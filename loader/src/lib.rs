@@ -61,8 +61,9 @@
 //!
 //! # Anatomy
 //! [`Loader`] is the facade. [`Trust`] is the one unsafe door. [`Plugin`], [`PluginFn`] and
-//! [`PluginInterface`] keep nothing alive; [`PluginPin`] does. [`Worker`] makes calls cheap and
-//! nameable. [`image`] reads files without running them.
+//! [`PluginInterface`] keep nothing alive; [`PluginPin`] does. A [`Departure`] is an unload
+//! that can still be given up. [`Worker`] makes calls cheap and nameable. [`image`] reads files
+//! without running them.
 
 mod calls;
 #[cfg(feature = "testing")]

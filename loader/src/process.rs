@@ -81,7 +81,8 @@ fn whereabouts(within: Within) -> Option<String> {
     let process = Process::get()?;
     match within {
         Within::Call(address) => {
-            let record = process.registry.record_at(address)?;
+            let mut records = process.registry.records().into_iter();
+            let record = records.find(|r| (r.start..r.end).contains(&address))?;
             let function = record.symbol_at(address);
             Some(match &*function {
                 "" => format!("{}, in one of its functions", record.name),

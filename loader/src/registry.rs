@@ -500,12 +500,6 @@ impl Registry {
         over.filter_map(take).collect()
     }
 
-    /// The plugin whose mapping covers `address`, if readers may see it.
-    pub(crate) fn record_at(&self, address: usize) -> Option<Arc<Record>> {
-        let mut records = self.records().into_iter();
-        records.find(|record| (record.start..record.end).contains(&address))
-    }
-
     /// Plugins that readers may see, in order of load, then zombies.
     pub(crate) fn records(&self) -> Vec<Arc<Record>> {
         let writer = self.lock();

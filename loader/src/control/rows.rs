@@ -308,7 +308,6 @@ fn kind(kind: ErrorKind) -> &'static str {
         ErrorKind::Gone => "gone",
         ErrorKind::SelfDeadlock => "self_deadlock",
         ErrorKind::Permanent => "permanent",
-        ErrorKind::Cancelled => "cancelled",
         ErrorKind::Deadline => "deadline",
         ErrorKind::Barrier => "barrier",
         ErrorKind::CrashHandler => "crash_handler",
