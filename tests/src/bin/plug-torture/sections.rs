@@ -427,12 +427,13 @@ pub fn torture(scenario: &Scenario, time: Duration) -> &'static [Count] {
             scope.spawn(|| {
                 let before = storm::tid().unsigned_abs();
                 forks::fork_often(Duration::from_millis(20), || {
+                    let errors = tally::errors();
                     let (own, now) = (thread_pointer(), storm::tid().unsigned_abs());
                     // SAFETY: in the child, on its only thread.
                     unsafe { snapshot::sections().reset_after_fork(own, before, now) };
                     // Nobody else is here, whatever they were doing.
                     read(1, &|| ());
-                    is_alone() && !tally::found()
+                    is_alone() && tally::errors() == errors
                 });
             });
         }
