@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+mod bytes;
 mod damage;
 mod dynamic;
 mod dynsym;

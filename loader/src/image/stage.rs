@@ -19,6 +19,7 @@ use rustix::fs::{
 };
 use rustix::io::{Errno, Result as SysResult, pread, pwrite};
 
+use super::bytes::Bytes;
 use super::error::ImageError;
 use super::folder::{Folder, next_nonce, proc_pid};
 use super::info::is_name;
@@ -201,8 +202,7 @@ impl Opened {
             size,
             limit: u64::try_from(usize::MAX).unwrap_or(u64::MAX),
         })?;
-        let bytes = Mapping::of_file(file.as_fd(), len)
-            .map_err(|error| ImageError::stage("map the staged copy", error))?;
+        let bytes = Bytes::of(file.as_fd(), len)?;
         Ok(Staged {
             bytes,
             file,
@@ -216,7 +216,7 @@ impl Opened {
 #[derive(Debug)]
 pub struct Staged {
     /// Before `file`, so that it is unmapped first.
-    bytes: Mapping,
+    bytes: Bytes,
     file: OwnedFd,
     /// The copy's name in the private folder, if it is a file there.
     entry: Option<Entry>,
@@ -269,6 +269,7 @@ impl Staged {
         for Edit { offset, bytes, .. } in edits {
             write_all(self.file.as_fd(), bytes, *offset)
                 .map_err(|error| ImageError::stage("edit the staged copy", error))?;
+            self.bytes.edit(*offset, bytes);
         }
         Ok(())
     }
