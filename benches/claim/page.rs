@@ -16,8 +16,11 @@ Workers do pieces of work of some 80 ns and read the list of plugins before each
 of more than 0.5 us between two pieces: an interrupt, a wait, a turn on the processor lost to
 somebody else. The loader has one processor to itself and the workers have the others, so that what
 is counted is what a load does to them and not that two threads want one processor. 16 plugins are
-loaded throughout. Everything is measured in windows of half a second, in turns, at least nine times;
-figures are medians, with the least and the most in brackets.
+loaded throughout. Everything is measured in windows of 0.4 s, in turns, eleven times; figures
+are medians, with the least and the most in brackets. Where somebody else on the machine took a tenth
+of a window's processors, it is repeated, twice at the most, and the least disturbed one counts; the
+last table says how much was still lost. Gaps are counted over a second of the workers' own processor
+time, all workers together.
 
 What the rows are:
 
@@ -57,7 +60,7 @@ pub fn page(machine: &str, rows: &[Row]) -> String {
             page.push('\n');
         }
     };
-    table("Gaps a second, of all workers together", |row| {
+    table("Gaps in a second of work", |row| {
         let [median, least, most] = row.gaps.map(grouped);
         format!("{median} ({least} to {most})")
     });
@@ -68,6 +71,9 @@ pub fn page(machine: &str, rows: &[Row]) -> String {
     table("How often it was done, a second", |row| grouped(row.rate));
     table("Resident memory at the most, in MiB", |row| {
         format!("{:.0}", row.resident)
+    });
+    table("What strangers took of the processors, in %", |row| {
+        format!("{:.0}", row.lost)
     });
     page
 }
