@@ -37,8 +37,11 @@ pub fn draw(path: &Path, rows: &[Row]) -> Result<(), Box<dyn Error>> {
     let panels = picture.split_evenly((1, 2));
     type Wanted<'a> = &'a dyn Fn((Kind, f64)) -> bool;
     let wanted: [(&str, Wanted<'_>); 2] = [
-        ("publications: gaps over 0.5 us a second", &published),
-        ("loads: gaps over 0.5 us a second", &loaded),
+        (
+            "publications: gaps over 0.5 us in a second of work",
+            &published,
+        ),
+        ("loads: gaps over 0.5 us in a second of work", &loaded),
     ];
     for (panel, (title, wanted)) in panels.iter().zip(wanted) {
         let numbers: Vec<usize> = (0..ALL.len()).filter(|at| wanted(ALL[*at])).collect();

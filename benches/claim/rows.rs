@@ -39,7 +39,7 @@ pub struct Row {
     pub workers: usize,
     /// Its place in [`ALL`].
     pub what: usize,
-    /// Gaps a second: median, least and most.
+    /// Gaps in a second of work: median, least and most.
     pub gaps: [f64; 3],
     /// Processor time for a piece of work in nanoseconds: median, least and most.
     pub work: [f64; 3],
@@ -47,6 +47,8 @@ pub struct Row {
     pub rate: f64,
     /// Resident memory in MiB, at the most.
     pub resident: f64,
+    /// How much of the processors strangers had, in percent, at the median.
+    pub lost: f64,
 }
 
 impl Row {
@@ -64,14 +66,15 @@ impl Row {
             work: spread(all(|sample| sample.work)),
             rate: median(&all(|sample| sample.rate)),
             resident: spread(all(|sample| sample.resident / f64::from(1 << 20)))[2],
+            lost: median(&all(|sample| sample.lost * 100.0)),
         }
     }
 
     fn tell(&self) {
         let ([a, b, c], [d, e, f]) = (self.gaps, self.work);
-        let (rate, resident) = (self.rate, self.resident);
+        let (rate, resident, lost) = (self.rate, self.resident, self.lost);
         println!(
-            "{PREFIX}{} {a} {b} {c} {d} {e} {f} {rate} {resident}",
+            "{PREFIX}{} {a} {b} {c} {d} {e} {f} {rate} {resident} {lost}",
             self.what
         );
     }
@@ -88,6 +91,7 @@ impl Row {
             work: [next()?, next()?, next()?],
             rate: next()?,
             resident: next()?,
+            lost: next()?,
         })
     }
 }
@@ -95,9 +99,9 @@ impl Row {
 /// Measures everything with `n` workers and tells the rows.
 pub fn measure(plan: Plan, n: usize) {
     let _pinned = Pinned::to(0);
-    let disturber = Disturber::start(LOADS);
+    let disturber = Disturber::start(plan, LOADS);
     let workers = Workers::start(&disturber.loader, n);
-    let window = Duration::from_millis(if plan.quick { 20 } else { 500 });
+    let window = Duration::from_millis(if plan.quick { 20 } else { 400 });
     // All loads are made as often as the slowest kind can be.
     let loads = [Kind::Load, Kind::Failing]
         .map(|kind| disturber.window(&workers, kind, window, 1e3).rate)

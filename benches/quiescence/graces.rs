@@ -278,7 +278,7 @@ fn live(ground: &Ground, mine: &Mine, peers: &[Peer], whose: &AtomicUsize) {
 }
 
 pub fn run(plan: Plan, n: usize) {
-    let disturber = Disturber::start(0);
+    let disturber = Disturber::start(plan, 0);
     let plugin = disturber.loader.plugin("shown-0").expect("always there");
     let ground = Arc::new(Ground {
         twice: plugin.function("twice").expect("a function of it"),

@@ -19,7 +19,7 @@ struct Costs {
 }
 
 pub fn run(plan: Plan) {
-    let disturber = Disturber::start(0);
+    let disturber = Disturber::start(plan, 0);
     let plugin = disturber.loader.plugin("shown-0").expect("always there");
     let address = plugin.address_of("twice").expect("a function of it");
     let ground = Ground {

@@ -14,12 +14,12 @@ fn turns(
     disturber: &Disturber,
     workers: &[(&str, &Workers, Kind)],
     rate: f64,
-) -> [Vec<Series>; 4] {
-    let window = Duration::from_millis(if plan.quick { 20 } else { 500 });
+) -> [Vec<Series>; 5] {
+    let window = Duration::from_millis(if plan.quick { 20 } else { 400 });
     let mut workers = workers.to_vec();
     workers.retain(|row| is_wanted(row.0));
-    let mut all: [Vec<Series>; 4] =
-        [(); 4].map(|()| workers.iter().map(|row| Series::new(row.0)).collect());
+    let mut all: [Vec<Series>; 5] =
+        [(); 5].map(|()| workers.iter().map(|row| Series::new(row.0)).collect());
     for round in 0..plan.rounds() {
         for turn in 0..workers.len() {
             let which = (round + turn) % workers.len();
@@ -29,8 +29,15 @@ fn turns(
                 work,
                 rate,
                 resident,
+                lost,
             } = disturber.window(workers, kind, window, rate);
-            let values = [gaps, work, rate, resident / f64::from(1 << 20)];
+            let values = [
+                gaps,
+                work,
+                rate,
+                resident / f64::from(1 << 20),
+                lost * 100.0,
+            ];
             for (series, value) in all.iter_mut().zip(values) {
                 series[which].rounds.push(value);
             }
@@ -39,16 +46,21 @@ fn turns(
     all
 }
 
-fn tables(title: &str, [gaps, work, rate, resident]: &[Vec<Series>; 4]) {
-    table(&format!("{title}: gaps over 0.5 us"), "a second", gaps);
+fn tables(title: &str, [gaps, work, rate, resident, lost]: &[Vec<Series>; 5]) {
+    table(
+        &format!("{title}: gaps over 0.5 us"),
+        "a second of work",
+        gaps,
+    );
     table(&format!("{title}: work per operation"), "ns", work);
     table(&format!("{title}: what was done"), "a second", rate);
     table(&format!("{title}: resident memory"), "MiB", resident);
+    table(&format!("{title}: what strangers took"), "%", lost);
 }
 
 pub fn publications(plan: Plan) {
     let _pinned = Pinned::to(0);
-    let disturber = Disturber::start(0);
+    let disturber = Disturber::start(plan, 0);
     let workers = Workers::start(&disturber.loader, 1);
     let rows = [
         Kind::Nothing,
@@ -71,7 +83,7 @@ pub fn publications(plan: Plan) {
 
 pub fn loads(plan: Plan) {
     let _pinned = Pinned::to(0);
-    let disturber = Disturber::start(600);
+    let disturber = Disturber::start(plan, 600);
     let one = Workers::start(&disturber.loader, 1);
     let many = Workers::start(&disturber.loader, 128);
     // As many a second as the slowest of them does, up to a thousand.

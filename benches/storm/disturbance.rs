@@ -5,6 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::Duration;
 
+use benches::measure::Plan;
 use plug_loader::{
     Config, Deadline, Loader, Params, Plugin, Policy, Source, Trust, Unloaded, measuring,
 };
@@ -72,6 +73,7 @@ impl Kind {
 /// The process's loader, and what it loads.
 pub struct Disturber {
     pub loader: Loader,
+    plan: Plan,
     trust: Trust,
     good: Files,
     undefined: Files,
@@ -81,7 +83,7 @@ pub struct Disturber {
 impl Disturber {
     /// Makes the loader and loads what is always there; `copies` is the most that is loaded by
     /// dlopen in a window.
-    pub fn start(copies: usize) -> Self {
+    pub fn start(plan: Plan, copies: usize) -> Self {
         let mut config = Config::default();
         config.history = 0;
         config.run_exits_at_process_exit = false;
@@ -90,6 +92,7 @@ impl Disturber {
         let trust = unsafe { Trust::new(Policy::default()) };
         let mut disturber = Self {
             loader,
+            plan,
             trust,
             good: Files::good(copies),
             undefined: Files::undefined(),
@@ -111,8 +114,24 @@ impl Disturber {
         self.loader.load(&self.trust, source, &Params::new())
     }
 
-    /// One window of a storm. What it loaded is unloaded before it returns.
+    /// One window of a storm, of up to three the one in which strangers took the least of the
+    /// processors: a window of which they had much shows them and not the storm.
     pub fn window(&self, workers: &Workers, kind: Kind, window: Duration, rate: f64) -> Sample {
+        let mut best = self.try_window(workers, kind, window, rate);
+        for _ in 0..self.plan.size(2, 0) {
+            if best.lost < 0.1 {
+                break;
+            }
+            let next = self.try_window(workers, kind, window, rate);
+            if next.lost < best.lost {
+                best = next;
+            }
+        }
+        best
+    }
+
+    /// What it loaded is unloaded before it returns.
+    fn try_window(&self, workers: &Workers, kind: Kind, window: Duration, rate: f64) -> Sample {
         // What an earlier window left to the drainer is not this one's.
         self.loader.reclaim();
         let patience = Deadline::after(Duration::from_secs(60));

@@ -62,7 +62,8 @@ pub struct Workers {
 /// What was seen in one window.
 #[derive(Clone, Copy, Debug)]
 pub struct Sample {
-    /// Gaps a second, of all workers together.
+    /// Gaps in a second of the workers' own processor time, so that a neighbour who takes half of
+    /// it does not halve them.
     pub gaps: f64,
     /// Processor time for one piece of work, in nanoseconds.
     pub work: f64,
@@ -70,6 +71,8 @@ pub struct Sample {
     pub rate: f64,
     /// Resident memory of the process at the end.
     pub resident: f64,
+    /// How much of the window strangers took from the loader or from the workers: 0 is none.
+    pub lost: f64,
 }
 
 impl Workers {
@@ -115,9 +118,10 @@ impl Workers {
         mut disturb: impl FnMut(usize),
     ) -> Sample {
         self.tell(reads);
-        // Each had the processor once, however many there are.
-        thread::sleep(Duration::from_millis(20) + Duration::from_millis(4) * self.len() as u32);
+        // Until most had the processor once.
+        thread::sleep(Duration::from_millis(20) + Duration::from_millis(2) * self.len() as u32);
         let (done, gaps, used) = self.read();
+        let waited = waited_so_far();
         let began = Instant::now();
         let interval = Duration::from_secs_f64(1.0 / rate);
         let (mut next, mut times) = (began, 0);
@@ -131,12 +135,17 @@ impl Workers {
         }
         let took = began.elapsed().as_secs_f64();
         let (done_after, gaps_after, used_after) = self.read();
+        let waited = (waited_so_far() - waited).as_secs_f64() / took;
         self.tell(Reads::Asleep);
+        let used = (used_after - used).as_secs_f64();
+        let processors = thread::available_parallelism().map_or(1, |n| n.get());
+        let room = took * self.len().min((processors - 1).max(1)) as f64;
         Sample {
-            gaps: (gaps_after - gaps) as f64 / took,
-            work: (used_after - used).as_nanos() as f64 / (done_after - done).max(1) as f64,
+            gaps: (gaps_after - gaps) as f64 / used.max(f64::MIN_POSITIVE),
+            work: used * 1e9 / (done_after - done).max(1) as f64,
             rate: times as f64 / took,
             resident: resident(),
+            lost: waited.max(1.0 - used / room),
         }
     }
 
@@ -263,6 +272,16 @@ fn wait_until(at: Instant) {
             None => std::hint::spin_loop(),
         }
     }
+}
+
+/// How long this thread has waited for a processor that others had.
+fn waited_so_far() -> Duration {
+    let schedstat = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    let waited = schedstat
+        .split(' ')
+        .nth(1)
+        .and_then(|word| word.parse().ok());
+    Duration::from_nanos(waited.unwrap_or(0))
 }
 
 fn processor_time_of(thread: &JoinHandle<()>) -> Duration {

@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+mod bytes;
 mod damage;
 mod dynamic;
 mod dynsym;
@@ -27,6 +28,7 @@ pub(crate) mod tables;
 mod tag;
 mod versions;
 
+pub(crate) use bytes::Bytes;
 pub use damage::Damage;
 pub use dynsym::{Binding, ElfSymbol, SymbolKind, Visibility};
 pub use error::ImageError;
