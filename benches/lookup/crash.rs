@@ -11,10 +11,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::library::{CRASH, Library};
-use crate::measure::{Plan, Series, table};
 use crate::plug::Plug;
-use crate::scenario::FLAG;
 use crate::verdict;
+use benches::measure::{Plan, Series, table};
+use benches::scenario::FLAG;
 
 /// The group of the process that crashes.
 pub const CHILD: &str = "crash-child";

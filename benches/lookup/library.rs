@@ -9,7 +9,7 @@ use std::process::Command;
 use object::read::elf::ElfFile64;
 use object::{Object, ObjectSymbol, SymbolKind};
 
-use crate::random::Random;
+use benches::random::Random;
 
 /// Part of each file's name; raised when what is generated changes.
 const EDITION: u32 = 2;
@@ -141,6 +141,6 @@ fn mangled(random: &mut Random, number: usize) -> String {
         .map(|_| char::from(b'a' + u8::try_from(random.below(26)).expect("a letter")))
         .collect();
     // The number makes it unique.
-    let hash = (random.next() << 20) | number as u64;
+    let hash = (random.number() << 20) | number as u64;
     format!("_ZN5codec7decoder{length}{word}17h{hash:016x}E")
 }

@@ -7,10 +7,10 @@ use std::os::unix::ffi::OsStrExt;
 use std::time::Instant;
 
 use crate::library::Library;
-use crate::measure::{Plan, Series, median, ratio, table};
 use crate::peers::{Handle, Staged};
 use crate::plug::Plug;
 use crate::verdict;
+use benches::measure::{Plan, Series, median, ratio, table};
 
 pub fn run(plan: Plan, plug: &Plug, word: &str, n: usize) {
     let times = if word == "500k" { 1 } else { plan.size(40, 2) };

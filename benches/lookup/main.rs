@@ -11,47 +11,26 @@ mod crash;
 mod library;
 mod loads;
 mod many;
-mod measure;
 mod memory;
 mod names;
 mod peers;
 mod plug;
-mod random;
-mod scenario;
 mod single;
 mod verdict;
 
-use std::fs;
 use std::process::ExitCode;
-use std::thread;
 
-use measure::Plan;
+use benches::measure::Plan;
+use benches::scenario;
+
 use plug::Plug;
-use verdict::Verdicts;
 
 fn main() -> ExitCode {
-    let plan = Plan::from_environment();
-    if let Some(group) = scenario::asked() {
+    scenario::run_all(&GROUPS, verdict::LIMITS, |plan, group| {
         // Each plugin keeps the descriptor of its private copy.
         raise_descriptor_limit();
-        measure(plan, &group);
-        return ExitCode::SUCCESS;
-    }
-    machine();
-    if plan.quick {
-        println!("quick: small sizes and one round; the ratios mean nothing");
-    }
-    let mut verdicts = Verdicts::new();
-    let mut code = ExitCode::SUCCESS;
-    for group in GROUPS {
-        println!("\n== {group}");
-        if let Err(error) = scenario::run(group, &mut verdicts) {
-            println!("{error}");
-            code = ExitCode::FAILURE;
-        }
-    }
-    verdicts.print();
-    code
+        measure(plan, group);
+    })
 }
 
 /// What is measured in a process of its own. Sizes are those of the full run.
@@ -95,22 +74,6 @@ fn measure(plan: Plan, group: &str) {
         crash::CHILD => crash::child(&plug),
         other => panic!("no group {other}"),
     }
-}
-
-/// What it runs on, and who else does.
-fn machine() {
-    let read = |path| fs::read_to_string(path).unwrap_or_default();
-    let info = read("/proc/cpuinfo");
-    let model = info
-        .lines()
-        .find_map(|line| line.strip_prefix("model name"))
-        .map_or("?", |rest| rest.trim_start_matches(['\t', ':', ' ']));
-    let cores = thread::available_parallelism().map_or(0, |n| n.get());
-    println!(
-        "machine: {model}, {cores} cores, Linux {}, load average {}",
-        read("/proc/sys/kernel/osrelease").trim(),
-        read("/proc/loadavg").trim()
-    );
 }
 
 fn raise_descriptor_limit() {

@@ -5,12 +5,12 @@ use std::time::Instant;
 use plug_loader::Plugin;
 
 use crate::library::Library;
-use crate::measure::{Contender, Plan, Series, compare, median, ratio, table};
 use crate::peers::{self, Blazesym, ask};
 use crate::plug::{self, Plug};
-use crate::random::Random;
 use crate::single::stranger;
 use crate::verdict;
+use benches::measure::{Contender, Plan, Series, compare, median, ratio, table};
+use benches::random::Random;
 
 /// Symbols of each of the first thousand plugins.
 const BIG: usize = 1001;

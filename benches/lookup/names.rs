@@ -9,13 +9,13 @@ use std::time::{Duration, Instant};
 use hashbrown::HashMap;
 
 use crate::library::Library;
-use crate::measure::{Contender, Pinned, Plan, Series, compare, ratio, table};
 use crate::memory;
 use crate::peers::ask;
 use crate::plug::{self, Plug};
-use crate::random::Random;
 use crate::single::handle;
 use crate::verdict;
+use benches::measure::{Contender, Pinned, Plan, Series, compare, ratio, table};
+use benches::random::Random;
 
 pub fn run(plan: Plan, plug: &Plug, word: &str, n: usize) {
     let library = Library::with_functions(n);

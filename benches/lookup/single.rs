@@ -5,12 +5,12 @@ use std::time::{Duration, Instant};
 use plug_loader::Plugin;
 
 use crate::library::Library;
-use crate::measure::{Contender, Pinned, Plan, Series, Stamps, compare, median, ratio, table};
 use crate::memory::{self, Traces};
 use crate::peers::{self, Blazesym, Handle, ask};
 use crate::plug::{self, Plug};
-use crate::random::Random;
 use crate::verdict;
+use benches::measure::{Contender, Pinned, Plan, Series, Stamps, compare, median, ratio, table};
+use benches::random::Random;
 
 /// Parts of the index smaller than this are not per symbol.
 const PAGE: usize = 4096;
@@ -187,7 +187,7 @@ pub fn stranger(plan: Plan, addresses: &[usize]) -> Vec<Series> {
 /// Single lookups, each after the index was thrown out of the caches.
 fn cold(plan: Plan, place: &Place<'_>, traces: &Traces, vec: &[(u64, u32)]) -> Vec<Series> {
     let _pinned = Pinned::to(0);
-    let stamps = Stamps::new();
+    let stamps = Stamps::calibrated();
     let index = traces.ranges(PAGE);
     if index.is_empty() {
         println!("skipped cold: no index of Plug's is on the heap");

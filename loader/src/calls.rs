@@ -6,10 +6,14 @@
 use std::cell::Cell;
 use std::sync::atomic::{AtomicUsize, Ordering, compiler_fence};
 
-use plug_readside::gate::{self, Count, GateRow};
+use plug_readside::gate::{self, Count, GateRow, Raised};
 use plug_readside::{phase, snapshot, thread_pointer};
 
 use crate::error::{CallError, Error, Within};
+
+/// Nested calls of plugins without a row that a fork can tell apart. With more, its child waits for
+/// those of all threads; half as many would be few for plugins that call each other.
+const SHARED: usize = 16;
 
 struct ThreadCalls {
     /// The counters of the worker this thread is, or null.
@@ -19,6 +23,13 @@ struct ThreadCalls {
     /// it back, read by both (Relaxed: one thread). It is set whenever one of the thread's gate
     /// counters is raised, for a handler in between as well: compiler fences stand between the two.
     inside: AtomicUsize,
+    /// Whether the thread has ever been a worker.
+    was_worker: Cell<bool>,
+    /// Slots of the calls in progress that are counted in shared counters, innermost last: what a
+    /// forked child must keep.
+    shared: [Cell<u32>; SHARED],
+    /// How many such calls there are, also beyond the room above.
+    n_shared: Cell<usize>,
     /// Message of the call in progress that failed: an owned `Box<Box<str>>`, or null.
     raised: Cell<*mut Box<str>>,
 }
@@ -31,6 +42,9 @@ thread_local! {
         ThreadCalls {
             row: Cell::new(std::ptr::null()),
             inside: AtomicUsize::new(0),
+            was_worker: Cell::new(false),
+            shared: [const { Cell::new(0) }; SHARED],
+            n_shared: Cell::new(0),
             raised: Cell::new(std::ptr::null_mut()),
         }
     };
@@ -44,6 +58,16 @@ pub(crate) fn set_row(row: *const GateRow) {
 /// The running thread's row, or null.
 pub(crate) fn row() -> *const GateRow {
     THREAD.with(|thread| thread.row.get())
+}
+
+/// Whether the running thread becomes a worker for the first time in its life.
+pub(crate) fn is_first_registration() -> bool {
+    THREAD.with(|thread| !thread.was_worker.replace(true))
+}
+
+/// Whether the running thread is in a call into a plugin, the loader's own included.
+pub(crate) fn is_inside() -> bool {
+    THREAD.with(|thread| thread.inside.load(Ordering::Relaxed) != 0)
 }
 
 /// Refuses what would wait for the running thread itself: `what` is asked for from inside a
@@ -66,9 +90,20 @@ pub(crate) fn must_be_outside(what: &'static str) -> Result<(), Error> {
     Err(Error::self_deadlock(what, within))
 }
 
-/// Whether the running thread is outside of all plugins' code.
-pub(crate) fn is_outside() -> bool {
-    THREAD.with(|thread| thread.inside.load(Ordering::Relaxed)) == 0
+/// Leaves in the shared counters of the first `slots` slots what the running thread is inside of:
+/// in a forked child, where no other thread exists.
+pub(crate) fn reset_after_fork(slots: u32) {
+    THREAD.with(|thread| {
+        let n = thread.n_shared.get();
+        // Nested too deeply to be told from others: their calls are waited for, too.
+        let Some(own) = thread.shared.get(..n) else {
+            return;
+        };
+        for id in 0..slots {
+            let own = own.iter().filter(|place| place.get() == id).count();
+            gate::keep_own_after_fork(id, thread_pointer(), own as u64);
+        }
+    });
 }
 
 /// Marks the running thread as inside a plugin while the loader itself calls into one.
@@ -120,8 +155,8 @@ fn drop_raised(raised: *mut Box<str>) {
 #[must_use = "the gate closes when it is dropped"]
 pub(crate) struct Entered<'a> {
     count: &'a Count,
-    /// The row whose counter it is; none for a shared counter.
-    row: Option<&'a GateRow>,
+    /// The row whose counter it is, and what it was raised to; none for a shared counter.
+    row: Option<(&'a GateRow, Raised)>,
     inside: Inside,
 }
 
@@ -131,18 +166,20 @@ struct Inside(usize);
 impl Inside {
     /// To be called before a counter is raised.
     #[inline]
-    fn enter(inside: &AtomicUsize, address: usize) -> Self {
-        let outer = inside.load(Ordering::Relaxed);
-        inside.store(address, Ordering::Relaxed);
-        compiler_fence(Ordering::SeqCst);
-        Self(outer)
+    fn enter(address: usize) -> Self {
+        THREAD.with(|thread| {
+            let outer = thread.inside.load(Ordering::Relaxed);
+            thread.inside.store(address, Ordering::Relaxed);
+            compiler_fence(Ordering::SeqCst);
+            Self(outer)
+        })
     }
 
     /// To be called when the counter is lowered.
     #[inline]
-    fn leave(&self, inside: &AtomicUsize) {
+    fn leave(&self) {
         compiler_fence(Ordering::SeqCst);
-        inside.store(self.0, Ordering::Relaxed);
+        THREAD.with(|thread| thread.inside.store(self.0, Ordering::Relaxed));
     }
 }
 
@@ -158,56 +195,72 @@ pub(crate) enum By {
 /// Enters slot `id` on behalf of `row`, or of the running thread's row, or of nobody known.
 ///
 /// `address` is the function or table about to be used: in a mapping, so above [`JOB`].
-#[inline]
+#[inline(always)]
 pub(crate) fn enter<'a>(
     row: Option<&'a GateRow>,
     id: u32,
     by: By,
     address: usize,
 ) -> Result<Entered<'a>, CallError> {
-    THREAD.with(|thread| {
-        let row = row.or_else(|| {
-            // SAFETY: the row is set by Worker and cleared before the worker gives it up; both on
-            // this thread. Its Arc stays in the list of workers while a call is in progress.
-            unsafe { thread.row.get().as_ref() }
-        });
-        let inside = Inside::enter(&thread.inside, address);
-        match row.and_then(|row| Some((row, row.count(id)?))) {
-            Some((row, count)) => {
-                let fences = snapshot::sections().fences();
-                match by {
-                    By::Word(word) if !gate::enter(count, gate::state(id), word, fences) => {
-                        inside.leave(&thread.inside);
-                        return Err(CallError::Gone);
-                    }
-                    By::Word(_) => {}
-                    By::Pin => gate::raise(count, fences),
-                }
+    // Each look at the thread-local is small, so that all of this becomes part of the call.
+    let row = row.or_else(|| {
+        // SAFETY: the row is set by Worker and cleared before the worker gives it up; both on
+        // this thread. Its Arc stays in the list of workers while a call is in progress.
+        unsafe { THREAD.with(|thread| thread.row.get()).as_ref() }
+    });
+    let inside = Inside::enter(address);
+    let entered = match row.and_then(|row| Some((row, row.count(id)?))) {
+        Some((row, count)) => {
+            let fences = || snapshot::sections().fences();
+            let raised = match by {
+                By::Word(word) => gate::enter(count, gate::state(id), word, fences),
+                By::Pin => Some(gate::raise(count, fences)),
+            };
+            raised.map(|raised| {
                 row.set_current(address);
-                Ok(Entered {
-                    count,
-                    row: Some(row),
-                    inside,
-                })
-            }
-            None => {
-                let count = gate::shared(id, thread_pointer());
-                match by {
-                    By::Word(word) if !gate::enter_shared(count, gate::state(id), word) => {
-                        inside.leave(&thread.inside);
-                        return Err(CallError::Gone);
-                    }
-                    By::Word(_) => {}
-                    By::Pin => gate::raise_shared(count),
-                }
-                Ok(Entered {
-                    count,
-                    row: None,
-                    inside,
-                })
-            }
+                (count, Some((row, raised)))
+            })
         }
+        None => enter_shared(id, by).map(|count| (count, None)),
+    };
+    match entered {
+        Some((count, row)) => Ok(Entered { count, row, inside }),
+        None => {
+            inside.leave();
+            Err(CallError::Gone)
+        }
+    }
+}
+
+/// Enters slot `id` through its shared counter, on behalf of nobody known. Apart, so that what
+/// workers do is short enough to become part of the call.
+#[inline(never)]
+fn enter_shared(id: u32, by: By) -> Option<&'static Count> {
+    let count = gate::shared(id, thread_pointer());
+    THREAD.with(|thread| {
+        // Noted before it is counted: a fork in between keeps at most what is counted.
+        let n = thread.n_shared.get();
+        if let Some(place) = thread.shared.get(n) {
+            place.set(id);
+        }
+        thread.n_shared.set(n.wrapping_add(1));
+        match by {
+            By::Word(word) if !gate::enter_shared(count, gate::state(id), word) => {
+                thread.n_shared.set(n);
+                return None;
+            }
+            By::Word(_) => {}
+            By::Pin => gate::raise_shared(count),
+        }
+        Some(count)
     })
+}
+
+/// Leaves what [`enter_shared`] entered.
+#[inline(never)]
+fn leave_shared(count: &Count) {
+    gate::leave_shared(count);
+    THREAD.with(|thread| thread.n_shared.set(thread.n_shared.get().wrapping_sub(1)));
 }
 
 impl Entered<'_> {
@@ -226,13 +279,13 @@ impl Drop for Entered<'_> {
     #[inline]
     fn drop(&mut self) {
         match self.row {
-            Some(row) => {
+            Some((row, raised)) => {
                 // Of several rows of one thread this may name another one's call: a report.
                 row.set_current(self.inside.0);
-                gate::leave(self.count);
+                gate::leave(self.count, raised);
             }
-            None => gate::leave_shared(self.count),
+            None => leave_shared(self.count),
         }
-        THREAD.with(|thread| self.inside.leave(&thread.inside));
+        self.inside.leave();
     }
 }

@@ -32,10 +32,23 @@ impl Default for Config {
     }
 }
 
-/// What was found on this system at start.
+/// What was found on this system at start, and what the loader is made for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Capabilities {
-    /// Whether unloads use membarrier; otherwise every reader and call fences.
+    /// Whether unloads use membarrier; otherwise every reader and call fences. False also once
+    /// [`Loader::assume_seccomp`](crate::Loader::assume_seccomp) has been called.
     pub membarrier: bool,
+    /// Whether copies are staged in memory files; otherwise in files of a private folder.
+    pub memfd: bool,
+    /// Whether crash reports name foreign objects, which needs glibc's `_dl_find_object`.
+    pub dl_find_object: bool,
+    /// Whether readers that died inside a section are noticed. Otherwise memory that they could
+    /// still see is never freed, and the stall is told.
+    pub dead_readers: bool,
+    /// How many plugins fit, zombies and pinned ones included.
+    pub max_plugins: usize,
+    /// How many workers read through a line of their own; the others read by claims, at about
+    /// three times the cost. Calls cost all workers the same.
+    pub reader_lines: usize,
 }

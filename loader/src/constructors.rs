@@ -4,8 +4,8 @@
 //! lock.
 
 use std::cell::RefCell;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
 use plug_api::abi::{Descriptor, HostContext, STATUS_OK};
@@ -14,6 +14,7 @@ use plug_readside::thread_pointer;
 
 use crate::calls;
 use crate::checkpoint;
+use crate::deadline::{Deadline, write_until};
 use crate::error::{Error, ErrorKind, Stage};
 use crate::executor::{Ending, Executor, Outcome};
 use crate::image::Facts;
@@ -21,6 +22,23 @@ use crate::plugin::{Destructors, Record};
 use crate::stages::Stages;
 use crate::sys::arguments::{Arguments, arguments};
 use crate::sys::code;
+
+/// Read while a constructor or destructor runs, which may hold the C library's lock over functions
+/// for the process's end; a child forked just then would find it locked for ever.
+static RUNNING: RwLock<()> = RwLock::new(());
+
+fn begin() -> RwLockReadGuard<'static, ()> {
+    RUNNING.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Waits, for a fork, until no constructor or destructor runs; none where one still does at the
+/// deadline, or where one of them is what forks.
+pub(crate) fn hold(deadline: Deadline) -> Option<impl Sized> {
+    if phase::of(thread_pointer()).is_some() {
+        return None;
+    }
+    write_until(&RUNNING, deadline)
+}
 
 /// Runs constructors and `init` on the loader's thread `executor`, which `threads` then holds.
 pub(crate) fn run<'a>(
@@ -112,6 +130,7 @@ fn run_constructors(
     for &constructor in constructors {
         checkpoint::pass("load.constructor").map_err(|error| error.at(Stage::Constructors))?;
         let _phase = phase::enter(thread_pointer(), generation, Phase::Constructor);
+        let _running = begin();
         // SAFETY: taken from the plugin's own tables, in ld.so's order, each run once.
         unsafe { code::construct(constructor, arguments) };
         // Release: what it constructed comes first; pairs with the load in run().
@@ -158,6 +177,7 @@ impl Drop for Built<'_> {
                 destroy(&destructors, generation);
             } else {
                 let _phase = phase::enter(thread_pointer(), generation, Phase::Destructor);
+                let _running = begin();
                 for &handle in &destructors.dso_handles {
                     // SAFETY: addresses inside the mapped plugin; where nothing was registered
                     // under one, nothing happens.
@@ -178,6 +198,7 @@ impl Drop for Built<'_> {
 /// Runs the destructors of the load `generation`, whose constructors all ran.
 pub(crate) fn destroy(destructors: &Destructors, generation: u64) {
     let _phase = phase::enter(thread_pointer(), generation, Phase::Destructor);
+    let _running = begin();
     for &destructor in &destructors.fini {
         // SAFETY: taken from the plugin's own tables when it was described; it is still mapped,
         // and each is run once, in the order ld.so would.

@@ -6,6 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use plug_api::abi::{ABI_VERSION, HostContext, Interface, Str};
 
 use crate::calls;
+use crate::deadline::{Deadline, lock_until};
 use crate::params::Params;
 use crate::sys::code;
 
@@ -26,6 +27,11 @@ unsafe impl Send for Service {}
 pub(crate) struct Services(Mutex<Vec<Service>>);
 
 impl Services {
+    /// Keeps everybody out, for a fork.
+    pub(crate) fn hold(&self, deadline: Deadline) -> Option<impl Sized> {
+        lock_until(&self.0, deadline)
+    }
+
     pub(crate) fn offer<S: Interface + Sync>(&self, table: &'static S) {
         let table: *const S = table;
         let service = Service {

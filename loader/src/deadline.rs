@@ -2,6 +2,8 @@
 
 #![forbid(unsafe_code)]
 
+use std::sync::{Mutex, MutexGuard, RwLock, RwLockWriteGuard, TryLockError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 /// The latest moment a wait may end. Every wait of the loader takes one.
@@ -35,6 +37,33 @@ impl Deadline {
     }
 }
 
+/// Locks `mutex` unless the deadline passes first: for whoever may be needed by the one that holds it.
+pub(crate) fn lock_until<T>(mutex: &Mutex<T>, deadline: Deadline) -> Option<MutexGuard<'_, T>> {
+    loop {
+        match mutex.try_lock() {
+            Ok(guard) => return Some(guard),
+            Err(TryLockError::Poisoned(poison)) => return Some(poison.into_inner()),
+            Err(TryLockError::WouldBlock) if deadline.has_passed() => return None,
+            Err(TryLockError::WouldBlock) => thread::yield_now(),
+        }
+    }
+}
+
+/// As [`lock_until`], excluding all who read.
+pub(crate) fn write_until<T>(
+    lock: &RwLock<T>,
+    deadline: Deadline,
+) -> Option<RwLockWriteGuard<'_, T>> {
+    loop {
+        match lock.try_write() {
+            Ok(guard) => return Some(guard),
+            Err(TryLockError::Poisoned(poison)) => return Some(poison.into_inner()),
+            Err(TryLockError::WouldBlock) if deadline.has_passed() => return None,
+            Err(TryLockError::WouldBlock) => thread::yield_now(),
+        }
+    }
+}
+
 /// Waits between looks at something that another thread changes without telling: spins, then
 /// yields, then sleeps up to half a millisecond.
 #[derive(Debug)]
@@ -53,13 +82,13 @@ impl Patience {
         self.looks = self.looks.saturating_add(1);
         match self.looks {
             0..=64 => std::hint::spin_loop(),
-            65..=80 => std::thread::yield_now(),
+            65..=80 => thread::yield_now(),
             _ => {
                 if self.deadline.has_passed() {
                     return false;
                 }
                 let nap = Duration::from_micros(u64::from(self.looks.min(500)).max(50));
-                std::thread::sleep(nap.min(self.deadline.remaining()));
+                thread::sleep(nap.min(self.deadline.remaining()));
             }
         }
         true

@@ -14,13 +14,15 @@ use std::time::{Duration, Instant};
 
 use crate::calls;
 use crate::deadline::Deadline;
-use crate::error::{Error, ErrorKind, Holder, Stage};
+use crate::error::{Error, ErrorKind, Holder, HolderKind, Stage};
+use crate::fork;
 use crate::plugin::{Plugin, Record};
 use crate::process::Process;
 use crate::quiesce::Undrained;
 use crate::registry::Leaving;
 use crate::stages::Stages;
 use crate::stall;
+use crate::sys::task;
 use crate::unload::{self, Unloaded};
 
 /// A plugin that is being unloaded: it is Going, calls and pins refuse, and whoever is inside may
@@ -61,7 +63,7 @@ struct Inner {
 enum Progress {
     /// There is a way back: whoever takes this has the plugin.
     Going(Leaving, Stages),
-    /// Its `exit` runs.
+    /// Its `exit` runs, or it was cancelled.
     Committed,
     /// This was the end.
     Settled(Result<Unloaded, Error>),
@@ -86,7 +88,9 @@ impl Departure {
         generation: Option<u64>,
     ) -> Result<Self, Error> {
         let mut stages = Stages::start();
-        let leaving = unload::begin(process, name, generation)
+        let leaving = fork::settle(process)
+            .map_err(|error| error.plugin(name))
+            .and_then(|()| unload::begin(process, name, generation))
             .inspect_err(|error| tracing::warn!(target: "plug::unload", %error, "not unloaded"))?;
         stages.end(Stage::Going);
         Ok(Self {
@@ -123,7 +127,7 @@ impl Departure {
     /// Makes the plugin Live again; false if that came too late, because its `exit` had begun. The
     /// unload then goes on by itself.
     pub fn cancel(self) -> bool {
-        self.shared.retreat(cancelled())
+        self.shared.cancel()
     }
 
     /// Waits on the calling thread until nobody is inside, then runs the plugin's `exit` and
@@ -191,12 +195,8 @@ impl Future for Departure {
 
 impl Drop for Departure {
     fn drop(&mut self) {
-        self.shared.retreat(cancelled());
+        self.shared.cancel();
     }
-}
-
-fn cancelled() -> Error {
-    Error::new(ErrorKind::Cancelled, "the unload was cancelled")
 }
 
 impl Shared {
@@ -256,7 +256,16 @@ impl Shared {
     /// The refusal, with the names of threads that are inside without being workers.
     fn in_use(&self, mut holders: Vec<Holder>) -> Error {
         stall::name_callers(&mut holders, &self.record);
-        let message = "still in use when the deadline passed; it is Live again";
+        let own = task::remembered_id();
+        let mut pins = holders
+            .iter()
+            .filter(|holder| holder.kind == HolderKind::Pins);
+        // Whether this thread still has them is not known: pins may be given away.
+        let message = if pins.any(|holder| holder.tid == own) {
+            "still in use when the deadline passed, also by pins that this thread took; it is Live again"
+        } else {
+            "still in use when the deadline passed; it is Live again"
+        };
         self.named(Error::new(ErrorKind::Deadline, message).holders(holders))
     }
 
@@ -278,9 +287,22 @@ impl Shared {
         let Some((leaving, _)) = self.take(Progress::Committed) else {
             return false;
         };
-        tracing::warn!(target: "plug::unload", plugin = &*self.record.name, %error, "not unloaded");
+        let plugin = &*self.record.name;
+        tracing::warn!(target: "plug::unload", plugin, %error, "not unloaded");
         unload::put_back(self.process, leaving, &error.to_string());
         self.settle(Err(error));
+        true
+    }
+
+    /// Goes back to Live because nobody wants the end any more, if there still is a way back.
+    fn cancel(&self) -> bool {
+        // Whoever could ask how it ended is the one who cancels.
+        let Some((leaving, _)) = self.take(Progress::Committed) else {
+            return false;
+        };
+        let (plugin, why) = (&*self.record.name, "the unload was cancelled");
+        tracing::info!(target: "plug::unload", plugin, why);
+        unload::put_back(self.process, leaving, why);
         true
     }
 

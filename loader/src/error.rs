@@ -133,10 +133,10 @@ pub enum ErrorKind {
     SelfDeadlock,
     /// The plugin is permanent, by its author's word or the host's.
     Permanent,
-    /// The departure was cancelled.
-    Cancelled,
     /// The deadline passed; the holders are listed.
     Deadline,
+    /// This process is a fork of one whose loader was at work just then; it cannot go on here.
+    Forked,
     /// A memory barrier failed after start; nothing can be proved.
     Barrier,
     /// The crash handler could not be installed.

@@ -10,7 +10,7 @@ use std::task::Waker;
 use std::time::{Duration, SystemTime};
 
 use crate::crash::signal::CrashSignal;
-use crate::deadline::Deadline;
+use crate::deadline::{Deadline, lock_until};
 use crate::error::Stage;
 
 /// Events kept: an hour of one load and unload every seven seconds.
@@ -97,6 +97,14 @@ struct Inner {
 }
 
 impl Events {
+    /// Keeps everybody out, for a fork.
+    pub(crate) fn hold(&self, deadline: Deadline) -> Option<impl Sized> {
+        Some((
+            lock_until(&self.inner, deadline)?,
+            lock_until(&self.wakers, deadline)?,
+        ))
+    }
+
     pub(crate) fn push(&self, plugin: &str, generation: u64, kind: EventKind) {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         inner.sequence += 1;

@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 use std::ffi::CStr;
+use std::mem::ManuallyDrop;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError, SyncSender};
@@ -36,10 +37,14 @@ pub(crate) struct Executor {
 #[derive(Debug)]
 #[must_use = "the thread may run destructors of the plugin's"]
 pub(crate) struct Ending {
+    /// The process that it is a thread of. In one forked from that it is not there, and the C
+    /// library has given its stack to whatever thread came next.
+    process: u32,
     /// Stored once by the thread, before it takes its job (Release); 0 before. Read by whoever
     /// waits for its end (Acquire).
     tid: Arc<AtomicU32>,
-    thread: Thread,
+    /// None once it was joined.
+    thread: Option<Thread>,
 }
 
 /// What became of a job.
@@ -75,7 +80,11 @@ impl Executor {
         })?;
         Ok(Self {
             job: Some(job),
-            ending: Some(Ending { tid, thread }),
+            ending: Some(Ending {
+                process: task::process(),
+                tid,
+                thread: Some(thread),
+            }),
         })
     }
 
@@ -122,7 +131,7 @@ impl Drop for Executor {
         self.job = None;
         if let Some(ending) = self.ending.take() {
             // It has had no job, so there is nothing to hear of it.
-            ending.thread.join();
+            ending.join();
         }
     }
 }
@@ -139,7 +148,19 @@ impl Ending {
     /// It leaves the process after the last of them, which joining would wait for without a
     /// deadline.
     pub(crate) fn has_ended(&self) -> bool {
-        self.tid() != 0 && !task::exists(self.tid())
+        !self.is_here() || self.tid() != 0 && task::is_dead(self.tid())
+    }
+
+    fn is_here(&self) -> bool {
+        self.process == task::process()
+    }
+
+    fn join(mut self) {
+        if self.is_here()
+            && let Some(thread) = self.thread.take()
+        {
+            thread.join();
+        }
     }
 
     /// Waits until the thread has ended.
@@ -153,8 +174,17 @@ impl Ending {
                 return Err(self);
             }
         }
-        self.thread.join();
+        self.join();
         Ok(())
+    }
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        if !self.is_here() {
+            // Neither joined nor detached.
+            let _left = ManuallyDrop::new(self.thread.take());
+        }
     }
 }
 

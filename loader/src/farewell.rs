@@ -50,10 +50,11 @@ impl Farewell {
 
     /// Whether it has been said and its thread, with what the plugin left on it, is gone.
     ///
-    /// To be asked a first time while the thread is likely to be there.
+    /// To be asked a first time while the thread is likely to be there. Never, where the kernel
+    /// does not tell about threads.
     pub(crate) fn is_over(&self) -> bool {
         let tid = self.tid.load(Ordering::SeqCst);
-        if tid == 0 {
+        if tid == 0 || task::started(task::id()).is_none() {
             return false;
         }
         let now = task::started(tid);

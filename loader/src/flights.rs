@@ -5,12 +5,12 @@
 
 #![forbid(unsafe_code)]
 
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
 
-use crate::deadline::Deadline;
+use crate::deadline::{Deadline, write_until};
 use crate::error::{Error, ErrorKind};
 use crate::image::FileKey;
 use crate::plugin::Plugin;
@@ -20,11 +20,17 @@ use crate::plugin::Plugin;
 pub(crate) type FlightKey = (FileKey, Option<String>, bool);
 
 /// Loads in flight, by file.
+///
+/// The outer lock is written by forks alone, whose child has none of the pilots.
 #[derive(Debug, Default)]
-pub(crate) struct Flights(DashMap<FlightKey, Arc<Flight>>);
+pub(crate) struct Flights(RwLock<Map>);
 
+/// The map inside.
+pub(crate) type Map = DashMap<FlightKey, Arc<Flight>>;
+
+/// One load that others may wait for.
 #[derive(Debug, Default)]
-struct Flight {
+pub(crate) struct Flight {
     result: Mutex<Option<Result<Plugin, Error>>>,
     landed: Condvar,
 }
@@ -39,7 +45,7 @@ struct Landing<'a> {
 
 impl Drop for Landing<'_> {
     fn drop(&mut self) {
-        self.flights.0.remove(&self.key);
+        self.flights.map().remove(&self.key);
         let result = self.result.take().unwrap_or_else(|| {
             Err(Error::new(
                 ErrorKind::Busy,
@@ -56,6 +62,15 @@ impl Drop for Landing<'_> {
 }
 
 impl Flights {
+    fn map(&self) -> RwLockReadGuard<'_, Map> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps everybody out, for a fork.
+    pub(crate) fn hold(&self, deadline: Deadline) -> Option<RwLockWriteGuard<'_, Map>> {
+        write_until(&self.0, deadline)
+    }
+
     /// Runs `load`, or waits for whoever runs it for the same file already.
     ///
     /// # Errors
@@ -67,7 +82,7 @@ impl Flights {
         load: impl FnOnce() -> Result<Plugin, Error>,
     ) -> Result<Plugin, Error> {
         let flight = Arc::new(Flight::default());
-        let other = match self.0.entry(key.clone()) {
+        let other = match self.map().entry(key.clone()) {
             Entry::Occupied(entry) => Some(Arc::clone(entry.get())),
             Entry::Vacant(entry) => {
                 entry.insert(Arc::clone(&flight));

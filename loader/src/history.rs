@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use plug_readside::departed;
 
 use crate::checkpoint;
+use crate::deadline::{Deadline, lock_until};
 use crate::plugin::{Plugin, Record};
 
 /// A plugin that left the process.
@@ -74,6 +75,11 @@ impl History {
             kept,
             ring: Mutex::default(),
         }
+    }
+
+    /// Keeps everybody out, for a fork.
+    pub(crate) fn hold(&self, deadline: Deadline) -> Option<impl Sized> {
+        lock_until(&self.ring, deadline)
     }
 
     /// Adds a plugin that was unmapped just now, and tells readers of departed plugins.

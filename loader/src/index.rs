@@ -8,15 +8,17 @@ use plug_readside::elf::RawSymbol;
 use plug_readside::index::{Bytes, Index, IndexView, SearchCell, Table};
 
 use crate::checkpoint;
+use crate::image::Bytes as FileBytes;
 use crate::image::search::Arrays;
 use crate::image::tables::Tables;
-use crate::sys::mapping::{Mapping, Parts};
+use crate::sys::mapping::Parts;
 
 /// Symbols and names of one load: the file's own tables.
 ///
-/// While the plugin is loaded they are the pages of its private copy, which is sealed. When it
-/// leaves, they become a copy at the same addresses: whoever looks whether a plugin has left the
-/// process looks for that file, while a snapshot that somebody keeps may show the plugin for ever.
+/// Those of a small file are a copy. Otherwise, while the plugin is loaded, they are the pages of its
+/// private copy, which is sealed. When it leaves, they become a copy at the same addresses: whoever
+/// looks whether a plugin has left the process looks for that file, while a snapshot that somebody
+/// keeps may show the plugin for ever.
 pub(crate) struct OwnedIndex {
     index: Index,
     arrays: OnceLock<Arrays>,
@@ -48,20 +50,21 @@ impl fmt::Debug for OwnedIndex {
 }
 
 impl OwnedIndex {
-    /// The index of a file that is mapped as `bytes`, whose tables are at `places`. Reads nothing
-    /// of a file that is sealed, and copies the tables of one that is not.
+    /// The index of the file that is `bytes`, whose tables are at `places`. Reads nothing of a
+    /// mapped file that is sealed, and copies the tables of any other.
     pub(crate) fn new(
-        bytes: Mapping,
+        bytes: FileBytes,
         is_sealed: bool,
         places: &Tables,
         name: &str,
         version: &str,
         build_id: &[u8],
     ) -> Self {
-        let tables = if is_sealed {
-            Memory::Shared(Parts::of(bytes, &places.all()))
-        } else {
-            Memory::Copied(
+        let tables = match bytes {
+            FileBytes::Mapped(mapping) if is_sealed => {
+                Memory::Shared(Parts::of(mapping, &places.all()))
+            }
+            bytes => Memory::Copied(
                 places
                     .all()
                     .iter()
@@ -72,7 +75,7 @@ impl OwnedIndex {
                         table.iter().copied().chain(repeat_n(0, padding))
                     })
                     .collect(),
-            )
+            ),
         };
         let mut copied = 0;
         let [
@@ -201,7 +204,7 @@ fn run_of(bytes: &[u8]) -> Bytes {
 impl OwnedIndex {
     /// An index without symbols.
     pub(crate) fn empty() -> Self {
-        let none = Mapping::EMPTY;
+        let none = FileBytes::Read(Vec::new());
         Self::new(none, false, &Tables::default(), "p", "", &[])
     }
 }

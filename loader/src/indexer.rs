@@ -3,8 +3,9 @@
 #![forbid(unsafe_code)]
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
+use crate::deadline::{Deadline, lock_until};
 use crate::index::OwnedIndex;
 
 /// Indexes that wait for their search.
@@ -15,13 +16,26 @@ pub(crate) struct Indexer {
     changed: Condvar,
 }
 
+/// What the lock protects.
 #[derive(Debug, Default)]
-struct Queue {
+pub(crate) struct Queue {
     waiting: VecDeque<Arc<OwnedIndex>>,
     is_building: bool,
 }
 
+impl Queue {
+    /// Whoever built a search is not in the child of a fork: readers go on scanning.
+    pub(crate) fn reset_after_fork(&mut self) {
+        self.is_building = false;
+    }
+}
+
 impl Indexer {
+    /// Keeps everybody out, for a fork.
+    pub(crate) fn hold(&self, deadline: Deadline) -> Option<MutexGuard<'_, Queue>> {
+        lock_until(&self.queue, deadline)
+    }
+
     /// Asks for the search of `index`; readers scan its symbols until it is there.
     pub(crate) fn ask(&self, index: Arc<OwnedIndex>) {
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);

@@ -14,7 +14,21 @@
 //! - A plugin has all rights of its host: this is no sandbox.
 //! - Code that a plugin leaves behind (threads, thread-locals of threads that live on, callbacks
 //!   given to libraries) keeps it mapped as a zombie.
+//! - A thread that is no worker and ends inside a plugin's call without unwinding (a bare `exit` system
+//!   call, a kill by a filter) cannot be told from one that is still there: the plugin stays. Workers
+//!   and readers that end so are found out.
 //! - One loader a process; Linux with glibc 2.35 or later.
+//!
+//! # Forks
+//! `fork` may be called anywhere, in a plugin's code and in a read section as well; it waits for a
+//! moment at which no other thread is half-way through a step of the loader's. The child knows the
+//! forking thread's sections, calls and worker and nobody else's, and may read, load and unload; pins
+//! are objects in memory and stay. What was on its way in or out stays mapped there and refuses
+//! calls. A child whose fork came from inside ld.so, or from a handler that interrupted the loader,
+//! may read, and its loads and unloads answer [`ErrorKind::Forked`].
+//!
+//! A child of `vfork` shares its parent's memory and may read, and nothing else of the loader's. One
+//! of `_Fork` or a bare `clone`, which run no handlers, may do nothing until it calls `exec`.
 //!
 //! # Example
 //! ```no_run
@@ -47,8 +61,9 @@
 //!
 //! # Anatomy
 //! [`Loader`] is the facade. [`Trust`] is the one unsafe door. [`Plugin`], [`PluginFn`] and
-//! [`PluginInterface`] keep nothing alive; [`PluginPin`] does. [`Worker`] makes calls cheap and
-//! nameable. [`image`] reads files without running them.
+//! [`PluginInterface`] keep nothing alive; [`PluginPin`] does. A [`Departure`] is an unload
+//! that can still be given up. [`Worker`] makes calls cheap and nameable. [`image`] reads files
+//! without running them.
 
 mod calls;
 #[cfg(feature = "testing")]
@@ -70,19 +85,24 @@ mod executor;
 mod farewell;
 mod flights;
 mod footprint;
+mod fork;
 mod history;
 pub mod image;
 mod index;
 mod indexer;
 mod load;
 mod loader;
+#[cfg(feature = "measuring")]
+pub mod measuring;
 mod params;
 mod pin;
 mod pins;
 mod plugin;
+mod points;
 mod presence;
 mod process;
 mod quiesce;
+mod reaper;
 mod registry;
 mod retired;
 mod settlement;
@@ -113,8 +133,9 @@ pub use plug_readside::{Location, PluginView, Resolved, SymbolReader, SymbolView
 pub use plugin::{Plugin, PluginFn, PluginInterface};
 pub use presence::{Inside, WorkerInfo};
 pub use quiesce::{Proof, WorkerProof};
+pub use reaper::Reaped;
 pub use signature::Signature;
 pub use snapshot::Snapshot;
 pub use trust::{Policy, Source, Trust};
 pub use unload::{UnloadReport, Unloaded};
-pub use worker::Worker;
+pub use worker::{Answer, Asleep, Worker, WorkerAnswer};

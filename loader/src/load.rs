@@ -14,11 +14,12 @@ use crate::checkpoint;
 use crate::constructors;
 use crate::context::Context;
 use crate::crash;
-use crate::deadline::Deadline;
+use crate::deadline::{Deadline, lock_until};
 use crate::error::{Error, ErrorKind, Lingering, Stage};
 use crate::events::EventKind;
 use crate::executor::{self, Ending, Executor};
 use crate::footprint;
+use crate::fork;
 use crate::image::tables::Tables;
 use crate::image::{
     Backing, DEFAULT_MAX_SIZE, Edit, Facts, ImageError, Info, Opened, RewritePolicy, StageLink,
@@ -48,6 +49,7 @@ pub(crate) fn load(
         target: "plug::load", "load", file = described, plugin = tracing::field::Empty
     );
     let _entered = span.enter();
+    fork::settle(process)?;
     let deadline = Deadline::after(process.config.load_patience);
     let (name, permanent) = (source.name, source.permanent);
     let named = name.as_deref().unwrap_or(&described);
@@ -601,10 +603,17 @@ fn pinned_because(facts: &Facts) -> Vec<String> {
     reasons
 }
 
+/// The runtimes kept, for [`keep_shared_runtimes`]. Held while ld.so opens one.
+static KEPT: Mutex<Option<HashSet<String>>> = Mutex::new(None);
+
+/// Keeps loads from opening runtimes, for a fork.
+pub(crate) fn hold_runtimes(deadline: Deadline) -> Option<impl Sized> {
+    lock_until(&KEPT, deadline)
+}
+
 /// Makes sure that the plugin is not the first to bring the C++ and unwinding runtimes in: they
 /// could bind to weak symbols of the plugin and pin it for ever.
 fn keep_shared_runtimes(needed: &[String]) {
-    static KEPT: Mutex<Option<HashSet<String>>> = Mutex::new(None);
     for name in needed {
         if !matches!(name.as_str(), "libstdc++.so.6" | "libgcc_s.so.1") {
             continue;

@@ -17,17 +17,20 @@ use crate::departure::Departure;
 use crate::drainer;
 use crate::error::{Error, ErrorKind, Holder, Lingering};
 use crate::events::Event;
+use crate::fork;
 use crate::history::{Attribution, Departed};
 use crate::load;
 use crate::params::Params;
 use crate::plugin::Plugin;
 use crate::presence::WorkerInfo;
 use crate::process::Process;
+use crate::quiesce;
+use crate::reaper::{self, Reaped};
 use crate::snapshot::Snapshot;
-use crate::sys::{objects, process_exit};
+use crate::sys::process_exit;
 use crate::trust::{Source, Trust};
 use crate::unload::{self, Unloaded};
-use crate::worker::Worker;
+use crate::worker::{Worker, WorkerAnswer};
 
 /// What became of each plugin at a shutdown, in the order in which they were unloaded.
 pub type Shutdown = Vec<(String, Result<Unloaded, Error>)>;
@@ -57,9 +60,7 @@ impl Loader {
                 "this process has its loader already; clone the handle",
             ));
         };
-        process_exit::at_fork();
-        // For the stacks in stall warnings; without it they name plugins only.
-        let _has_it = objects::prepare();
+        fork::prepare();
         if process.config.run_exits_at_process_exit {
             process_exit::at_exit(|| {
                 if let Some(process) = Process::get() {
@@ -67,22 +68,27 @@ impl Loader {
                 }
             });
         }
-        drainer::start(process)
-            .and_then(|()| process.indexer.start())
-            .map_err(|error| {
-                Error::new(
-                    ErrorKind::Thread,
-                    "no thread for the drainer or the indexer",
-                )
-                .because(error)
-            })?;
+        fork::start_threads(process)?;
         Ok(Self { process })
     }
 
     /// What was found on this system at start.
     #[must_use]
     pub fn capabilities(&self) -> Capabilities {
-        self.process.capabilities
+        self.process.capabilities()
+    }
+
+    /// Gives membarrier up for good: every reader and every call fences from now on, and unloads
+    /// ask nothing of the kernel. For a host that is about to install a seccomp filter that does
+    /// not know membarrier; without this, unloads fail from then on and nothing is freed.
+    ///
+    /// Any thread may be anywhere meanwhile. Costs one last membarrier. Does nothing where readers
+    /// fence already.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Barrier`] when that last one fails, because the filter is there already.
+    pub fn assume_seccomp(&self) -> Result<(), Error> {
+        quiesce::give_membarrier_up()
     }
 
     /// Loads a plugin: visible to readers before its first instruction runs, Live on return.
@@ -100,6 +106,10 @@ impl Loader {
     }
 
     /// Makes the running thread a worker named `name` until the value is dropped.
+    ///
+    /// Memory: 1 KiB, and 512 bytes for each 64 plugin slots in use. A thread that ends without
+    /// dropping the value is found out by the next unload that waits for it, or when workers have
+    /// doubled in number.
     ///
     /// # Errors
     /// None today; a limit on workers would be one.
@@ -214,6 +224,23 @@ impl Loader {
             .look(&process.workers, &process.registry.records())
     }
 
+    /// Asks every worker for a quiescent point and waits for the answers until the deadline. A
+    /// worker that can be woken is; see [`Worker::waker`].
+    ///
+    /// Whoever has answered [`Answer::Passed`](crate::Answer::Passed) or
+    /// [`Answer::Asleep`](crate::Answer::Asleep) had no plugin's code below it at some moment since
+    /// the call.
+    #[must_use]
+    pub fn ask_for_quiescence(&self, deadline: Deadline) -> Vec<WorkerAnswer> {
+        self.process.workers.ask(deadline)
+    }
+
+    /// What was taken from threads that died inside a section or a call.
+    #[must_use]
+    pub fn reaped(&self) -> Reaped {
+        reaper::reaped()
+    }
+
     /// Calls that were made of this load of a plugin.
     #[must_use]
     pub fn calls(&self, plugin: &Plugin) -> u64 {
@@ -280,6 +307,8 @@ impl Loader {
     ///
     /// For tests and for hosts that want their memory back at a moment of their choice.
     pub fn reclaim(&self) {
+        // In a forked child without a loader nothing is retired.
+        let _is_settled = fork::settle(self.process);
         // A round that frees nothing is told in the log, and tried again by the drainer.
         let _is_complete = drainer::drain(self.process);
     }
@@ -287,6 +316,10 @@ impl Loader {
     /// Waits until the searches by address of all loaded plugins are built; until then readers
     /// scan, which gives the same answers slowly.
     pub fn settle_indexes(&self) {
+        // In a forked child without a loader the wait is for nobody.
+        if fork::settle(self.process).is_err() {
+            return;
+        }
         self.process.indexer.settle();
     }
 

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use slab::Slab;
 
+use crate::deadline::{Deadline, lock_until};
 use crate::sys::{clock, task};
 
 /// Locks of one load: more than the cores that take pins at one moment are of no use, and each
@@ -62,6 +63,12 @@ impl Pins {
     fn shard(&self, shard: usize) -> Option<MutexGuard<'_, Slab<Taken>>> {
         let shard = self.0.get(shard)?;
         Some(shard.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Keeps everybody out, for a fork.
+    pub(crate) fn hold(&self, deadline: Deadline) -> Option<impl Sized> {
+        let shards = self.0.iter().map(|shard| lock_until(&shard.0, deadline));
+        shards.collect::<Option<Vec<_>>>()
     }
 
     /// Notes a pin that the running thread takes at `place`.

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use plug_readside::gate;
 
+use crate::deadline::{Deadline, lock_until};
 use crate::error::{Holder, HolderKind};
 use crate::plugin::Record;
 use crate::stack::outermost_in;
@@ -35,6 +36,12 @@ pub struct WorkerInfo {
     pub calls: u64,
     /// Quiescent points it has passed.
     pub quiescent: u64,
+    /// Whether it sleeps at a quiescent point.
+    pub is_asleep: bool,
+    /// Whether it reads through a line of its own; otherwise by claims.
+    pub has_line: bool,
+    /// Whether its thread ended without giving the worker back.
+    pub is_dead: bool,
 }
 
 /// A plugin that a worker is inside of.
@@ -60,11 +67,16 @@ pub(crate) struct Presence(Mutex<HashMap<(u64, u64), (u64, Instant)>>);
 fn function(row: &WorkerRow, record: &Record) -> Box<str> {
     let (current, code) = (row.gate.current(), record.start..record.end);
     let here = code.contains(&current).then_some(current);
-    let address = here.or_else(|| outermost_in(&code, row.tid));
+    let address = here.or_else(|| outermost_in(&code, row.tid()));
     address.map_or_else(Box::default, |address| record.symbol_at(address))
 }
 
 impl Presence {
+    /// Keeps everybody out, for a fork.
+    pub(crate) fn hold(&self, deadline: Deadline) -> Option<impl Sized> {
+        lock_until(&self.0, deadline)
+    }
+
     /// How long `row` has been seen in its present call of `record`'s plugin; none outside.
     fn since(&self, row: &WorkerRow, record: &Record) -> Option<Duration> {
         let count = row.gate.count(record.id)?;
@@ -84,32 +96,54 @@ impl Presence {
     }
 
     /// All workers and where they are; to be called now and then so that "since" is fresh.
+    ///
+    /// A load a worker and plugin, and little more: most are outside of most.
     pub(crate) fn look(&self, workers: &Workers, records: &[Arc<Record>]) -> Vec<WorkerInfo> {
         let rows = workers.rows();
-        let alive = |key: &(u64, u64)| {
-            rows.iter().any(|row| row.serial == key.0)
-                && records.iter().any(|record| record.generation == key.1)
+        for row in &rows {
+            row.look_whether_dead();
+            row.tell_death();
+        }
+        let now = Instant::now();
+        let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut still = HashMap::new();
+        let mut since = |row: &WorkerRow, record: &Record| {
+            let count = row.gate.count(record.id)?;
+            if gate::inside(count) == 0 {
+                return None;
+            }
+            let (key, calls) = ((row.serial, record.generation), gate::calls(count));
+            let same = seen.get(&key).filter(|(before, _)| *before == calls);
+            let since = same.map_or(now, |(_, since)| *since);
+            still.insert(key, (calls, since));
+            Some(now.saturating_duration_since(since))
         };
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .retain(|key, _| alive(key));
+        let mut of = |row: &WorkerRow| -> Vec<(&Arc<Record>, Duration)> {
+            let inside = records
+                .iter()
+                .filter_map(|record| Some((record, since(row, record)?)));
+            inside.collect()
+        };
+        let places: Vec<_> = rows.iter().map(|row| of(row)).collect();
+        *seen = still;
+        drop(seen);
+        // With no lock held, since stacks are looked at.
+        let inside = |row: &WorkerRow, (record, since): (&Arc<Record>, Duration)| Inside {
+            since,
+            plugin: record.name.clone(),
+            function: function(row, record),
+        };
         rows.iter()
-            .map(|row| WorkerInfo {
+            .zip(places)
+            .map(|(row, places)| WorkerInfo {
                 name: row.name.clone(),
-                tid: row.tid,
-                inside: records
-                    .iter()
-                    .filter_map(|record| {
-                        Some(Inside {
-                            since: self.since(row, record)?,
-                            plugin: record.name.clone(),
-                            function: function(row, record),
-                        })
-                    })
-                    .collect(),
+                tid: row.tid(),
+                inside: places.into_iter().map(|place| inside(row, place)).collect(),
                 calls: row.gate.calls(),
-                quiescent: row.quiescent(),
+                quiescent: row.points.passed(),
+                is_asleep: row.points.is_asleep(),
+                has_line: row.has_line,
+                is_dead: row.is_dead(),
             })
             .collect()
     }
@@ -123,13 +157,14 @@ impl Presence {
         waited: Duration,
     ) -> Vec<Holder> {
         let mut holders = Vec::new();
-        for row in workers.rows() {
-            if let Some(since) = self.since(&row, record) {
+        // The dead hold nothing: what they never left is forgotten by the unload.
+        for row in workers.rows().iter().filter(|row| !row.is_dead()) {
+            if let Some(since) = self.since(row, record) {
                 holders.push(Holder {
                     kind: HolderKind::Call,
                     thread: row.name.clone(),
-                    tid: row.tid,
-                    function: function(&row, record),
+                    tid: row.tid(),
+                    function: function(row, record),
                     count: row.gate.count(record.id).map_or(1, gate::inside),
                     since: since.max(waited),
                     place: None,
@@ -153,7 +188,7 @@ impl Presence {
         if unplaced > 0 {
             let rows = workers.rows();
             for group in record.pins.groups().into_iter().take(MOST_GROUPS) {
-                let worker = rows.iter().find(|row| row.tid == group.tid);
+                let worker = rows.iter().find(|row| row.tid() == group.tid);
                 holders.push(Holder {
                     kind: HolderKind::Pins,
                     thread: worker.map_or_else(|| task::name_of(group.tid), |row| row.name.clone()),

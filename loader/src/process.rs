@@ -3,7 +3,10 @@
 use std::sync::OnceLock;
 
 use plug_readside::phase::Phase;
+use plug_readside::section::LINES;
 use plug_readside::snapshot;
+use plug_readside::state::MAX_PLUGINS;
+use rustix::fs::{MemfdFlags, memfd_create};
 
 use crate::config::{Capabilities, Config};
 use crate::context::Services;
@@ -14,14 +17,14 @@ use crate::history::History;
 use crate::indexer::Indexer;
 use crate::presence::Presence;
 use crate::registry::Registry;
-use crate::sys::membarrier;
+use crate::sys::{membarrier, objects, task};
 use crate::worker::Workers;
 
 /// The loader's parts.
 #[derive(Debug)]
 pub(crate) struct Process {
     pub(crate) config: Config,
-    pub(crate) capabilities: Capabilities,
+    capabilities: Capabilities,
     pub(crate) registry: Registry,
     pub(crate) flights: Flights,
     pub(crate) workers: Workers,
@@ -44,10 +47,7 @@ impl Process {
                 history: History::new(config.history),
                 indexer: Indexer::default(),
                 config,
-                capabilities: Capabilities {
-                    // SAFETY: workers register through a `Process`, which this makes the first of.
-                    membarrier: unsafe { membarrier::prepare(snapshot::sections()) },
-                },
+                capabilities: probe(),
                 registry: Registry::new(),
                 flights: Flights::default(),
                 workers: Workers::default(),
@@ -62,6 +62,14 @@ impl Process {
         made.then_some(process)
     }
 
+    /// What was found at start, and what has been given up since.
+    pub(crate) fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            membarrier: snapshot::sections().needs_barrier(),
+            ..self.capabilities
+        }
+    }
+
     /// The parts, if there are any.
     pub(crate) fn get() -> Option<&'static Self> {
         PROCESS.get()
@@ -73,7 +81,8 @@ fn whereabouts(within: Within) -> Option<String> {
     let process = Process::get()?;
     match within {
         Within::Call(address) => {
-            let record = process.registry.record_at(address)?;
+            let mut records = process.registry.records().into_iter();
+            let record = records.find(|r| (r.start..r.end).contains(&address))?;
             let function = record.symbol_at(address);
             Some(match &*function {
                 "" => format!("{}, in one of its functions", record.name),
@@ -91,5 +100,25 @@ fn whereabouts(within: Within) -> Option<String> {
             Some(format!("{}, in {phase}", record.name))
         }
         Within::Job | Within::Section => None,
+    }
+}
+
+/// Looks at what the system offers, and sets the read side up for it.
+fn probe() -> Capabilities {
+    let sections = snapshot::sections();
+    let distance = task::distance_of_id();
+    if let Some(at) = distance {
+        // SAFETY: compared with what the kernel says on two threads; glibc's layout is the same in
+        // all. Workers register through a `Process`, which this is called to make the first of.
+        unsafe { sections.know_tids(at) };
+    }
+    Capabilities {
+        // SAFETY: as above.
+        membarrier: unsafe { membarrier::prepare(sections) },
+        memfd: memfd_create("plug-probe", MemfdFlags::CLOEXEC).is_ok(),
+        dl_find_object: objects::prepare(),
+        dead_readers: distance.is_some(),
+        max_plugins: MAX_PLUGINS,
+        reader_lines: LINES,
     }
 }

@@ -14,6 +14,7 @@ use crate::deadline::{Deadline, Patience};
 use crate::error::{Error, ErrorKind, Holder, HolderKind};
 use crate::plugin::Record;
 use crate::presence::Presence;
+use crate::reaper;
 use crate::sys::membarrier;
 use crate::worker::{WorkerRow, Workers};
 
@@ -25,6 +26,8 @@ pub enum Proof {
     Idle,
     /// It was inside and left.
     Drained,
+    /// Its thread died inside.
+    Reaped,
 }
 
 /// One worker's proof.
@@ -43,18 +46,33 @@ pub struct WorkerProof {
 
 /// A full barrier in every running thread, or the writer's fence where readers fence.
 fn barrier() -> Result<(), Error> {
-    if snapshot::sections().fences() {
-        // SeqCst: pairs with the readers' and callers' fences in plug_readside.
-        fence(Ordering::SeqCst);
+    if snapshot::sections().needs_barrier() {
+        return membarrier::expedited().map_err(barrier_error);
+    }
+    // SeqCst: pairs with the readers' and callers' fences in plug_readside.
+    fence(Ordering::SeqCst);
+    Ok(())
+}
+
+/// Lets readers and callers fence from now on, and writers do without membarrier.
+///
+/// # Errors
+/// [`ErrorKind::Barrier`] when the last one fails.
+pub(crate) fn give_membarrier_up() -> Result<(), Error> {
+    let sections = snapshot::sections();
+    if !sections.needs_barrier() {
         return Ok(());
     }
-    membarrier::expedited().map_err(barrier_error)
+    sections
+        .switch_to_fences(membarrier::expedited)
+        .map_err(barrier_error)
 }
 
 fn barrier_error(error: io::Errno) -> Error {
     Error::new(
         ErrorKind::Barrier,
-        "the membarrier system call failed, though it worked at start: nobody can be proved outside",
+        "the membarrier system call failed, though it worked at start: nobody can be proved \
+         outside; call assume_seccomp before a filter is installed",
     )
     .because(error)
 }
@@ -90,28 +108,45 @@ pub(crate) fn drain(
     let mut proofs: Vec<Option<WorkerProof>> = vec![None; rows.len()];
     let mut patience = Patience::until(deadline);
     let mut first_look = true;
+    let mut roll_call = RollCall::from(closed);
     loop {
+        let look_for_dead = roll_call.is_due();
         for (row, proof) in rows.iter().zip(&mut proofs) {
-            if proof.is_none() && inside(row, record) == 0 {
-                *proof = Some(WorkerProof {
-                    name: row.name.clone(),
-                    tid: row.tid,
-                    proof: if first_look {
-                        Proof::Idle
-                    } else {
-                        Proof::Drained
-                    },
-                    after: closed.elapsed(),
-                });
+            if proof.is_some() {
+                continue;
             }
+            let how = if inside(row, record) == 0 {
+                if first_look {
+                    Proof::Idle
+                } else {
+                    Proof::Drained
+                }
+            } else if row.is_dead() || look_for_dead && row.look_whether_dead() {
+                Proof::Reaped
+            } else {
+                continue;
+            };
+            *proof = Some(WorkerProof {
+                name: row.name.clone(),
+                tid: row.tid(),
+                proof: how,
+                after: closed.elapsed(),
+            });
         }
         first_look = false;
+        if look_for_dead {
+            rows.iter().for_each(|row| row.tell_death());
+        }
         // Pins first: a pin's holder may still enter, and only then come the gates.
         let pins = gate::pinned(gate::pins(record.id));
         let all_out = proofs.iter().all(Option::is_some);
         if pins == 0 && all_out && gate::shared_inside(record.id) == 0 {
             // While a pin was held, its holder could enter behind a gate already seen empty.
-            if rows.iter().all(|row| inside(row, record) == 0) {
+            let is_out = |row: &WorkerRow| row.is_dead() || inside(row, record) == 0;
+            if rows.iter().all(|row| is_out(row)) {
+                for row in rows.iter().filter(|row| inside(row, record) > 0) {
+                    workers.bury(row, record.id);
+                }
                 return Ok(proofs.into_iter().flatten().collect());
             }
             proofs.fill(None);
@@ -125,6 +160,28 @@ pub(crate) fn drain(
                 return Err(Undrained::Held(holders));
             }
         }
+    }
+}
+
+/// When a wait looks for threads that died inside: soon, and then now and then, since each look is
+/// a system call a thread.
+struct RollCall(Instant);
+
+impl RollCall {
+    const SOON: Duration = Duration::from_millis(2);
+    const LATER: Duration = Duration::from_millis(50);
+
+    fn from(began: Instant) -> Self {
+        Self(began + Self::SOON)
+    }
+
+    fn is_due(&mut self) -> bool {
+        let now = Instant::now();
+        let is_due = now >= self.0;
+        if is_due {
+            self.0 = now + Self::LATER;
+        }
+        is_due
     }
 }
 
@@ -151,8 +208,14 @@ pub(crate) fn patient_grace(deadline: Deadline) -> Result<(), Error> {
 fn grace_by(barrier: fn() -> io::Result<()>, deadline: Deadline) -> Result<(), Error> {
     let mut patience = Patience::until(deadline);
     let began = Instant::now();
+    let mut roll_call = RollCall::from(began);
     snapshot::sections()
-        .synchronize(barrier, |_| patience.pause())
+        .synchronize(barrier, |_| {
+            if roll_call.is_due() {
+                reaper::reap_sections();
+            }
+            patience.pause()
+        })
         .map_err(|error| match error {
             Incomplete::Barrier(error) => barrier_error(error),
             Incomplete::Stalled(stall) => {

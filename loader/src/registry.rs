@@ -12,7 +12,7 @@ use plug_readside::snapshot::Row;
 use plug_readside::state::{self, MAX_PLUGINS, State, StateWord};
 
 use crate::checkpoint;
-use crate::deadline::Deadline;
+use crate::deadline::{Deadline, lock_until};
 use crate::error::{Error, ErrorKind, Lingering, Stage};
 use crate::farewell::Farewell;
 use crate::footprint::ledger;
@@ -21,6 +21,10 @@ use crate::plugin::{Loaded, Record};
 use crate::retired::Retired;
 use crate::snapshot::Snapshot;
 use crate::sys::dl;
+
+/// Fresh bytes for which the drainer does not wait out its second: as much as the 256 snapshots of
+/// 1,600 plugins. Half of it would have it run more often, twice as much would be held for longer.
+const MUCH: usize = 16 << 20;
 
 /// Names to plugins, and the snapshot made of them.
 #[derive(Debug)]
@@ -135,6 +139,11 @@ impl Registry {
 
     fn lock(&self) -> MutexGuard<'_, Writer> {
         self.writer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps all writers out, for a fork.
+    pub(crate) fn hold(&self, deadline: Deadline) -> Option<MutexGuard<'_, Writer>> {
+        lock_until(&self.writer, deadline)
     }
 
     /// The current snapshot, to keep.
@@ -290,6 +299,12 @@ impl Registry {
         self.retired.notify_all();
     }
 
+    /// Publishes the present rows once more.
+    #[cfg(feature = "measuring")]
+    pub(crate) fn republish(&self) {
+        self.publish(&mut self.lock());
+    }
+
     /// Puts the present rows in force: handlers first, then thread context.
     ///
     /// No wait, no membarrier, and nothing that readers could see is freed.
@@ -305,8 +320,14 @@ impl Registry {
         let old = self.current.swap(snapshot);
         checkpoint::note("publish.swapped");
         let replaced = writer.sequence;
+        let before = writer.retired.fresh_bytes();
+        let was_empty = writer.retired.is_empty();
         writer.retired.snapshot(replaced, old);
         checkpoint::note("publish.retired");
+        // The drainer is woken for what it waits for, and not for every publication.
+        if was_empty || (before < MUCH && writer.retired.fresh_bytes() >= MUCH) {
+            self.retired.notify_all();
+        }
     }
 
     /// Hands a load that became Live to whoever unloads it one day.
@@ -511,12 +532,6 @@ impl Registry {
         self.release(id, generation);
     }
 
-    /// The plugin whose mapping covers `address`, if readers may see it.
-    pub(crate) fn record_at(&self, address: usize) -> Option<Arc<Record>> {
-        let mut records = self.records().into_iter();
-        records.find(|record| (record.start..record.end).contains(&address))
-    }
-
     /// Plugins that readers may see, in order of load, then zombies.
     pub(crate) fn records(&self) -> Vec<Arc<Record>> {
         let writer = self.lock();
@@ -601,8 +616,6 @@ impl Registry {
     pub(crate) fn wait_for_retired(&self, meanwhile: impl Fn()) {
         /// What zombies wait for tells nobody: it is looked for as often as this.
         const AWAITED: Duration = Duration::from_millis(20);
-        /// As much as the 256 snapshots of 1,600 plugins; more often would cost workers barriers.
-        const MUCH: usize = 16 << 20;
         let mut writer = self.lock();
         while writer.retired.is_empty() && writer.zombies.is_empty() {
             writer = self
@@ -649,6 +662,31 @@ impl Registry {
 }
 
 impl Writer {
+    /// Gives up, in a forked child, the plugins whose load or unload was under way on a thread
+    /// that is not there: they refuse all calls and stay mapped, and their names are free.
+    ///
+    /// Returns how many slots there are.
+    pub(crate) fn give_up_after_fork(&mut self) -> u32 {
+        self.entries.retain(|entry| {
+            let is_whole = entry.loaded.is_some() && state::word(entry.id).state() == State::Live;
+            if !is_whole {
+                set(entry.id, entry.generation, State::Zombie);
+            }
+            is_whole
+        });
+        self.next_id
+    }
+
+    /// Whatever is mapped.
+    pub(crate) fn mapped(&self) -> impl Iterator<Item = Arc<Record>> {
+        let entries = self
+            .entries
+            .iter()
+            .filter_map(|entry| entry.record.as_ref());
+        let zombies = self.zombies.iter().map(|zombie| &zombie.record);
+        entries.chain(zombies).map(Arc::clone)
+    }
+
     fn find(&self, canonical: &str) -> Option<&Entry> {
         self.entries
             .iter()

@@ -39,12 +39,13 @@ pub(crate) fn settle(
             return Ok(());
         }
         let rows = process.workers.rows();
-        let is_worker = |tid| rows.iter().any(|row| row.tid == tid);
-        let is_awaited = |debt: &Debt| debt.start.is_some() || is_worker(debt.tid);
+        let worker = |debt: &Debt| rows.iter().find(|row| row.tid() == debt.tid);
+        let is_awaited =
+            |debt: &Debt| debt.start.is_some() || worker(debt).is_some_and(|row| row.ask_to_pass());
         if deadline.has_passed() || !debts.iter().any(is_awaited) {
             let reasons = debts
                 .iter()
-                .map(|debt| describe(debt, record, is_worker(debt.tid)));
+                .map(|debt| describe(debt, record, worker(debt).is_some()));
             return Err(reasons.collect());
         }
         std::thread::sleep(pause.min(deadline.remaining()));

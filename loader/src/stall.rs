@@ -20,8 +20,8 @@ use crate::sys::task;
 /// Threads whose stacks a warning shows.
 const SHOWN: usize = 8;
 
-/// Threads that are looked at for one that is inside without being a worker; each costs about as
-/// much as a report's frames do, tens of microseconds.
+/// Threads that are looked at for one that is inside without being a worker, at tens of
+/// microseconds each.
 const LOOKED_AT: usize = 256;
 
 /// When to warn next.

@@ -7,6 +7,7 @@ pub mod host;
 pub mod journal;
 pub mod oracle;
 pub mod process;
+pub mod relay;
 pub mod standalone;
 pub mod storm;
 pub mod varlink;

@@ -2,11 +2,12 @@
 //! and what the plugin was doing, and the handler that was there before gets the signal.
 
 use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
 use std::ffi::{c_int, c_void};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Barrier;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use std::{env, fs, mem, ptr, thread};
 
@@ -17,14 +18,17 @@ use plug_tests::host::{Host, seconds};
 use plug_tests::standalone::{Scratch, c_plugin};
 use serde_json::Value;
 
-/// Counts while [`REPORTING`].
+/// Counts while the running thread is [`REPORTING`].
 struct Counting;
 
-static REPORTING: AtomicBool = AtomicBool::new(false);
+thread_local! {
+    /// No destructor, no lazy initialisation: it is looked at by allocations.
+    static REPORTING: Cell<bool> = const { Cell::new(false) };
+}
 static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
 
 fn count() {
-    if REPORTING.load(Ordering::SeqCst) {
+    if REPORTING.get() {
         ALLOCATIONS.fetch_add(1, Ordering::SeqCst);
     }
 }
@@ -562,7 +566,7 @@ fn handler_that_a_plugin_replaced_is_noticed_and_told() {
 #[test]
 fn reports_allocate_nothing_and_take_less_than_two_milliseconds() {
     fn watch(step: &'static str) {
-        REPORTING.store(step != "foot", Ordering::SeqCst);
+        REPORTING.set(step != "foot");
     }
     extern "C" fn end(_: c_int, _: *mut libc::siginfo_t, _: *mut c_void) {
         let allocated = ALLOCATIONS.load(Ordering::SeqCst);

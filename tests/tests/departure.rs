@@ -159,7 +159,8 @@ fn wait_gives_up_with_every_holder_and_the_plugin_is_live_again() {
         }
         let text = refused.to_string();
         for part in [
-            "still in use when the deadline passed; it is Live again",
+            "still in use when the deadline passed, also by pins that this thread took; it is Live \
+             again",
             "worker io-3 (tid ",
             "in never_returns since at least ",
             "3 pins held, taken at tests/tests/departure.rs:",

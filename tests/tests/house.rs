@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use plug_tests::standalone::repository;
 
 /// The only files of the loader that may contain unsafe code.
-const UNSAFE: [&str; 37] = [
+const UNSAFE: [&str; 39] = [
     "calls",
     "constructors",
     "context",
@@ -20,11 +20,13 @@ const UNSAFE: [&str; 37] = [
     "footprint/hooks",
     "footprint/keys",
     "footprint/ledger",
+    "fork",
     "index",
     "load",
     "pin",
     "plugin",
     "process",
+    "reaper",
     "registry",
     "signature",
     "snapshot",

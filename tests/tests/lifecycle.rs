@@ -115,7 +115,9 @@ fn unload_with_a_call_inside_names_the_worker_and_stays_live() {
             // SAFETY: the flag outlives the call.
             unsafe { stuck.call_on(&worker, (RELEASED.as_ptr().cast_const(),)) }
         });
-        thread::sleep(Duration::from_millis(50));
+        while host.loader.holders(&plugin).is_empty() {
+            thread::yield_now();
+        }
         let refused = host
             .loader
             .unload("never-returns", Deadline::after(Duration::from_millis(100)))

@@ -8,9 +8,9 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 
 /// Time for all real configurations: two seconds each.
-const SHORT: u64 = 16;
+const SHORT: u64 = 22;
 
-/// Time in which a broken variant must be found; most are in a tenth of a second.
+/// Time in which a broken variant must be found; an idle machine finds all in less than one.
 const LATEST: u64 = 60;
 
 /// Runs the program; its exit status and what it printed.
@@ -35,8 +35,8 @@ fn torture_of_every_real_configuration_finds_nothing() {
     let (status, said) = torture(&[], seconds.unwrap_or(SHORT));
     println!("{said}");
     assert_eq!(status, Some(0), "{said}");
-    assert!(said.contains("8 of 8 configurations passed"), "{said}");
-    assert_eq!(said.matches("End of test: SUCCESS").count(), 8, "{said}");
+    assert!(said.contains("11 of 11 configurations passed"), "{said}");
+    assert_eq!(said.matches("End of test: SUCCESS").count(), 11, "{said}");
 }
 
 /// Expects the broken variant `name` to be found, by one of these findings.

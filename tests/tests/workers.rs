@@ -30,10 +30,9 @@ fn workers_of_one_thread_dropped_in_any_order_leave_no_row_behind() {
                 // SAFETY: as above; returns when released.
                 assert!(unsafe { stuck.call((RELEASED.as_ptr().cast_const(),)) }.is_ok());
             });
-            while INSIDE.load(Ordering::SeqCst) == 0 {
+            while INSIDE.load(Ordering::SeqCst) == 0 || host.loader.holders(&plugin).is_empty() {
                 thread::yield_now();
             }
-            thread::sleep(Duration::from_millis(50));
             let soon = Deadline::after(Duration::from_millis(100));
             let refused = host.loader.unload("never-returns", soon);
             RELEASED.store(1, Ordering::SeqCst);

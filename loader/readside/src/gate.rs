@@ -30,51 +30,84 @@ pub type Count = AtomicU64;
 const CALL: u64 = 1 << 16;
 const INSIDE: u64 = CALL - 1;
 
+/// What a counter held after it was raised, for [`leave`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use = "a counter that was raised is to be lowered"]
+pub struct Raised(u64);
+
 /// Raises a counter that only the running thread writes, then looks at the state.
 ///
-/// True: the thread is inside and must [`leave`]. False: the counter is as before.
-/// `fences` is [`crate::section::Sections::fences`].
+/// Some: the thread is inside and must [`leave`]. None: the counter is as before.
+/// `fences` is [`crate::section::Sections::fences`], asked once the counter is raised.
 #[inline]
-pub fn enter(count: &Count, state: &StateCell, word: u64, fences: bool) -> bool {
-    raise(count, fences);
+pub fn enter(
+    count: &Count,
+    state: &StateCell,
+    word: u64,
+    fences: impl FnOnce() -> bool,
+) -> Option<Raised> {
+    let raised = raise(count, fences);
     // Acquire: what the loader wrote before it made the plugin Live is seen; and it is this
     // load that the fence or the loader's membarrier orders after the count.
     if state.load(Ordering::Acquire) == word {
-        return true;
+        return Some(raised);
     }
-    lower(count, CALL | 1);
-    false
+    take_back(count);
+    None
 }
 
 /// Raises a counter that only the running thread writes, whatever the state: for a caller whom
 /// a pin protects.
 #[inline]
-pub fn raise(count: &Count, fences: bool) {
+pub fn raise(count: &Count, fences: impl FnOnce() -> bool) -> Raised {
     // Relaxed: written by this thread and by handlers that interrupt it and put it back. A scan
     // never passes on this store, only on one that makes the lower part zero.
-    let before = count.load(Ordering::Relaxed);
-    count.store(before.wrapping_add(CALL | 1), Ordering::Relaxed);
-    if fences {
+    let raised = count.load(Ordering::Relaxed).wrapping_add(CALL | 1);
+    count.store(raised, Ordering::Relaxed);
+    // The flag is loaded after the count is stored: as on entering a section's line.
+    compiler_fence(Ordering::SeqCst);
+    if fences() {
         // SeqCst: the caller's half when membarrier is missing; pairs with the fence that the
         // loader puts between its state store and its scan.
         fence(Ordering::SeqCst);
     } else {
         compiler_fence(Ordering::SeqCst);
     }
+    Raised(raised)
 }
 
 /// Lowers a counter raised by [`enter`] or [`raise`].
 #[inline]
-pub fn leave(count: &Count) {
-    lower(count, 1);
+pub fn leave(count: &Count, raised: Raised) {
+    // Relaxed: own counter.
+    let now = count.load(Ordering::Relaxed);
+    // Mostly no other call of this plugin was made meanwhile. What is stored then does not depend
+    // on what was loaded, so that the next call need not wait until this load has met its store.
+    let left = if now == raised.0 {
+        raised.0.wrapping_sub(1)
+    } else {
+        one_less(now)
+    };
+    // Release: the call comes before it; pairs with the loader's Acquire load of the counter, after
+    // which it unmaps.
+    count.store(left, Ordering::Release);
 }
 
-#[inline]
-fn lower(count: &Count, by: u64) {
-    // Relaxed load: own counter. Release: the call comes before it; pairs with the loader's
-    // Acquire load of the counter, after which it unmaps.
-    let before = count.load(Ordering::Relaxed);
-    count.store(before.wrapping_sub(by), Ordering::Release);
+/// A counter with one less inside, after calls within the call. Apart, so that the compiler does
+/// not make one subtraction of both cases.
+#[cold]
+#[inline(never)]
+const fn one_less(now: u64) -> u64 {
+    now.wrapping_sub(1)
+}
+
+/// Takes a call back that was refused.
+#[cold]
+#[inline(never)]
+fn take_back(count: &Count) {
+    // Relaxed load: own counter. Release: as in leave().
+    let now = count.load(Ordering::Relaxed);
+    count.store(now.wrapping_sub(CALL | 1), Ordering::Release);
 }
 
 /// Raises a counter that many threads share, then looks at the state.
@@ -148,6 +181,15 @@ pub fn pinned(pins: &Count) -> u64 {
 pub fn inside(count: &Count) -> u64 {
     // SeqCst: in the total order with enter_shared(); has the Acquire that leave() pairs with.
     count.load(Ordering::SeqCst) & INSIDE
+}
+
+/// Forgets who is inside: its thread is dead, or was not copied by a fork.
+///
+/// Thread context. Only for a counter that nobody else writes any more.
+pub fn forget(count: &Count) {
+    // Relaxed load: nobody else writes it. Release: a scan that sees it comes after the death.
+    let before = count.load(Ordering::Relaxed);
+    count.store(before & !INSIDE, Ordering::Release);
 }
 
 /// How many calls were counted since the process began, whichever plugins had the slot.
@@ -274,13 +316,20 @@ impl GateRow {
             .fold(0, u64::saturating_add)
     }
 
-    /// Notes the function being entered and returns the one it was in before.
+    /// As [`forget`], for all counters.
+    pub fn forget_all(&self) {
+        self.chunks()
+            // SAFETY: chunks live as long as the row, by the contract of grow().
+            .filter_map(|chunk| unsafe { chunk.as_ref() })
+            .flat_map(|chunk| &chunk.0)
+            .for_each(forget);
+    }
+
+    /// Notes the function that the worker is in from now on.
     #[inline]
-    pub fn set_current(&self, address: usize) -> usize {
+    pub fn set_current(&self, address: usize) {
         // Relaxed: shown in reports only.
-        let before = self.current.load(Ordering::Relaxed);
         self.current.store(address, Ordering::Relaxed);
-        before
     }
 
     /// Address of the plugin function the worker is in, 0 outside.
@@ -350,6 +399,21 @@ pub fn shared_inside(id: u32) -> u64 {
     shards(id).map(inside).fold(0, u64::saturating_add)
 }
 
+/// Leaves in the shared counters of slot `id` only what the running thread counted there, which is
+/// at most `own`: in a forked child, where no other thread exists.
+///
+/// Async-signal-safe.
+#[cfg(not(plug_loom))]
+pub fn keep_own_after_fork(id: u32, thread: ThreadPointer, own: u64) {
+    let home = shared(id, thread);
+    for count in shards(id) {
+        let own = if core::ptr::eq(count, home) { own } else { 0 };
+        // Relaxed, both: the child has one thread.
+        let word = count.load(Ordering::Relaxed);
+        count.store(word & !INSIDE | (word & INSIDE).min(own), Ordering::Relaxed);
+    }
+}
+
 /// Calls counted by the shared counters of slot `id` since the process began.
 #[cfg(not(plug_loom))]
 #[must_use]
@@ -370,4 +434,25 @@ pub fn pins(id: u32) -> &'static Count {
 #[must_use]
 pub fn state(id: u32) -> &'static StateCell {
     state::cell(id)
+}
+
+#[cfg(all(test, not(plug_loom)))]
+mod tests {
+    use super::*;
+    use crate::state::{State, StateWord};
+
+    #[test]
+    fn leave_after_calls_within_the_call_keeps_their_number() {
+        let count = Count::new(0);
+        let word = StateWord::new(7, State::Live).0;
+        let live = StateCell::new(word);
+        let outer = enter(&count, &live, word, || false).expect("it is Live");
+        let inner = enter(&count, &live, word, || false).expect("it is Live");
+        assert_eq!(inside(&count), 2);
+        leave(&count, inner);
+        assert_eq!(inside(&count), 1);
+        assert!(enter(&count, &live, word + 1, || false).is_none());
+        leave(&count, outer);
+        assert_eq!((inside(&count), calls(&count)), (0, 2));
+    }
 }

@@ -59,4 +59,4 @@ pub use reader::{
 };
 pub use thread_pointer::ThreadPointer;
 #[cfg(not(plug_loom))]
-pub use thread_pointer::thread_pointer;
+pub use thread_pointer::{at_distance, thread_pointer};

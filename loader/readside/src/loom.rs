@@ -11,6 +11,7 @@
 //!
 //! `RUSTFLAGS="--cfg plug_loom" cargo test -p plug-readside --release loom`
 
+use std::mem::ManuallyDrop;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize as Tally, Ordering as TallyOrdering};
 
@@ -84,9 +85,18 @@ fn check_every_point(
     }
 }
 
+/// The id of the model thread of that address.
+fn tid_of(address: usize) -> u32 {
+    u32::try_from(address / ONE).expect("small")
+}
+
 fn name(address: usize) -> ThreadPointer {
-    // SAFETY: each model thread uses an address of its own.
-    unsafe { ThreadPointer::assume(address) }
+    named(address, tid_of(address))
+}
+
+fn named(address: usize, tid: u32) -> ThreadPointer {
+    // SAFETY: each living model thread uses an address and an id of its own.
+    unsafe { ThreadPointer::assume(address, tid) }
 }
 
 fn read_payload(cell: &UnsafeCell<u32>) {
@@ -132,6 +142,13 @@ impl World {
         let section = self.sections.enter(name(address));
         self.read();
         drop(section);
+    }
+
+    /// Clears what the thread with the id 1 left, which is dead.
+    fn reap(&self) -> usize {
+        // SAFETY: the models have one reaper at a time, after the death.
+        let reaped = unsafe { self.sections.reap(|tid| tid == 1, || Ok::<(), ()>(())) };
+        reaped.map_or(0, |reaped| reaped.sections)
     }
 
     /// Publishes the second view, waits for a grace period and frees the first.
@@ -256,7 +273,7 @@ fn check_two_readers(register: [bool; 2]) {
             let world = Arc::clone(&world);
             thread::spawn(move || {
                 if register {
-                    assert!(world.sections.register(name(address), 1));
+                    assert!(world.sections.register(name(address), tid_of(address)));
                 }
                 world.section(address);
             })
@@ -343,6 +360,65 @@ fn model_line_handed_over_never_reads_freed_view() {
     );
 }
 
+/// A thread that died inside a section, its successor of the same thread pointer, and the reaper,
+/// under a grace period.
+fn check_legacy(died_registered: bool, successor_registers: bool) {
+    let freed = std::sync::Arc::new(Tally::new(0));
+    let tally = std::sync::Arc::clone(&freed);
+    let reaps = std::sync::Arc::new(Tally::new(0));
+    let reaped = std::sync::Arc::clone(&reaps);
+    check_bounded(2, move || {
+        let world = World::new();
+        let dead = {
+            let world = Arc::clone(&world);
+            thread::spawn(move || {
+                if died_registered {
+                    assert!(world.sections.register(name(ONE), 1));
+                }
+                let _never_left = ManuallyDrop::new(world.sections.enter(name(ONE)));
+                world.read();
+            })
+        };
+        dead.join().expect("it dies inside");
+        let successor = {
+            let world = Arc::clone(&world);
+            thread::spawn(move || {
+                let name = named(ONE, 2);
+                if successor_registers {
+                    world.sections.register(name, 2);
+                }
+                let section = world.sections.enter(name);
+                world.read();
+                drop(section);
+            })
+        };
+        let reaper = {
+            let world = Arc::clone(&world);
+            thread::spawn(move || world.reap())
+        };
+        world.replace(&tally);
+        successor.join().expect("the successor ends");
+        let sections = reaper.join().expect("the reaper ends");
+        reaped.fetch_add(sections, TallyOrdering::SeqCst);
+        world.reap();
+        let done = world.sections.synchronize(|| Ok::<(), ()>(()), |_| false);
+        assert!(done.is_ok(), "a section leaked");
+    });
+    assert!(freed.load(TallyOrdering::SeqCst) > 0, "nothing was freed");
+    assert!(reaps.load(TallyOrdering::SeqCst) > 0, "nothing was reaped");
+}
+
+#[test]
+fn model_line_of_a_dead_thread_is_reaped_under_its_successor() {
+    check_legacy(true, true);
+    check_legacy(true, false);
+}
+
+#[test]
+fn model_slot_of_a_dead_thread_is_reaped_under_its_successor() {
+    check_legacy(false, false);
+}
+
 /// Runs `outer` with a handler that opens a section of its own at every point of it.
 fn check_section_interrupted(least: usize, outer: impl Fn(&World) + Send + Sync + Clone + 'static) {
     check_every_point(least, 2, move |point, hits| {
@@ -422,12 +498,12 @@ impl Slot {
     }
 
     fn call_registered(&self, word: u64) -> bool {
-        let entered = gate::enter(&self.row, &self.state, word, true);
-        if entered {
+        let entered = gate::enter(&self.row, &self.state, word, || true);
+        if let Some(raised) = entered {
             read_payload(&self.code[usize::from(word == NEW)]);
-            gate::leave(&self.row);
+            gate::leave(&self.row, raised);
         }
-        entered
+        entered.is_some()
     }
 
     fn call_unregistered(&self, word: u64) -> bool {
@@ -443,9 +519,9 @@ impl Slot {
     fn call_pinned(&self, word: u64) -> bool {
         let entered = gate::pin(&self.pins, &self.state, word);
         if entered {
-            gate::raise(&self.row, true);
+            let raised = gate::raise(&self.row, || true);
             read_payload(&self.code[0]);
-            gate::leave(&self.row);
+            gate::leave(&self.row, raised);
             gate::unpin(&self.pins);
         }
         entered

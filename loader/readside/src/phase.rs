@@ -111,6 +111,18 @@ impl Drop for Entered {
     }
 }
 
+/// Forgets the phases of all threads but `thread`, in a forked child, where no other one exists.
+///
+/// Async-signal-safe.
+pub fn reset_after_fork(thread: ThreadPointer) {
+    for line in &TABLE {
+        if line.thread.load(Ordering::SeqCst) != thread.address() {
+            line.work.store(0, Ordering::SeqCst);
+            line.thread.store(0, Ordering::SeqCst);
+        }
+    }
+}
+
 /// The load that `thread` works on, and its phase.
 ///
 /// Async-signal-safe, if `thread` is the running one.

@@ -35,13 +35,14 @@ impl SymbolReader {
     /// Async-signal-safe.
     #[must_use]
     pub fn resolve(self, address: usize) -> Option<Resolved> {
-        let section = snapshot::sections().enter(thread_pointer());
-        let view = snapshot::view(&section)?;
-        // SAFETY: reached through `section`, which is open until the end of this call.
-        let row = unsafe { snapshot::find(view, address) }?;
-        // SAFETY: the row was found through `section`, which is open until the end of this call.
-        let index = unsafe { row.index() };
-        Some(answer(row, Some(index), address))
+        snapshot::sections().within(thread_pointer(), |section| {
+            let view = snapshot::view(section)?;
+            // SAFETY: reached through `section`, which is open until the end of this closure.
+            let row = unsafe { snapshot::find(view, address) }?;
+            // SAFETY: the row was found through `section`, which is open as long.
+            let index = unsafe { row.index() };
+            Some(answer(row, Some(index), address))
+        })
     }
 
     /// The plugin and the number of the symbol that cover `address`, without their names: for a
@@ -52,18 +53,19 @@ impl SymbolReader {
     #[inline]
     #[must_use]
     pub fn locate(self, address: usize) -> Option<Location> {
-        let section = snapshot::sections().enter(thread_pointer());
-        let view = snapshot::view(&section)?;
-        // SAFETY: reached through `section`, which is open until the end of this call.
-        let row = unsafe { snapshot::find(view, address) }?;
-        // SAFETY: as in resolve().
-        let index = unsafe { row.index() };
-        let offset = link_time(row.bias, address);
-        Some(Location {
-            plugin: row.id,
-            generation: row.generation,
-            symbol: index.find_number(offset),
-            svma: offset,
+        snapshot::sections().within(thread_pointer(), |section| {
+            let view = snapshot::view(section)?;
+            // SAFETY: reached through `section`, which is open until the end of this closure.
+            let row = unsafe { snapshot::find(view, address) }?;
+            // SAFETY: as in resolve().
+            let index = unsafe { row.index() };
+            let offset = link_time(row.bias, address);
+            Some(Location {
+                plugin: row.id,
+                generation: row.generation,
+                symbol: index.find_number(offset),
+                svma: offset,
+            })
         })
     }
 
@@ -92,8 +94,9 @@ impl SymbolReader {
     /// Async-signal-safe.
     #[must_use]
     pub fn sequence(self) -> u64 {
-        let section = snapshot::sections().enter(thread_pointer());
-        snapshot::view(&section).map_or(0, |view| view.sequence)
+        snapshot::sections().within(thread_pointer(), |section| {
+            snapshot::view(section).map_or(0, |view| view.sequence)
+        })
     }
 
     /// Shows every plugin of the current snapshot to `visit`, in address order, until it says
@@ -103,7 +106,7 @@ impl SymbolReader {
     /// `visit` borrows cannot leave it.
     ///
     /// # Contexts
-    /// Async-signal-safe, if `visit` is. `visit` must not fork.
+    /// Async-signal-safe, if `visit` is. A child that `visit` forks goes on inside the section.
     pub fn walk(self, mut visit: impl FnMut(PluginView<'_>) -> bool) -> u64 {
         let section = snapshot::sections().enter(thread_pointer());
         let Some(view) = snapshot::view(&section) else {

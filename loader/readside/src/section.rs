@@ -6,16 +6,21 @@
 //! one of the spare slots of the lines near its home with one compare-and-swap. When all of
 //! those are taken, a shared counter serves: entering is wait-free.
 //!
-//! The argument for each ordering stands in `docs/ORDERING.md`, section "Read sections".
+//! The argument for each ordering stands in `docs/ORDERING.md`, section "Read sections". Who owns
+//! a line, and what becomes of it when that thread dies or forks, is in `lines`.
 
 use core::marker::PhantomData;
+
+mod lines;
 
 use crate::sync::{AtomicBool, AtomicU32, AtomicUsize, Ordering, compiler_fence, fence};
 use crate::thread_pointer::ThreadPointer;
 
 /// Lines in the table: 16 KiB, scanned in under a microsecond by a grace period.
+///
+/// A thread that finds none near its home reads by claims, at three times the cost.
 #[cfg(not(plug_loom))]
-const LINES: usize = 256;
+pub const LINES: usize = 256;
 #[cfg(plug_loom)]
 const LINES: usize = 1;
 
@@ -37,41 +42,33 @@ const SHARDS: usize = 8;
 #[cfg(plug_loom)]
 const SHARDS: usize = 1;
 
-/// The nesting depth has the low 16 bits of a word, the epoch the rest.
-const EPOCH_ONE: usize = 1 << 16;
-const NEST_MASK: usize = EPOCH_ONE - 1;
+/// The epoch has the upper 40 bits of a word. The rest is zero when nobody is inside, and
+/// otherwise a line's nesting depth, or for a spare slot the claimer's thread id and a one, so
+/// that a slot whose owner died is told from one that is in use. A thread id has 22 bits
+/// (`PID_MAX_LIMIT` in the kernel's threads.h).
+const EPOCH_ONE: usize = 1 << 24;
+const INSIDE: usize = EPOCH_ONE - 1;
+
+/// Levels that a line counts; the next one is claimed like a stranger's.
+const MAX_NEST: usize = (1 << 16) - 1;
 
 /// One cache line of the table.
 #[repr(C, align(64))]
 #[derive(Debug)]
 struct Line {
-    /// Thread pointer of the registered thread, 0 when free. Claimed by that thread's CAS and
-    /// cleared by its own store; read by anybody (Relaxed: only the owner ever stores the value
-    /// that the owner compares with).
+    /// Thread pointer of the registered thread, 0 when free, [`lines::TOMB`] while it changes
+    /// hands. Taken by CAS, given back by store; read by anybody (Relaxed: only the owner ever
+    /// stores the value that the owner compares with).
     owner: AtomicUsize,
-    /// Thread id of the owner, for reports. Written by the owner, read by grace periods
-    /// (Relaxed: it is only shown).
+    /// Thread id of the owner. Written by whoever took the line, before the owner is; read by the
+    /// owner (Relaxed: own store), by reports and by the reaper (see `lines`).
     tid: AtomicU32,
-    /// `epoch << 16 | nest` of the owner. Release stores by the owner and its signal handlers, on
+    /// `epoch << 24 | nest` of the owner, 0 outside. Release stores by the owner and its signal handlers, on
     /// entering and on leaving; read by grace periods (SeqCst).
     word: AtomicUsize,
-    /// `epoch << 16 | tag` of whoever claimed the slot, 0 when free; the tag is the thread's, by
-    /// which it finds itself again. Claimed by a SeqCst CAS, released by a Release store; read by
-    /// grace periods (SeqCst).
+    /// `epoch << 24 | tid << 1 | 1` of whoever claimed the slot, 0 when free. Claimed by a SeqCst
+    /// CAS, released by a Release store; read by grace periods (SeqCst).
     spare: [AtomicUsize; SPARE],
-}
-
-impl Line {
-    /// Whether the running thread, `thread`, owns the line and can enter once more by its word.
-    ///
-    /// One more than the word can count would look like none: the next section of a thread that
-    /// forgets to leave is claimed like a stranger's.
-    #[inline]
-    fn is_free_for(&self, thread: ThreadPointer) -> bool {
-        // Relaxed: only this thread ever stores its own thread pointer, and its own word.
-        self.owner.load(Ordering::Relaxed) == thread.address()
-            && self.word.load(Ordering::Relaxed) & NEST_MASK != NEST_MASK
-    }
 }
 
 /// The shared counters for more readers than slots.
@@ -88,10 +85,15 @@ pub struct Sections {
     /// Grows by one (shifted) with every grace period. Written by grace periods (SeqCst), read
     /// on entering (Acquire: an epoch seen implies the unpublication before it is seen).
     epoch: AtomicUsize,
-    /// Whether readers must fence because membarrier is missing. Set once before the first
-    /// worker registers (SeqCst), read on entering (Relaxed: it is set before any thread that
-    /// could rely on it exists, and never cleared).
+    /// Whether readers must fence because membarrier is missing or will be. Set once (SeqCst),
+    /// never cleared; read on entering (Relaxed: see `switch_to_fences`).
     fences: AtomicBool,
+    /// Whether every reader is known to fence, so that the writer sends no barrier. Set once,
+    /// after `fences` (SeqCst); read by writers (SeqCst).
+    all_fence: AtomicBool,
+    /// Distance from a thread pointer to the thread's id, 0 where unknown. Set once before the
+    /// first thread registers (SeqCst), read on entering (Relaxed: as for `fences` at a start).
+    tid_at: AtomicUsize,
     lines: [Line; LINES],
     shards: [Shard; SHARDS],
 }
@@ -119,7 +121,7 @@ enum Kind {
 pub struct Stall {
     /// Thread pointer of a registered thread, 0 for an unregistered one or a handler.
     pub thread_pointer: usize,
-    /// Thread id of a registered thread, 0 otherwise.
+    /// The reader's thread id; 0 where it is not known.
     pub tid: u32,
 }
 
@@ -142,6 +144,8 @@ impl Sections {
         Self {
             epoch: AtomicUsize::new(EPOCH_ONE),
             fences: AtomicBool::new(false),
+            all_fence: AtomicBool::new(false),
+            tid_at: AtomicUsize::new(0),
             lines: [const {
                 Line {
                     owner: AtomicUsize::new(0),
@@ -164,6 +168,8 @@ impl Sections {
         Self {
             epoch: AtomicUsize::new(EPOCH_ONE),
             fences: AtomicBool::new(true),
+            all_fence: AtomicBool::new(true),
+            tid_at: AtomicUsize::new(1),
             lines: core::array::from_fn(|_| Line {
                 owner: AtomicUsize::new(0),
                 tid: AtomicU32::new(0),
@@ -183,7 +189,7 @@ impl Sections {
         for line in &self.lines {
             for spare in &line.spare {
                 // Relaxed: before the model makes a thread.
-                spare.store(!NEST_MASK | 1, Ordering::Relaxed);
+                spare.store(EPOCH_ONE << 20 | 1, Ordering::Relaxed);
             }
         }
     }
@@ -199,14 +205,42 @@ impl Sections {
     pub unsafe fn use_fences(&self) {
         // SeqCst: cold, and the strongest order is the easiest to audit.
         self.fences.store(true, Ordering::SeqCst);
+        // SeqCst: as above.
+        self.all_fence.store(true, Ordering::SeqCst);
+    }
+
+    /// Makes every enter fence from now on, whoever is registered: for a process that is about to
+    /// lose membarrier. `barrier` is the last one: see [`Sections::synchronize`].
+    ///
+    /// Thread context. There is no way back.
+    ///
+    /// # Errors
+    /// That of `barrier`. Readers fence from then on, but grace periods still send barriers.
+    pub fn switch_to_fences<B>(&self, barrier: impl FnOnce() -> Result<(), B>) -> Result<(), B> {
+        // SeqCst: precedes the barrier, after which no thread loads the old value.
+        self.fences.store(true, Ordering::SeqCst);
+        barrier()?;
+        // SeqCst: a writer that sees it comes after the barrier, which made the words of all who
+        // entered without a fence visible.
+        self.all_fence.store(true, Ordering::SeqCst);
+        Ok(())
     }
 
     /// Whether readers fence. Async-signal-safe.
     #[inline]
     #[must_use]
     pub fn fences(&self) -> bool {
-        // Relaxed: set once, before any thread that relies on it exists.
+        // Relaxed: who still misses a switch is caught by its barrier.
         self.fences.load(Ordering::Relaxed)
+    }
+
+    /// Whether a writer must send a barrier; otherwise a fence of its own is enough.
+    ///
+    /// Thread context.
+    #[must_use]
+    pub fn needs_barrier(&self) -> bool {
+        // SeqCst: pairs with the store in switch_to_fences().
+        !self.all_fence.load(Ordering::SeqCst)
     }
 
     /// The lines that the thread may use, home first.
@@ -216,47 +250,89 @@ impl Sections {
         (0..WINDOW).filter_map(move |step| self.lines.get(home.wrapping_add(step) % LINES))
     }
 
-    /// Enters a section for the running thread.
+    /// Enters a section for the running thread, which lasts until the guard is dropped.
     ///
     /// Async-signal-safe, wait-free: at most `WINDOW` loads, then at most `WINDOW * SPARE`
     /// compare-and-swaps, then one addition.
     #[inline(always)]
     #[expect(clippy::inline_always, reason = "a call costs as much as all of it")]
     pub fn enter(&self, thread: ThreadPointer) -> Section<'_> {
-        match self.lines.get(hash(thread.address()) % LINES) {
-            Some(home) if home.is_free_for(thread) => self.enter_line(home),
-            _ => self.enter_away(thread),
+        match self.enter_home(thread) {
+            Some(section) => section,
+            None => self.enter_elsewhere(thread),
         }
     }
 
-    /// Enters where the thread owns no line at its home.
-    #[inline(never)]
-    fn enter_away(&self, thread: ThreadPointer) -> Section<'_> {
-        match self.window(thread).find(|line| line.is_free_for(thread)) {
-            Some(line) => self.enter_line(line),
-            None => self.enter_unregistered(thread),
-        }
-    }
-
-    /// Enters by a plain store into the owned line.
+    /// Runs `read` inside a section of the running thread's.
+    ///
+    /// Async-signal-safe, if `read` is; wait-free as [`Sections::enter`], and cheaper: there is a
+    /// copy of `read` for workers, whose guard is known to be a line's.
     #[inline]
-    fn enter_line<'a>(&self, line: &'a Line) -> Section<'a> {
+    pub fn within<'a, R>(
+        &'a self,
+        thread: ThreadPointer,
+        read: impl FnOnce(&Section<'a>) -> R,
+    ) -> R {
+        match self.enter_home(thread) {
+            Some(section) => read(&section),
+            None => self.within_elsewhere(thread, read),
+        }
+    }
+
+    /// Apart, so that what workers do is short enough to become part of whoever reads.
+    #[inline(never)]
+    fn within_elsewhere<'a, R>(
+        &'a self,
+        thread: ThreadPointer,
+        read: impl FnOnce(&Section<'a>) -> R,
+    ) -> R {
+        read(&self.enter_elsewhere(thread))
+    }
+
+    /// Enters by the thread's line, if it is known to own the one at its home.
+    #[inline]
+    fn enter_home(&self, thread: ThreadPointer) -> Option<Section<'_>> {
+        let line = self.window(thread).next()?;
+        let is_entered = self.is_known_own(line, thread) && self.enter_line(line);
+        is_entered.then(|| Section::of(&line.word, Kind::Line))
+    }
+
+    /// Enters by a line of the thread's that may not be at its home, or without one: the one at home
+    /// is another thread's, has no more room, or ids are not known.
+    #[inline]
+    fn enter_elsewhere(&self, thread: ThreadPointer) -> Section<'_> {
+        let owned = self.window(thread).find(|line| self.is_own(line, thread));
+        match owned {
+            Some(line) if self.enter_line(line) => Section::of(&line.word, Kind::Line),
+            _ => self.enter_unregistered(thread),
+        }
+    }
+
+    /// Enters by a plain store into the owned line; false where the line can count no more levels.
+    #[inline]
+    fn enter_line(&self, line: &Line) -> bool {
         // Relaxed: the word is written by this thread and by handlers that interrupt it and put
         // it back; one word holds epoch and depth, so an interrupted update stays consistent.
         let word = line.word.load(Ordering::Relaxed);
-        let entered = if word & NEST_MASK == 0 {
+        let entered = if word & INSIDE == 0 {
             // Acquire: an epoch at or past a grace period's target was stored after that grace
             // period's unpublication, which this reader must then see. Pairs with the SeqCst
             // addition in synchronize().
             self.epoch.load(Ordering::Acquire) | 1
         } else {
-            word.wrapping_add(1)
+            match one_more(word) {
+                Some(entered) => entered,
+                None => return false,
+            }
         };
         // Release: a scan that passes this word for its epoch never sees the store that left the
         // thread's section before, so this store must itself carry that section's reads to the
         // scan in synchronize(). It is ordered before the later load of the snapshot pointer by
         // the fence below, or by the membarrier in synchronize().
         line.word.store(entered, Ordering::Release);
+        // The flag is loaded after the word is stored: whoever finds it unset before the barrier of
+        // a switch has its word seen by all who come after that barrier.
+        compiler_fence(Ordering::SeqCst);
         if self.fences() {
             // SeqCst: the asymmetric half of synchronize() when membarrier is missing: either
             // the scan sees the store above, or the reader sees the unpublication.
@@ -264,118 +340,45 @@ impl Sections {
         } else {
             compiler_fence(Ordering::SeqCst);
         }
-        Section {
-            word: &line.word,
-            kind: Kind::Line,
-            _not_send: PhantomData,
-        }
+        true
+    }
+
+    /// The shared counter that the thread uses.
+    #[inline]
+    fn shard(&self, thread: ThreadPointer) -> &Shard {
+        // The modulo is in range, so the first shard is never taken for another reason.
+        self.shards
+            .get(hash(thread.address()) % SHARDS)
+            .unwrap_or(&self.shards[0])
     }
 
     /// Enters by claiming a spare slot near home, or through the shared counter.
     #[inline]
     fn enter_unregistered(&self, thread: ThreadPointer) -> Section<'_> {
+        let claimer = claimer(self.tid(thread));
         for line in self.window(thread) {
             for spare in &line.spare {
                 // Acquire: as in enter_line().
-                let entered = self.epoch.load(Ordering::Acquire) | tag(thread);
+                let entered = self.epoch.load(Ordering::Acquire) | claimer;
                 // SeqCst: this RMW, the later load of the snapshot pointer and the scan in
                 // synchronize() stand in one total order. Relaxed on failure: nothing was entered.
                 let claim = spare.compare_exchange(0, entered, Ordering::SeqCst, Ordering::Relaxed);
                 if claim.is_ok() {
-                    return Section {
-                        word: spare,
-                        kind: Kind::Spare,
-                        _not_send: PhantomData,
-                    };
+                    return Section::of(spare, Kind::Spare);
                 }
             }
         }
-        // The modulo is in range, so the first shard is never taken for another reason.
-        let shard = self
-            .shards
-            .get(hash(thread.address()) % SHARDS)
-            .unwrap_or(&self.shards[0]);
+        let shard = self.shard(thread);
         // SeqCst: as for the claim.
         shard.inside.fetch_add(1, Ordering::SeqCst);
-        Section {
-            word: &shard.inside,
-            kind: Kind::Shard,
-            _not_send: PhantomData,
-        }
-    }
-
-    /// Claims a line for the running thread; false when the lines near its home are all owned,
-    /// in which case the thread goes on as an unregistered one.
-    ///
-    /// Thread context, outside any section.
-    pub fn register(&self, thread: ThreadPointer, tid: u32) -> bool {
-        for line in self.window(thread) {
-            // Acquire: the idle word that the previous owner left is seen; pairs with the Release
-            // in unregister(). Relaxed on failure: nothing was taken.
-            let claim = line.owner.compare_exchange(
-                0,
-                thread.address(),
-                Ordering::Acquire,
-                Ordering::Relaxed,
-            );
-            if claim.is_ok() {
-                // Relaxed: shown in reports only.
-                line.tid.store(tid, Ordering::Relaxed);
-                return true;
-            }
-        }
-        false
-    }
-
-    /// Gives the running thread's line back; does nothing if it has none or is inside a section.
-    ///
-    /// Thread context.
-    pub fn unregister(&self, thread: ThreadPointer) {
-        for line in self.window(thread) {
-            // Relaxed: own line, own stores.
-            let owned = line.owner.load(Ordering::Relaxed) == thread.address();
-            if owned && line.word.load(Ordering::Relaxed) & NEST_MASK == 0 {
-                // Relaxed: shown in reports only.
-                line.tid.store(0, Ordering::Relaxed);
-                // Release: the next owner finds the idle word; pairs with the Acquire of the claim
-                // in register().
-                line.owner.store(0, Ordering::Release);
-            }
-        }
-    }
-
-    /// Whether the running thread is inside a section.
-    ///
-    /// Async-signal-safe; used to refuse an unload that would wait for itself. A thread whose
-    /// section is in a shared counter, because 20 others were near its home, is not found. Another
-    /// thread is taken for this one if it has the same tag, one in 65,535, and stays inside for all
-    /// looks.
-    #[must_use]
-    pub fn is_inside(&self, thread: ThreadPointer) -> bool {
-        /// Far longer than a section lasts.
-        const LOOKS: usize = 2_000;
-        let tagged = |slot: &AtomicUsize| {
-            // Relaxed: what this thread stored itself is found; what others did is not believed
-            // until it stayed.
-            let mut looks = (0..LOOKS).map(|_| slot.load(Ordering::Relaxed) & NEST_MASK);
-            looks.all(|found| {
-                core::hint::spin_loop();
-                found == tag(thread)
-            })
-        };
-        self.window(thread).any(|line| {
-            // Relaxed: own line, own stores.
-            let owned = line.owner.load(Ordering::Relaxed) == thread.address();
-            owned && line.word.load(Ordering::Relaxed) & NEST_MASK != 0
-                || line.spare.iter().any(tagged)
-        })
+        Section::of(&shard.inside, Kind::Shard)
     }
 
     /// Waits until every section entered before the call has been left: a grace period.
     ///
     /// What the caller unpublished (with a SeqCst store) before the call is then seen by nobody.
-    /// `barrier` must put a full barrier into every running thread of the process, or do nothing
-    /// when [`Sections::fences`] holds. `pause` is called between looks and may give up.
+    /// `barrier` must put a full barrier into every running thread of the process; it is not called
+    /// unless [`Sections::needs_barrier`]. `pause` is called between looks and may give up.
     ///
     /// Thread context. Several may run at a time.
     ///
@@ -393,64 +396,60 @@ impl Sections {
             .epoch
             .fetch_add(EPOCH_ONE, Ordering::SeqCst)
             .wrapping_add(EPOCH_ONE);
-        if self.fences() {
+        if self.needs_barrier() {
+            barrier().map_err(Incomplete::Barrier)?;
+        } else {
             // SeqCst: the writer's half of the fence pair in enter_line().
             fence(Ordering::SeqCst);
-        } else {
-            barrier().map_err(Incomplete::Barrier)?;
         }
-        let mut wait = |word: &AtomicUsize, line: Option<&Line>, past: &dyn Fn(usize) -> bool| {
-            // SeqCst: the scan takes part in the total order with the claims; it also has the
-            // Acquire that pairs with the Release on leaving and on entering a line, so that the
-            // freeing that follows comes after the reader's last access.
-            while !past(word.load(Ordering::SeqCst)) {
-                let stall = Stall {
-                    // Relaxed: shown in reports only.
-                    thread_pointer: line.map_or(0, |line| line.owner.load(Ordering::Relaxed)),
-                    tid: line.map_or(0, |line| line.tid.load(Ordering::Relaxed)),
-                };
-                if !pause(stall) {
-                    return Err(Incomplete::Stalled(stall));
+        let mut wait =
+            |word: &AtomicUsize, past: &dyn Fn(usize) -> bool, who: &dyn Fn(usize) -> Stall| {
+                loop {
+                    // SeqCst: the scan takes part in the total order with the claims; it also has the
+                    // Acquire that pairs with the Release on leaving and on entering a line, so that
+                    // the freeing that follows comes after the reader's last access.
+                    let seen = word.load(Ordering::SeqCst);
+                    if past(seen) {
+                        return Ok(());
+                    }
+                    let stall = who(seen);
+                    if !pause(stall) {
+                        return Err(Incomplete::Stalled(stall));
+                    }
                 }
-            }
-            Ok(())
-        };
+            };
+        let past = |word| is_past(word, target);
         for line in &self.lines {
-            wait(&line.word, Some(line), &|word| is_past(word, target))?;
+            wait(&line.word, &past, &|_| Stall {
+                // Relaxed: shown in reports only.
+                thread_pointer: line.owner.load(Ordering::Relaxed),
+                tid: line.tid.load(Ordering::Relaxed),
+            })?;
             for spare in &line.spare {
-                wait(spare, None, &|word| is_past(word, target))?;
+                wait(spare, &past, &|seen| Stall {
+                    thread_pointer: 0,
+                    tid: claimed_by(seen),
+                })?;
             }
         }
         for shard in &self.shards {
             // A shard has no epoch: it is passed at a moment when nobody at all is in it.
-            wait(&shard.inside, None, &|inside| inside == 0)?;
+            wait(&shard.inside, &|inside| inside == 0, &|_| Stall {
+                thread_pointer: 0,
+                tid: 0,
+            })?;
         }
         Ok(())
     }
+}
 
-    /// Makes every slot idle again in a forked child, where no other thread exists, apart from
-    /// the line of `thread`, the one thread that was copied.
-    ///
-    /// Async-signal-safe.
-    ///
-    /// # Safety
-    /// - Called in the child of a fork, before it makes a thread.
-    /// - The thread was inside no section that it entered unregistered: its slot is idle after
-    ///   this call, and leaving the section would make it idle a second time, under whoever
-    ///   claimed it in between.
-    pub unsafe fn reset_after_fork(&self, thread: ThreadPointer) {
-        for line in &self.lines {
-            // Relaxed, here and below: the child has one thread.
-            if line.owner.load(Ordering::Relaxed) != thread.address() {
-                line.word.store(0, Ordering::Relaxed);
-                line.owner.store(0, Ordering::Relaxed);
-            }
-            for spare in &line.spare {
-                spare.store(0, Ordering::Relaxed);
-            }
-        }
-        for shard in &self.shards {
-            shard.inside.store(0, Ordering::Relaxed);
+impl<'a> Section<'a> {
+    #[inline]
+    const fn of(word: &'a AtomicUsize, kind: Kind) -> Self {
+        Self {
+            word,
+            kind,
+            _not_send: PhantomData,
         }
     }
 }
@@ -460,38 +459,75 @@ impl Drop for Section<'_> {
     fn drop(&mut self) {
         match self.kind {
             Kind::Line => {
-                // Relaxed load: own word. Release: the reads of the section come before it;
-                // pairs with the scan in synchronize().
+                // Relaxed load: own word.
                 let word = self.word.load(Ordering::Relaxed);
-                self.word.store(word.wrapping_sub(1), Ordering::Release);
+                let left = if word & INSIDE == 1 {
+                    0
+                } else {
+                    one_less(word)
+                };
+                // Release: the reads of the section come before it; pairs with the scan in
+                // synchronize().
+                self.word.store(left, Ordering::Release);
             }
             // Release: as above.
             Kind::Spare => self.word.store(0, Ordering::Release),
-            // Release: as above; the decrements of others continue the release sequence.
-            Kind::Shard => {
-                self.word.fetch_sub(1, Ordering::Release);
-            }
+            Kind::Shard => leave_shard(self.word),
         }
     }
+}
+
+/// The word of one level more than `word`, which has one; none where there is no room. The next
+/// section of a thread that forgets to leave is then claimed like a stranger's.
+///
+/// Cold, as [`one_less`] is, so that entering and leaving an outermost section, by far the most
+/// frequent, store what does not depend on what was loaded: sections that follow each other then do
+/// not wait for each other's stores to reach the loads.
+#[cold]
+#[inline(never)]
+fn one_more(word: usize) -> Option<usize> {
+    (word & INSIDE != MAX_NEST).then_some(word.wrapping_add(1))
+}
+
+/// The word of one level less than `word`, which has several.
+#[cold]
+#[inline(never)]
+fn one_less(word: usize) -> usize {
+    word.wrapping_sub(1)
+}
+
+/// Leaves a shared counter; rare.
+#[cold]
+fn leave_shard(inside: &AtomicUsize) {
+    // Release: as on leaving a line; the decrements of others continue the release sequence.
+    inside.fetch_sub(1, Ordering::Release);
 }
 
 /// Whether a section word allows a grace period of `target` to end.
 #[inline]
 fn is_past(word: usize, target: usize) -> bool {
-    // A wrap of the epoch would need 2^47 grace periods.
-    word & NEST_MASK == 0 || word & !NEST_MASK >= target
+    // The epoch may wrap: a section that lasts cannot see half of all epochs go by, since each
+    // grace period but the overlapping ones waits for it.
+    let ahead = (word & !INSIDE).wrapping_sub(target);
+    word & INSIDE == 0 || ahead <= usize::MAX / 2
+}
+
+/// The lower part of the word of a slot claimed by the thread `tid`.
+#[inline]
+const fn claimer(tid: u32) -> usize {
+    (tid as usize) << 1 & INSIDE | 1
+}
+
+/// Who claimed a slot with this word; 0 for nobody or where it is not known.
+fn claimed_by(word: usize) -> u32 {
+    // 23 bits always fit.
+    u32::try_from((word & INSIDE) >> 1).unwrap_or(0)
 }
 
 /// The home line of a thread: thread pointers are multiples of 64 and mostly of the stack size.
 #[inline]
-fn hash(thread_pointer: usize) -> usize {
+const fn hash(thread_pointer: usize) -> usize {
     (thread_pointer.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) % LINES
-}
-
-/// What a thread marks the slots with that it claims: 16 bits, never 0.
-#[inline]
-fn tag(thread: ThreadPointer) -> usize {
-    (thread.address().wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 48).max(1)
 }
 
 #[cfg(not(plug_loom))]
@@ -510,8 +546,12 @@ mod tests {
 
     /// A name of this thread, which is the only one that uses the test's own table.
     fn me(address: usize) -> ThreadPointer {
+        thread(address, 7)
+    }
+
+    fn thread(address: usize, tid: u32) -> ThreadPointer {
         // SAFETY: each test has its table to itself and runs in one thread.
-        unsafe { ThreadPointer::assume(address) }
+        unsafe { ThreadPointer::assume(address, tid) }
     }
 
     fn grace(sections: &Sections) -> Result<(), Incomplete<()>> {
@@ -532,23 +572,11 @@ mod tests {
             Err(Incomplete::Stalled(Stall {
                 thread_pointer: 0,
                 tid: 0
-            }))
+            })),
+            "an id that is not known is not told"
         );
         drop(section);
         assert_eq!(grace(&sections), Ok(()));
-    }
-
-    #[test]
-    fn an_unregistered_thread_finds_itself_and_nobody_else_inside() {
-        let sections = table();
-        let others = sections.enter(me(128));
-        assert!(!sections.is_inside(me(64)));
-        let own = sections.enter(me(64));
-        assert!(sections.is_inside(me(64)));
-        drop(others);
-        assert!(sections.is_inside(me(64)) && !sections.is_inside(me(128)));
-        drop(own);
-        assert!(!sections.is_inside(me(64)));
     }
 
     #[test]
@@ -572,10 +600,34 @@ mod tests {
     }
 
     #[test]
+    fn synchronize_within_a_read_stalls_until_the_read_returned() {
+        let sections = table();
+        assert!(sections.register(me(128), 7));
+        for thread in [me(128), me(256)] {
+            sections.within(thread, |_| {
+                sections.within(thread, |_| assert!(grace(&sections).is_err()));
+                assert!(grace(&sections).is_err());
+            });
+            assert_eq!(grace(&sections), Ok(()));
+        }
+    }
+
+    #[test]
+    fn synchronize_with_sections_left_in_any_order_stalls_until_the_last() {
+        let sections = table();
+        assert!(sections.register(me(128), 7));
+        let (first, second) = (sections.enter(me(128)), sections.enter(me(128)));
+        drop(first);
+        assert!(grace(&sections).is_err());
+        drop(second);
+        assert_eq!(grace(&sections), Ok(()));
+    }
+
+    #[test]
     fn synchronize_with_more_nested_sections_than_a_line_counts_stalls() {
         let sections = table();
         assert!(sections.register(me(128), 7));
-        let all: std::vec::Vec<_> = (0..=NEST_MASK).map(|_| sections.enter(me(128))).collect();
+        let all: std::vec::Vec<_> = (0..=MAX_NEST).map(|_| sections.enter(me(128))).collect();
         assert!(grace(&sections).is_err());
         drop(all);
         assert_eq!(grace(&sections), Ok(()));

@@ -10,20 +10,63 @@ use core::marker::PhantomData;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ThreadPointer {
     address: usize,
+    /// The id that a test gives the thread; 0 for the real one.
+    #[cfg(test)]
+    tid: u32,
     _not_send: PhantomData<*mut ()>,
 }
 
 impl ThreadPointer {
-    /// Takes `address` for the running thread's name.
+    /// Takes `address` and `tid` for the running thread's.
     ///
     /// # Safety
-    /// - No other running thread of the process uses `address` in the same table of sections.
+    /// - No other running thread of the process uses `address` or `tid` in the same table of
+    ///   sections.
     #[cfg(test)]
-    pub(crate) unsafe fn assume(address: usize) -> Self {
+    pub(crate) unsafe fn assume(address: usize, tid: u32) -> Self {
         Self {
             address,
+            tid,
             _not_send: PhantomData,
         }
+    }
+
+    /// The running thread's id, found `at` bytes from the thread pointer.
+    ///
+    /// Async-signal-safe; one load.
+    ///
+    /// # Safety
+    /// - Every thread of the process has its id at that distance, as [`at_distance`] found it.
+    #[cfg(not(plug_loom))]
+    #[inline]
+    pub(crate) unsafe fn tid(self, at: usize) -> u32 {
+        if let Some(tid) = self.assumed() {
+            return tid;
+        }
+        let place = at_distance(self, at);
+        // SAFETY: by our caller's word, the place is inside the thread's own control block, which
+        // is there for as long as the thread runs. The kernel writes it before the thread's first
+        // instruction, in a fork's child, and after the thread's last instruction.
+        unsafe { place.read_volatile() }
+    }
+
+    /// The running thread's id in a model.
+    #[cfg(plug_loom)]
+    pub(crate) unsafe fn tid(self, _at: usize) -> u32 {
+        self.assumed().unwrap_or(0)
+    }
+
+    #[cfg(test)]
+    fn assumed(self) -> Option<u32> {
+        (self.tid != 0).then_some(self.tid)
+    }
+
+    /// Threads have their own ids.
+    #[cfg(not(test))]
+    #[inline]
+    const fn assumed(self) -> Option<u32> {
+        let _ = self.address;
+        None
     }
 
     /// The number itself, for reports and for choosing a place in a table.
@@ -58,6 +101,20 @@ pub fn thread_pointer() -> ThreadPointer {
     }
     ThreadPointer {
         address: pointer,
+        #[cfg(test)]
+        tid: 0,
         _not_send: PhantomData,
     }
+}
+
+/// The place `at` bytes from the running thread's thread pointer; `at` wraps around, so that it
+/// may lie before it.
+///
+/// glibc keeps the thread's id in its control block, `struct pthread`, at a distance that depends
+/// on its version: see [`crate::section::Sections::know_tids`].
+#[cfg(not(plug_loom))]
+#[inline]
+#[must_use]
+pub fn at_distance(thread: ThreadPointer, at: usize) -> *const u32 {
+    core::ptr::with_exposed_provenance(thread.address.wrapping_add(at))
 }

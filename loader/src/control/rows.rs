@@ -224,6 +224,7 @@ pub(super) fn unloaded(unloaded: Unloaded) -> UnloadReply {
                 proof: match worker.proof {
                     Proof::Idle => "idle".to_owned(),
                     Proof::Drained => "drained".to_owned(),
+                    Proof::Reaped => "reaped: thread died inside".to_owned(),
                 },
                 micros: micros(worker.after),
             });
@@ -307,10 +308,10 @@ fn kind(kind: ErrorKind) -> &'static str {
         ErrorKind::Gone => "gone",
         ErrorKind::SelfDeadlock => "self_deadlock",
         ErrorKind::Permanent => "permanent",
-        ErrorKind::Cancelled => "cancelled",
         ErrorKind::Deadline => "deadline",
         ErrorKind::Barrier => "barrier",
         ErrorKind::CrashHandler => "crash_handler",
+        ErrorKind::Forked => "forked",
         ErrorKind::Injected => "injected",
     }
 }

@@ -63,7 +63,7 @@ impl Memory {
     /// Copies the bytes at `address`; none where not all of them can be read.
     pub(crate) fn copy(&self, address: usize, to: &mut [u8]) -> Option<()> {
         if self.by_kernel {
-            return ask_for(address, to);
+            return (copy_readable(address, to) == to.len()).then_some(());
         }
         // No address is on this page.
         let mut page = usize::MAX;
@@ -119,9 +119,9 @@ fn ask(page: usize) -> bool {
     readable
 }
 
-/// Has the kernel copy the bytes at `address`; none where not all of them can be read, or where it
-/// is forbidden to.
-fn ask_for(address: usize, to: &mut [u8]) -> Option<()> {
+/// Has the kernel copy bytes from `address` on, up to where they can no longer be read; returns how
+/// many. None where the kernel is forbidden to.
+pub(crate) fn copy_readable(address: usize, to: &mut [u8]) -> usize {
     let before = task::errno();
     let own = libc::iovec {
         iov_base: to.as_mut_ptr().cast(),
@@ -136,7 +136,7 @@ fn ask_for(address: usize, to: &mut [u8]) -> Option<()> {
     let copied =
         unsafe { libc::process_vm_readv(process, &raw const own, 1, &raw const other, 1, 0) };
     task::set_errno(before);
-    (usize::try_from(copied) == Ok(to.len())).then_some(())
+    usize::try_from(copied).unwrap_or(0)
 }
 
 #[cfg(test)]

@@ -9,8 +9,10 @@
 use std::cell::Cell;
 use std::ffi::c_void;
 use std::ptr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::deadline::{Deadline, lock_until};
 
 use super::keys;
 use crate::sys::task;
@@ -45,7 +47,9 @@ struct Entry {
 /// One thread's record.
 #[derive(Debug)]
 pub(crate) struct ThreadRecord {
-    tid: u32,
+    /// Written when it is made, and in a forked child (Relaxed: shown in reports, and compared with
+    /// those of workers).
+    tid: AtomicU32,
     inner: Mutex<Inner>,
 }
 
@@ -105,7 +109,7 @@ fn own() -> Option<&'static ThreadRecord> {
     if OWN.with(Cell::get).is_null() {
         let key = thread_exit::own_key(at_round)?;
         let record = Arc::new(ThreadRecord {
-            tid: task::id(),
+            tid: AtomicU32::new(task::id()),
             inner: Mutex::default(),
         });
         lock(&THREADS).push(Arc::clone(&record));
@@ -319,7 +323,7 @@ pub(crate) fn debts(generation: u64) -> Vec<Debt> {
     for record in &*lock(&THREADS) {
         let inner = lock(&record.inner);
         let mut debt = Debt {
-            tid: record.tid,
+            tid: record.tid.load(Ordering::Relaxed),
             destructors: 0,
             start: None,
         };
@@ -353,5 +357,34 @@ pub(crate) fn started(owner: Owner, start: usize, has_begun: bool) {
     let mut starting = lock(&STARTING);
     if let Some(at) = starting.iter().position(|other| *other == (owner, start)) {
         starting.swap_remove(at);
+    }
+}
+
+/// The ledger's locks, for a fork.
+pub(crate) struct Held {
+    _leaving: MutexGuard<'static, Vec<u64>>,
+    starting: MutexGuard<'static, Vec<(Owner, usize)>>,
+    threads: MutexGuard<'static, Vec<Arc<ThreadRecord>>>,
+}
+
+/// Takes the locks; none where they are not to be had in time.
+pub(crate) fn hold(deadline: Deadline) -> Option<Held> {
+    Some(Held {
+        _leaving: lock_until(&LEAVING, deadline)?,
+        starting: lock_until(&STARTING, deadline)?,
+        threads: lock_until(&THREADS, deadline)?,
+    })
+}
+
+impl Held {
+    /// Forgets all threads but the forking one, whose number is `now` in the child.
+    pub(crate) fn reset_after_fork(&mut self, now: u32) {
+        let own = OWN.with(Cell::get);
+        self.starting.clear();
+        self.threads
+            .retain(|record| ptr::eq(Arc::as_ptr(record), own));
+        for record in &*self.threads {
+            record.tid.store(now, Ordering::Relaxed);
+        }
     }
 }

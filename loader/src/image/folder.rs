@@ -23,6 +23,8 @@ use rustix::fs::{
 use rustix::io::{Errno, Result};
 use rustix::process::{geteuid, getpid};
 
+use crate::deadline::{Deadline, lock_until};
+
 /// A private folder, held open and locked while this process lives.
 #[derive(Debug)]
 pub(super) struct Folder {
@@ -66,6 +68,12 @@ impl Purpose {
 
 /// Numbers given out by [`next_nonce`]. Writers and readers: every thread that loads.
 static NONCE: AtomicU64 = AtomicU64::new(0);
+
+/// Keeps everybody from the folders' names, for a fork.
+pub(crate) fn hold_stage_folders(deadline: Deadline) -> Option<impl Sized> {
+    let held = FOLDERS.iter().map(|folder| lock_until(folder, deadline));
+    held.collect::<Option<Vec<_>>>()
+}
 
 /// A number that this process never gets again: names of copies are made of it.
 pub fn next_nonce() -> u64 {

@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+mod bytes;
 mod damage;
 mod dynamic;
 mod dynsym;
@@ -28,10 +29,12 @@ pub(crate) mod tables;
 mod tag;
 mod versions;
 
+pub(crate) use bytes::Bytes;
 pub use damage::Damage;
 pub use dynsym::{Binding, ElfSymbol, SymbolKind, Visibility};
 pub use error::ImageError;
 pub use facts::Facts;
+pub(crate) use folder::hold_stage_folders;
 pub use folder::{next_nonce, remove_stage_folder};
 pub use imports::{Import, ImportSlot};
 pub use info::{Export, Info, Malformed, Offer, canonical_name, foreign_name, is_name};

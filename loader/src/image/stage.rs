@@ -19,6 +19,7 @@ use rustix::fs::{
 };
 use rustix::io::{Errno, Result as SysResult, pread, pwrite};
 
+use super::bytes::Bytes;
 use super::error::ImageError;
 use super::folder::{Folder, Purpose, next_nonce, proc_pid};
 use super::info::is_name;
@@ -201,8 +202,7 @@ impl Opened {
             size,
             limit: u64::try_from(usize::MAX).unwrap_or(u64::MAX),
         })?;
-        let bytes = Mapping::of_file(file.as_fd(), len)
-            .map_err(|error| ImageError::stage("map the staged copy", error))?;
+        let bytes = Bytes::of(file.as_fd(), len)?;
         Ok(Staged {
             bytes,
             file,
@@ -216,7 +216,7 @@ impl Opened {
 #[derive(Debug)]
 pub struct Staged {
     /// Before `file`, so that it is unmapped first.
-    bytes: Mapping,
+    bytes: Bytes,
     file: OwnedFd,
     /// The copy's name in the private folder, if it is a file there.
     entry: Option<Entry>,
@@ -281,6 +281,7 @@ impl Staged {
             }
             write_all(self.file.as_fd(), &patch, first.offset)
                 .map_err(|error| ImageError::stage("edit the staged copy", error))?;
+            self.bytes.edit(first.offset, &patch);
             left = left.get(n..).unwrap_or_default();
         }
         Ok(())
@@ -316,7 +317,7 @@ impl Staged {
 
     /// Seals the copy if need be and gives it a path that no other load has had or will have.
     ///
-    /// The bytes are unmapped: what is still needed of them has been read before.
+    /// The bytes are given up: what is still needed of them has been read before.
     ///
     /// # Errors
     /// What the system says; `EEXIST` if somebody else made the name in this process's folder.
@@ -324,7 +325,7 @@ impl Staged {
         self.link_and_keep(name, build_id).map(|(link, _)| link)
     }
 
-    /// As [`Staged::link`], with the bytes as they are mapped.
+    /// As [`Staged::link`], with the bytes.
     ///
     /// # Errors
     /// As [`Staged::link`].
@@ -332,7 +333,7 @@ impl Staged {
         mut self,
         name: &str,
         build_id: Option<&[u8]>,
-    ) -> Result<(StageLink, Mapping), ImageError> {
+    ) -> Result<(StageLink, Bytes), ImageError> {
         self.seal()?;
         let Self {
             bytes, file, entry, ..

@@ -1,11 +1,61 @@
 //! The one door to ld.so: open a staged copy, close it, and see what was mapped.
 
+use std::cell::Cell;
 use std::error;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::fmt;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard};
+use std::thread;
+use std::time::Duration;
 
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
+
+use crate::deadline::{Deadline, write_until};
+
+/// Read while a thread of the loader's is inside ld.so, written by a fork: its child must not find
+/// ld.so's lists half changed.
+static INSIDE: RwLock<()> = RwLock::new(());
+
+/// Whether a fork waits for those inside. Written by the forking thread, which holds all locks that
+/// other forks would need (SeqCst: cold), read on entering (Relaxed: only a courtesy).
+static IS_AWAITED: AtomicBool = AtomicBool::new(false);
+
+thread_local! {
+    /// How often the running thread is inside: more than once if a library's constructor loads.
+    static DEPTH: Cell<u32> = const { Cell::new(0) };
+}
+
+/// Proof that the running thread counts as inside ld.so.
+struct Inside(#[expect(dead_code, reason = "held")] RwLockReadGuard<'static, ()>);
+
+fn enter() -> Inside {
+    let depth = DEPTH.get();
+    // Whoever is inside already must not wait for a fork that waits for it.
+    while depth == 0 && IS_AWAITED.load(Ordering::Relaxed) {
+        thread::sleep(Duration::from_micros(50));
+    }
+    DEPTH.set(depth.wrapping_add(1));
+    Inside(INSIDE.read().unwrap_or_else(PoisonError::into_inner))
+}
+
+impl Drop for Inside {
+    fn drop(&mut self) {
+        DEPTH.set(DEPTH.get().wrapping_sub(1));
+    }
+}
+
+/// Keeps the loader out of ld.so, for a fork; none where the forking thread is inside itself.
+pub(crate) fn hold(deadline: Deadline) -> Option<impl Sized> {
+    if DEPTH.get() > 0 {
+        return None;
+    }
+    IS_AWAITED.store(true, Ordering::SeqCst);
+    let held = write_until(&INSIDE, deadline);
+    IS_AWAITED.store(false, Ordering::SeqCst);
+    held
+}
 
 /// An object that ld.so mapped and relocated. Closing is explicit: dropping keeps it mapped.
 #[derive(Debug)]
@@ -55,6 +105,7 @@ struct LinkMap {
 /// - The file at `path` is one whose mapping runs no code but IFUNC resolvers that the caller
 ///   trusts.
 pub(crate) unsafe fn open(path: &Path) -> Result<Mapped, Refusal> {
+    let _inside = enter();
     // SAFETY: passed on to our caller.
     let library = unsafe { Library::open(Some(path), RTLD_NOW | RTLD_LOCAL) }.map_err(refusal)?;
     let handle = library.into_raw();
@@ -87,7 +138,9 @@ impl Mapped {
     pub(crate) unsafe fn close(self) -> Result<bool, Refusal> {
         // SAFETY: the handle came from Library::into_raw in open() and is closed once.
         let library = unsafe { Library::from_raw(self.handle) };
+        let inside = enter();
         library.close().map_err(refusal)?;
+        drop(inside);
         Ok(is_mapped(&self.name))
     }
 }
@@ -111,6 +164,7 @@ pub(crate) fn is_mapped(name: &CStr) -> bool {
         }
         c_int::from(search.found)
     }
+    let _inside = enter();
     let mut search = Search { name, found: false };
     // SAFETY: the callback only reads and does not call back into ld.so.
     unsafe { libc::dl_iterate_phdr(Some(look), (&raw mut search).cast()) };
@@ -126,6 +180,7 @@ pub(crate) fn is_mapped(name: &CStr) -> bool {
 /// # Safety
 /// - `name` is a library that the host trusts to run its constructors now.
 pub(crate) unsafe fn keep(name: &str) -> Result<(), Refusal> {
+    let _inside = enter();
     // SAFETY: passed on to our caller.
     let library = unsafe { Library::open(Some(name), RTLD_NOW | RTLD_LOCAL) }.map_err(refusal)?;
     // Never closed: that is the point.

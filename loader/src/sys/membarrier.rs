@@ -22,6 +22,14 @@ pub(crate) unsafe fn prepare(sections: &Sections) -> bool {
     usable
 }
 
+/// Registers a forked child, which inherits the registration where the kernel copies it.
+///
+/// Async-signal-safe.
+pub(crate) fn prepare_child() {
+    // A refusal shows at the first barrier, whose failure is told.
+    let _registered = membarrier(MembarrierCommand::RegisterPrivateExpedited);
+}
+
 /// A full barrier in every running thread of the process, by interrupting them.
 ///
 /// # Errors

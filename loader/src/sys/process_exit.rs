@@ -11,7 +11,7 @@ use std::process;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
-use crate::sys::task;
+use crate::deadline::{Deadline, lock_until};
 
 /// What to run, and the process that asked for it.
 static AT_EXIT: OnceLock<(u32, fn())> = OnceLock::new();
@@ -73,16 +73,15 @@ pub(crate) fn run_first() {
     let _status = unsafe { __cxa_atexit(run, std::ptr::without_provenance_mut(turn), handle) };
 }
 
-/// Makes the reader's table usable in the child of a fork, where only the forking thread lives.
-pub(crate) fn at_fork() {
-    extern "C" fn child() {
-        task::forget_id();
-        // SAFETY: run by fork in the child; forks from inside a read section are not allowed
-        // (sections run no code that could fork but a walk's visitor, whose documentation says so).
-        unsafe {
-            plug_readside::snapshot::sections().reset_after_fork(plug_readside::thread_pointer());
-        }
-    }
-    // SAFETY: the handler only stores to the reader's table, which is allowed in a forked child.
-    let _registered = unsafe { libc::pthread_atfork(None, None, Some(child)) };
+/// Keeps everybody from registering, for a fork.
+pub(crate) fn hold(deadline: Deadline) -> Option<impl Sized> {
+    lock_until(&ORDER, deadline)
+}
+
+/// Lets `prepare` run before every fork, `parent` after it in the parent, and `child` in the child,
+/// all on the thread that forks.
+pub(crate) fn at_fork(prepare: extern "C" fn(), parent: extern "C" fn(), child: extern "C" fn()) {
+    // SAFETY: functions of the host that stay mapped; glibc runs them for fork(3), on the thread
+    // that calls it. It cannot fail but for want of memory.
+    let _registered = unsafe { libc::pthread_atfork(Some(prepare), Some(parent), Some(child)) };
 }

@@ -23,13 +23,6 @@ pub(crate) fn id() -> u32 {
     id.as_raw_nonzero().get().unsigned_abs()
 }
 
-/// Whether this process has a thread of this number, one that is ending included.
-pub(crate) fn exists(id: u32) -> bool {
-    // SAFETY: signal 0 is never sent; the kernel only looks the thread up.
-    let found = unsafe { libc::syscall(libc::SYS_tgkill, process(), id, 0) };
-    found == 0
-}
-
 /// As [`id`], with a system call only the first time.
 pub(crate) fn remembered_id() -> u32 {
     ID.with(|remembered| {
@@ -87,4 +80,105 @@ pub(crate) fn started(id: u32) -> Option<u64> {
     // The second field is the name, which may hold anything, in parentheses; this is the 22nd.
     let (_, rest) = stat.rsplit_once(')')?;
     rest.split_ascii_whitespace().nth(19)?.parse().ok()
+}
+
+/// Whether no thread of the process has the id `tid`, so that it runs no more of its code.
+///
+/// Thread context. Answers false wherever the kernel does not say.
+pub(crate) fn is_dead(tid: u32) -> bool {
+    let Ok(id) = libc::pid_t::try_from(tid) else {
+        return false;
+    };
+    let own = process();
+    // SAFETY: signal 0 sends nothing.
+    let status = unsafe { libc::syscall(libc::SYS_tgkill, own, id, 0) };
+    if status == 0 {
+        // The first thread's id stays the process's after that thread has ended.
+        return tid == own && is_ended(tid);
+    }
+    errno() == libc::ESRCH
+}
+
+/// Whether `/proc` says of the process's first thread that it has ended.
+fn is_ended(tid: u32) -> bool {
+    let Ok(stat) = fs::read(format!("/proc/self/task/{tid}/stat")) else {
+        return false;
+    };
+    // `tid (name) state ...`, and the name may hold anything.
+    let mut after_name = stat
+        .rsplit(|byte| *byte == b')')
+        .next()
+        .into_iter()
+        .flatten();
+    matches!(after_name.nth(1), Some(b'Z' | b'X'))
+}
+
+/// How far from its thread pointer each thread of the process has its id, in glibc's
+/// `struct pthread`; none where it is not found.
+///
+/// Starts a thread and waits for it: the place that holds the id of both is the one.
+///
+/// # Source
+/// `struct pthread` in nptl/descr.h: on x86-64 at the thread pointer, on aarch64 right below it;
+/// over 1,700 bytes since 2.4.
+pub(crate) fn distance_of_id() -> Option<usize> {
+    const WORDS: usize = 400;
+    const FIRST: usize = if cfg!(target_arch = "aarch64") {
+        (WORDS * 4).wrapping_neg()
+    } else {
+        0
+    };
+    fn holds_own_id(words: &mut [bool; WORDS]) {
+        let (thread, own) = (plug_readside::thread_pointer(), id());
+        for (n, holds) in words.iter_mut().enumerate() {
+            let place = plug_readside::at_distance(thread, FIRST.wrapping_add(n * 4));
+            // SAFETY: inside the running thread's `struct pthread`, which is larger and aligned.
+            *holds &= unsafe { place.read_volatile() } == own;
+        }
+    }
+    let mut words = [true; WORDS];
+    holds_own_id(&mut words);
+    let other = std::thread::Builder::new()
+        .name("plug-probe".into())
+        .spawn(move || {
+            holds_own_id(&mut words);
+            words
+        });
+    let words = other.ok()?.join().ok()?;
+    let mut found = words.iter().enumerate().filter(|(_, holds)| **holds);
+    let (only, more) = (found.next(), found.next());
+    match (only, more) {
+        // The distance 0 would mean that it is not known.
+        (Some((n, _)), None) if FIRST.wrapping_add(n * 4) != 0 => Some(FIRST.wrapping_add(n * 4)),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn is_dead_tells_ended_threads_from_running_ones() {
+        assert!(!is_dead(id()));
+        let ended = std::thread::spawn(id).join().unwrap();
+        // A joined thread may still be on its way out of the kernel's list.
+        while !is_dead(ended) {
+            std::thread::yield_now();
+        }
+        assert!(!is_dead(u32::MAX), "no id at all");
+    }
+
+    #[test]
+    fn distance_of_id_leads_to_the_id_of_any_thread() {
+        let at = distance_of_id().expect("glibc");
+        let look = move || {
+            let place = plug_readside::at_distance(plug_readside::thread_pointer(), at);
+            // SAFETY: found just now.
+            (unsafe { place.read_volatile() }, id())
+        };
+        for (found, own) in [look(), std::thread::spawn(look).join().unwrap()] {
+            assert_eq!(found, own);
+        }
+    }
 }

@@ -39,6 +39,8 @@ enum Fault {
     ScanAcquire,
     /// A line is given back with a Relaxed store.
     UnregisterRelaxed,
+    /// A line is known by its thread pointer alone, which a successor has, too.
+    SuccessorInherits,
 }
 
 const EPOCH_ONE: usize = 1 << 16;
@@ -327,6 +329,39 @@ fn handed_over(fault: Fault) -> impl Fn() + Send + Sync + 'static {
 fn model_line_given_back_with_relaxed_is_caught() {
     super::check_bounded(2, handed_over(Fault::Nothing));
     check_fails(handed_over(Fault::UnregisterRelaxed));
+}
+
+/// A line whose owner died inside, a successor of the same thread pointer that reads, and the
+/// reaper, which clears the line because its owner is dead.
+fn reaped(fault: Fault) -> impl Fn() + Send + Sync + 'static {
+    move || {
+        let sketch = Sketch::new(fault);
+        // Relaxed: before the model makes a thread.
+        sketch.word.store(EPOCH_ONE | 1, Ordering::Relaxed);
+        let successor = {
+            let sketch = Arc::clone(&sketch);
+            thread::spawn(move || {
+                if sketch.fault == Fault::SuccessorInherits {
+                    sketch.registered();
+                } else {
+                    sketch.claimed();
+                }
+            })
+        };
+        let reaper = {
+            let sketch = Arc::clone(&sketch);
+            thread::spawn(move || sketch.word.store(0, Ordering::Release))
+        };
+        sketch.replace(true);
+        successor.join().expect("the successor ends");
+        reaper.join().expect("the reaper ends");
+    }
+}
+
+#[test]
+fn model_successor_that_goes_on_where_a_dead_thread_stood_is_caught() {
+    super::check_bounded(2, reaped(Fault::Nothing));
+    check_fails(reaped(Fault::SuccessorInherits));
 }
 
 /// What is wrong with a copy of the gate.

@@ -33,17 +33,15 @@ impl Slot {
     fn call_and_unpin_inside(&self, registered: bool) -> bool {
         let entered = gate::pin(&self.pins, &self.state, OLD);
         if entered {
-            if registered {
-                gate::raise(&self.row, true);
-            } else {
+            let raised = registered.then(|| gate::raise(&self.row, || true));
+            if raised.is_none() {
                 gate::raise_shared(&self.shared);
             }
             gate::unpin(&self.pins);
             read_payload(&self.code[0]);
-            if registered {
-                gate::leave(&self.row);
-            } else {
-                gate::leave_shared(&self.shared);
+            match raised {
+                Some(raised) => gate::leave(&self.row, raised),
+                None => gate::leave_shared(&self.shared),
             }
         }
         entered
@@ -174,11 +172,11 @@ fn model_call_within_a_call_never_runs_unmapped_code() {
         let slots = [Slot::new(), Slot::new()];
         let [outer, inner] = [Arc::clone(&slots[0]), Arc::clone(&slots[1])];
         let caller = thread::spawn(move || {
-            if gate::enter(&outer.row, &outer.state, OLD, true) {
+            if let Some(raised) = gate::enter(&outer.row, &outer.state, OLD, || true) {
                 read_payload(&outer.code[0]);
                 inner.call_registered(OLD);
                 read_payload(&outer.code[0]);
-                gate::leave(&outer.row);
+                gate::leave(&outer.row, raised);
             }
         });
         for n in [1, 0] {

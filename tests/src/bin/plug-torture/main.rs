@@ -1,7 +1,7 @@
 //! A torture in the manner of the kernel's rcutorture: nobody is ever inside what was freed.
 //!
 //! `plug-torture` runs every real configuration, each in a process of its own; `plug-torture NAME`
-//! runs one in this process, `plug-torture --list` names them. Those after the first eight are
+//! runs one in this process, `plug-torture --list` names them. Those after the first eleven are
 //! broken on purpose, and must be found out. `PLUG_TORTURE_SECONDS` is the time for all that is
 //! run, 60 by default, split evenly.
 //!
@@ -23,11 +23,12 @@ mod tally;
 
 use std::env;
 use std::process::{Command, ExitCode};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use plug_tests::allocations::Watched;
 
-use crate::scenario::{ALL, Part, Scenario};
+use crate::scenario::{ALL, Barriers, Part, Scenario};
 
 #[global_allocator]
 static ALLOCATOR: Watched = Watched;
@@ -84,13 +85,22 @@ fn verdict(passed: bool) -> ExitCode {
 /// Runs one in this process; true if nothing was found.
 fn run(scenario: &Scenario, time: Duration) -> bool {
     tally::begin(scenario, time);
-    barriers::prepare(scenario.barriers);
+    barriers::prepare(scenario);
+    let switch = (scenario.barriers == Barriers::Switch).then(|| {
+        thread::spawn(move || {
+            thread::sleep(time / 2);
+            barriers::give_up();
+        })
+    });
     let began = Instant::now();
     let required = match scenario.part {
         Part::Sections => sections::torture(scenario, time),
         Part::Gates => gates::torture(scenario, time),
         Part::Plugins => plugins::torture(scenario, time),
     };
+    if let Some(switch) = switch {
+        switch.join().expect("the last barrier");
+    }
     let required = if scenario.broken.is_none() {
         required
     } else {
@@ -124,6 +134,6 @@ fn apart(scenario: &Scenario, time: Duration) -> bool {
             println!("plug-torture: {}: hung", scenario.name);
             return false;
         }
-        std::thread::sleep(Duration::from_millis(20));
+        thread::sleep(Duration::from_millis(20));
     }
 }

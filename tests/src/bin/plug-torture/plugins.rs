@@ -3,14 +3,15 @@
 use std::cell::Cell;
 use std::ffi::c_void;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, compiler_fence};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, compiler_fence};
 use std::sync::{Mutex, RwLock};
 use std::thread;
 use std::time::Duration;
 
 use plug_loader::checkpoint::{self, Verdict};
 use plug_loader::{
-    CallError, Deadline, ErrorKind, PluginPin, State, SymbolReader, Unloaded, Worker,
+    CallError, Deadline, Error, ErrorKind, HolderKind, Plugin, PluginPin, State, SymbolReader,
+    Unloaded, Worker,
 };
 use plug_readside::snapshot;
 use plug_tests::host::Host;
@@ -35,10 +36,14 @@ static CURRENT: [RwLock<Option<Handle>>; NAMES.len()] = [const { RwLock::new(Non
 /// Unloads of each name.
 static UNLOADS: [AtomicU64; NAMES.len()] = [const { AtomicU64::new(0) }; NAMES.len()];
 /// A pin that its holder left to whoever finds it.
-static LEFT: Mutex<Option<(usize, PluginPin)>> = Mutex::new(None);
+static LEFT: Mutex<Option<PluginPin>> = Mutex::new(None);
 /// Whether the thread that stalls is inside the first plugin, and whether an unload named it.
 static STALLING: AtomicBool = AtomicBool::new(false);
 static NAMED: AtomicBool = AtomicBool::new(false);
+/// Whether it may come.
+static INVITED: AtomicBool = AtomicBool::new(false);
+/// Threads that load and unload.
+static LOADERS: AtomicUsize = AtomicUsize::new(NAMES.len());
 
 thread_local! {
     /// Start, end and generation of the plugin that this thread calls, 0 outside.
@@ -202,8 +207,8 @@ fn call_pinned(host: &Host, worker: &Worker) {
     }
     let given = pin.clone();
     drop(pin);
-    let taken = LEFT.lock().expect("no panic").replace((n, given));
-    if let Some((_, taken)) = taken {
+    let taken = LEFT.lock().expect("no panic").replace(given);
+    if let Some(taken) = taken {
         drop(taken.clone());
         // Outside the lock, and by another thread than the one that took it.
         drop(taken);
@@ -289,6 +294,10 @@ fn staller(host: &Host) {
         let before = others();
         NAMED.store(false, Ordering::SeqCst);
         STALLING.store(true, Ordering::SeqCst);
+        if !INVITED.load(Ordering::SeqCst) {
+            STALLING.store(false, Ordering::SeqCst);
+            return;
+        }
         let done = || NAMED.load(Ordering::SeqCst) && others() > before;
         if !pace::wait_until(|| done() || pace::is_over()) {
             tally::fault(Fault::Unnamed, u64::from(NAMED.load(Ordering::SeqCst)));
@@ -301,7 +310,7 @@ fn staller(host: &Host) {
     while pace::goes_on() {
         storm::nap(Duration::from_millis(1));
         let current = CURRENT[0].read().expect("no panic").clone();
-        if let Some(handle) = current {
+        if let Some(handle) = current.filter(|_| INVITED.load(Ordering::SeqCst)) {
             let args = (
                 stay as extern "C-unwind" fn(*mut c_void),
                 std::ptr::null_mut(),
@@ -321,48 +330,75 @@ fn load(host: &Host, n: usize, file: &Path) -> Handle {
     handle
 }
 
-/// Unloads, if need be in several attempts that are too short.
+/// Tries to unload what this thread itself has pinned: that is given up, says who is inside, and
+/// changes nothing.
+fn unload_in_vain(host: &Host, n: usize, plugin: &Plugin) {
+    let pin = plugin.pin().expect("live");
+    let soon = Deadline::after(Duration::from_micros(pace::random() % 3000));
+    match host.loader.unload_exactly(plugin, soon) {
+        Err(error) if error.kind() == ErrorKind::Deadline => {
+            tally::count(Count::PutBack);
+            let names = |thread: &str| error.blockers().iter().any(|b| &*b.thread == thread);
+            let pinned = error.blockers().iter().any(|b| b.kind == HolderKind::Pins);
+            if !pinned || plugin.state() != State::Live {
+                tally::fault(Fault::Unnamed, plugin.generation());
+            }
+            if n == 0 && names("staller") {
+                NAMED.store(true, Ordering::SeqCst);
+            }
+        }
+        other => wrong_verdict(n, plugin, &other),
+    }
+    drop(pin);
+}
+
+fn wrong_verdict(n: usize, plugin: &Plugin, verdict: &Result<Unloaded, Error>) {
+    println!("unload {}: {verdict:?}", NAMES[n]);
+    tally::fault(Fault::Verdict, plugin.generation());
+}
+
+/// Unloads, now and then after attempts in vain.
 fn unload(host: &Host, n: usize, handle: &Handle) {
     let plugin = &handle.plugin;
     late::unloads(plugin);
-    let mut patience = Duration::from_micros(pace::random() % 2000);
-    loop {
-        // The pin that lies about is taken, or this would wait for the next who finds it.
-        let left = LEFT.lock().expect("no panic").take_if(|left| left.0 == n);
-        drop(left);
-        match host
-            .loader
-            .unload_exactly(plugin, Deadline::after(patience))
-        {
-            Ok(Unloaded::Gone(report)) if report.generation == plugin.generation() => break,
-            Err(error) if error.kind() == ErrorKind::Deadline => {
-                tally::count(Count::PutBack);
-                if error.blockers().is_empty() || plugin.state() != State::Live {
-                    tally::fault(Fault::Unnamed, plugin.generation());
-                }
-                let named = error
-                    .blockers()
-                    .iter()
-                    .any(|holder| &*holder.thread == "staller");
-                if n == 0 && STALLING.load(Ordering::SeqCst) && named {
-                    NAMED.store(true, Ordering::SeqCst);
-                }
-                patience = patience.max(Duration::from_millis(1)) * 2;
-                if patience > pace::PATIENCE {
-                    return tally::fault(Fault::Stuck, plugin.generation());
-                }
-            }
-            other => {
-                println!("unload {}: {other:?}", NAMES[n]);
-                return tally::fault(Fault::Verdict, plugin.generation());
+    if n == 0 && pace::once_in(3) {
+        INVITED.store(true, Ordering::SeqCst);
+        for _ in 0..20 {
+            if !STALLING.load(Ordering::SeqCst) {
+                storm::nap(Duration::from_millis(1));
             }
         }
+        // Whoever stalls from now on sees this, or is seen below.
+        INVITED.store(false, Ordering::SeqCst);
+        while STALLING.load(Ordering::SeqCst) {
+            unload_in_vain(host, n, plugin);
+        }
+    } else if pace::once_in(3) {
+        unload_in_vain(host, n, plugin);
+    }
+    match host
+        .loader
+        .unload_exactly(plugin, Deadline::after(pace::PATIENCE))
+    {
+        Ok(Unloaded::Gone(report)) if report.generation == plugin.generation() => {}
+        other => return wrong_verdict(n, plugin, &other),
     }
     tally::count(Count::Unloads);
     UNLOADS[n].fetch_add(1, Ordering::SeqCst);
     pace::progress();
     if plugin.state() != State::Empty || plugin.pin().is_ok() {
         tally::fault(Fault::Stale, plugin.generation());
+    }
+}
+
+/// Gives back the pin that lies about when its plugin wants to leave.
+fn janitor() {
+    while LOADERS.load(Ordering::SeqCst) > 0 {
+        storm::nap(Duration::from_millis(1));
+        let mut left = LEFT.lock().expect("no panic");
+        let leaving = left.take_if(|pin| pin.is_leaving());
+        drop(left);
+        drop(leaving);
     }
 }
 
@@ -376,6 +412,7 @@ fn unloader(host: &Host, n: usize, file: &Path) {
         unload(host, n, &handle);
     }
     *CURRENT[n].write().expect("no panic") = None;
+    LOADERS.fetch_sub(1, Ordering::SeqCst);
 }
 
 /// The broken caller: the plugin's function by its bare address, with a look at the state.
@@ -423,10 +460,11 @@ pub fn torture(scenario: &Scenario, time: Duration) -> &'static [Count] {
     late::watch();
     storm::prepare(on_signal);
     let host = Host::new();
+    let sends = matches!(scenario.barriers, Barriers::Membarrier | Barriers::Switch);
     let found = host.loader.capabilities().membarrier;
-    assert_eq!(found, scenario.barriers != Barriers::Denied, "capabilities");
+    assert_eq!(found, sends, "capabilities");
     let fences = snapshot::sections().fences();
-    assert_eq!(fences, scenario.barriers != Barriers::Membarrier, "fences");
+    assert_eq!(fences, !sends, "fences");
     if scenario.protects {
         checkpoint::set_hook(|point| {
             if point == "unload.close" {
@@ -451,6 +489,7 @@ pub fn torture(scenario: &Scenario, time: Duration) -> &'static [Count] {
             for _ in 0..CROWD {
                 scope.spawn(|| one_of_the_crowd(host));
             }
+            scope.spawn(janitor);
             scope.spawn(|| churn(host));
             scope.spawn(|| staller(host));
             scope.spawn(|| fork_often(host));
@@ -472,6 +511,7 @@ pub fn torture(scenario: &Scenario, time: Duration) -> &'static [Count] {
 /// Forked children read and call what is there.
 fn fork_often(host: &Host) {
     forks::fork_often(Duration::from_millis(20), || {
+        let before = tally::errors();
         for current in &CURRENT {
             walk();
             // Whoever held the lock does not live in the child.
@@ -483,7 +523,7 @@ fn fork_often(host: &Host) {
                 }
             }
         }
-        !tally::found()
+        tally::errors() == before
     });
 }
 

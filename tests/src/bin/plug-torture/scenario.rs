@@ -20,6 +20,8 @@ pub enum Barriers {
     Fences,
     /// Readers fence, because a seccomp filter denies membarrier.
     Denied,
+    /// By membarrier, which is given up half-way, under full load.
+    Switch,
 }
 
 /// The one fault of a variant that must be found. All of it is in this program.
@@ -70,13 +72,16 @@ const fn broken(name: &'static str, part: Part, broken: Broken) -> Scenario {
 }
 
 /// Every run there is; those that are real come first, and are what runs by default.
-pub const ALL: [Scenario; 15] = [
+pub const ALL: [Scenario; 18] = [
     real("sections", Part::Sections, Barriers::Membarrier),
     real("sections-fences", Part::Sections, Barriers::Fences),
+    real("sections-switch", Part::Sections, Barriers::Switch),
     real("gates", Part::Gates, Barriers::Membarrier),
     real("gates-fences", Part::Gates, Barriers::Fences),
+    real("gates-switch", Part::Gates, Barriers::Switch),
     real("plugins", Part::Plugins, Barriers::Membarrier),
     real("plugins-fences", Part::Plugins, Barriers::Fences),
+    real("plugins-switch", Part::Plugins, Barriers::Switch),
     real("plugins-denied", Part::Plugins, Barriers::Denied),
     Scenario {
         protects: true,

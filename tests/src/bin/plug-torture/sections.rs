@@ -2,12 +2,14 @@
 //! overwrites, and against grace periods that nobody asked for.
 
 use std::collections::VecDeque;
+use std::io;
+use std::mem::ManuallyDrop;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Barrier, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use plug_readside::section::Incomplete;
+use plug_readside::section::{Incomplete, Stall};
 use plug_readside::{snapshot, thread_pointer};
 use plug_tests::storm::{self, Storm};
 
@@ -183,6 +185,60 @@ fn churn() {
     }
 }
 
+/// Makes threads that die in a section, through a line of their own or not.
+fn mortals() {
+    while pace::goes_on() {
+        let mortal = thread::spawn(|| {
+            let (sections, own) = (snapshot::sections(), thread_pointer());
+            if pace::once_in(2) {
+                register();
+            }
+            let section = sections.enter(own);
+            // A shared counter has no names, so that nobody would ever know.
+            if sections.is_inside(own) {
+                let _never_left = ManuallyDrop::new(section);
+                tally::count(Count::Died);
+            }
+        });
+        mortal.join().expect("no panic");
+        storm::nap(Duration::from_micros(random_micros(5_000)));
+    }
+}
+
+/// Whether the process has no thread `tid`.
+fn is_dead(tid: u32) -> bool {
+    // SAFETY: signal 0 sends nothing.
+    let status = unsafe { libc::syscall(libc::SYS_tgkill, std::process::id(), tid, 0) };
+    status != 0 && io::Error::last_os_error().raw_os_error() == Some(libc::ESRCH)
+}
+
+/// Whether nobody is inside, in a forked child, that has a name: others who were in the shared
+/// counter of the thread that forked are there for ever.
+fn is_alone() -> bool {
+    let nobody = Stall {
+        thread_pointer: 0,
+        tid: 0,
+    };
+    match snapshot::sections().synchronize(barriers::everywhere, |_| false) {
+        Ok(()) => true,
+        Err(Incomplete::Stalled(stall)) => stall == nobody,
+        Err(Incomplete::Barrier(_)) => false,
+    }
+}
+
+/// Clears what the dead have left; does nothing while another thread does it.
+fn reap() {
+    static REAPER: Mutex<()> = Mutex::new(());
+    let Ok(_only_one) = REAPER.try_lock() else {
+        return;
+    };
+    // SAFETY: one at a time, and the kernel says who is dead.
+    let reaped = unsafe { snapshot::sections().reap(is_dead, barriers::everywhere) };
+    for _ in 0..reaped.expect("a barrier").sections {
+        tally::count(Count::Reaped);
+    }
+}
+
 /// Stays inside until a grace period has named it. Comes before the crowd, so that it has a line.
 fn staller(ready: &Barrier) {
     register();
@@ -220,6 +276,9 @@ fn wait_for_readers(broken: Option<Broken>, patience: Duration) -> bool {
             looks += 1;
             if looks.is_multiple_of(128) {
                 thread::yield_now();
+            }
+            if looks.is_multiple_of(2048) {
+                reap();
             }
             began.elapsed() < patience
         },
@@ -330,6 +389,8 @@ const REQUIRED: &[Count] = &[
     Count::Lines,
     Count::NoLine,
     Count::Reused,
+    Count::Died,
+    Count::Reaped,
     Count::Stalls,
     Count::Children,
 ];
@@ -361,15 +422,18 @@ pub fn torture(scenario: &Scenario, time: Duration) -> &'static [Count] {
             }
             scope.spawn(digger);
             scope.spawn(churn);
+            scope.spawn(mortals);
             scope.spawn(impatient);
             scope.spawn(|| {
+                let before = storm::tid().unsigned_abs();
                 forks::fork_often(Duration::from_millis(20), || {
-                    // SAFETY: in the child, on its only thread, which is in no section.
-                    unsafe { snapshot::sections().reset_after_fork(thread_pointer()) };
+                    let errors = tally::errors();
+                    let (own, now) = (thread_pointer(), storm::tid().unsigned_abs());
+                    // SAFETY: in the child, on its only thread.
+                    unsafe { snapshot::sections().reset_after_fork(own, before, now) };
                     // Nobody else is here, whatever they were doing.
                     read(1, &|| ());
-                    let alone = wait_for_readers(None, Duration::ZERO);
-                    alone && !tally::found()
+                    is_alone() && tally::errors() == errors
                 });
             });
         }

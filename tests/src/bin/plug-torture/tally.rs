@@ -67,6 +67,8 @@ counted! {
         Pins = "pins",
         PinnedCalls = "calls under a pin",
         SelfDeadlocks = "unloads from inside refused",
+        Died = "threads that died in a section",
+        Reaped = "sections of dead threads cleared",
         Stalls = "stalls named",
         Children = "forked children",
     }
@@ -93,9 +95,14 @@ pub fn fault(what: Fault, evidence: u64) {
     FAULTS[what as usize].fetch_add(1, Ordering::SeqCst);
 }
 
+/// How many faults there were.
+pub fn errors() -> u64 {
+    FAULTS.iter().map(|n| n.load(Ordering::SeqCst)).sum()
+}
+
 /// Whether there was any fault.
 pub fn found() -> bool {
-    FAULTS.iter().any(|count| count.load(Ordering::SeqCst) > 0)
+    errors() > 0
 }
 
 /// Counts. Async-signal-safe.
@@ -173,7 +180,7 @@ pub fn end(scenario: &Scenario, required: &[Count], took: Duration) -> bool {
             println!("{name}: !!! {text}: {n}, the last {evidence:#x}");
         }
     }
-    let mut errors: u64 = FAULTS.iter().map(|n| n.load(Ordering::SeqCst)).sum();
+    let mut errors = errors();
     for (what, text) in Count::ALL {
         if required.contains(what) && counted(*what) == 0 {
             println!("{name}: !!! {text}: none, though the run is there for them");

@@ -25,6 +25,21 @@ impl Plan {
         Duration::from_micros(if self.quick { 300 } else { 4000 })
     }
 
+    /// As many operations as take about as long as a batch should.
+    pub fn fitting(self, mut run: impl FnMut(usize)) -> usize {
+        let mut n = 1;
+        loop {
+            let began = processor_time();
+            run(n);
+            let took = processor_time().saturating_sub(began);
+            if took * 16 >= self.batch() || n >= 1 << 22 {
+                let fit = self.batch().as_nanos() * n as u128 / took.as_nanos().max(1);
+                return usize::try_from(fit).unwrap_or(n).clamp(1, 1 << 24);
+            }
+            n *= 2;
+        }
+    }
+
     /// `full`, or `small` in the quick mode.
     pub fn size(self, full: usize, small: usize) -> usize {
         if self.quick { small } else { full }
@@ -94,7 +109,7 @@ pub fn table(title: &str, unit: &str, all: &[Series]) {
     }
 }
 
-/// Somebody who answers lookups; called with the number of the first and how many.
+/// Somebody who is measured; called with the number of the first operation and how many.
 pub struct Contender<'a> {
     name: String,
     run: Box<dyn FnMut(usize, usize) + 'a>,
@@ -119,31 +134,22 @@ impl<'a> Contender<'a> {
             }),
         }
     }
+}
 
-    /// As many operations as take about as long as a batch should.
-    fn batch(&mut self, plan: Plan) -> usize {
-        let mut n = 1;
-        loop {
-            let began = processor_time();
-            (self.run)(0, n);
-            let took = processor_time().saturating_sub(began);
-            if took * 16 >= plan.batch() || n >= 1 << 22 {
-                let fit = plan.batch().as_nanos() * n as u128 / took.as_nanos().max(1);
-                return usize::try_from(fit).unwrap_or(n).clamp(1, 1 << 24);
-            }
-            n *= 2;
-        }
-    }
+/// Whether a contender of this name takes part: for a profiler, only those whose name contains
+/// what `PLUG_BENCH_ONLY` says.
+pub fn is_wanted(name: &str) -> bool {
+    std::env::var("PLUG_BENCH_ONLY").map_or(true, |only| name.contains(&only))
 }
 
 /// Runs all contenders in each round, each time beginning with another one.
 pub fn compare(plan: Plan, mut contenders: Vec<Contender<'_>>) -> Vec<Series> {
     let _pinned = Pinned::to(0);
-    // For a profiler: only those whose name contains it.
-    if let Ok(only) = std::env::var("PLUG_BENCH_ONLY") {
-        contenders.retain(|contender| contender.name.contains(&only));
-    }
-    let batches: Vec<usize> = contenders.iter_mut().map(|c| c.batch(plan)).collect();
+    contenders.retain(|contender| is_wanted(&contender.name));
+    let batches: Vec<usize> = contenders
+        .iter_mut()
+        .map(|contender| plan.fitting(|n| (contender.run)(0, n)))
+        .collect();
     let mut all: Vec<Series> = contenders.iter().map(|c| Series::new(&c.name)).collect();
     for round in 0..plan.rounds() {
         for turn in 0..contenders.len() {
@@ -161,7 +167,7 @@ pub fn compare(plan: Plan, mut contenders: Vec<Contender<'_>>) -> Vec<Series> {
 }
 
 /// What this thread had of the processor: without the times in which a neighbour had it.
-fn processor_time() -> Duration {
+pub fn processor_time() -> Duration {
     let mut time = libc::timespec {
         tv_sec: 0,
         tv_nsec: 0,
@@ -178,15 +184,26 @@ pub struct Pinned {
 
 impl Pinned {
     pub fn to(cpu: usize) -> Self {
+        Self::on(|other| other == cpu)
+    }
+
+    /// Keeps the thread off one processor, where there are others.
+    pub fn off(cpu: usize) -> Self {
+        Self::on(|other| other != cpu)
+    }
+
+    fn on(allows: impl Fn(usize) -> bool) -> Self {
         // SAFETY: all zeros are the empty set.
         let mut before: libc::cpu_set_t = unsafe { mem::zeroed() };
         // SAFETY: `before` has room for as many bytes as are announced.
         unsafe { libc::sched_getaffinity(0, size_of_val(&before), &raw mut before) };
         // SAFETY: all zeros are the empty set.
         let mut only: libc::cpu_set_t = unsafe { mem::zeroed() };
-        // SAFETY: `only` is a set of processors.
-        unsafe { libc::CPU_SET(cpu, &mut only) };
-        // A processor we may not use leaves things as they are.
+        for cpu in (0..libc::CPU_SETSIZE as usize).filter(|cpu| allows(*cpu)) {
+            // SAFETY: `only` is a set of as many processors.
+            unsafe { libc::CPU_SET(cpu, &mut only) };
+        }
+        // Processors we may not use leave things as they are.
         // SAFETY: `only` has as many bytes as are announced.
         unsafe { libc::sched_setaffinity(0, size_of_val(&only), &raw const only) };
         Self { before }
@@ -208,10 +225,8 @@ pub struct Stamps {
 }
 
 impl Stamps {
-    pub fn new() -> Self {
-        let (began, first) = (Instant::now(), now());
-        while began.elapsed() < Duration::from_millis(20) {}
-        let per_tick = began.elapsed().as_nanos() as f64 / (now() - first) as f64;
+    pub fn calibrated() -> Self {
+        let per_tick = ns_per_tick();
         let mut empty: Vec<u64> = (0..1001).map(|_| Self::ticks(|| ())).collect();
         empty.sort_unstable();
         let floor = empty[empty.len() / 2];
@@ -238,7 +253,16 @@ impl Stamps {
     }
 }
 
-fn now() -> u64 {
+/// Nanoseconds between two of the processor's time stamps that follow each other.
+pub fn ns_per_tick() -> f64 {
+    let (began, first) = (Instant::now(), now());
+    while began.elapsed() < Duration::from_millis(20) {}
+    began.elapsed().as_nanos() as f64 / (now() - first) as f64
+}
+
+/// The processor's time stamp.
+#[inline]
+pub fn now() -> u64 {
     // SAFETY: every x86-64 processor has it.
     unsafe { _rdtsc() }
 }
