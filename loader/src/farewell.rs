@@ -48,7 +48,8 @@ impl Farewell {
         *self.outcome.lock().unwrap_or_else(PoisonError::into_inner) = Some(outcome);
     }
 
-    /// Whether it has been said and its thread, with what the plugin left on it, is gone.
+    /// Whether its thread, with what the plugin left on it, is gone: whether all was said or the
+    /// plugin ended the thread.
     ///
     /// To be asked a first time while the thread is likely to be there. Never, where the kernel
     /// does not tell about threads.
@@ -59,7 +60,7 @@ impl Farewell {
         }
         let now = task::started(tid);
         let first = *self.started.get_or_init(|| now);
-        self.outcome().is_some() && (now.is_none() || now != first)
+        now.is_none() || now != first
     }
 
     /// How it went, once it did.

@@ -3,7 +3,7 @@
 
 use std::cell::RefCell;
 use std::collections::HashSet;
-use std::mem;
+use std::mem::{self, ManuallyDrop};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -30,7 +30,8 @@ use crate::params::Params;
 use crate::pins::Pins;
 use crate::plugin::{Destructors, Export, Loaded, Plugin, Record};
 use crate::process::Process;
-use crate::registry::{Claim, Zombie, canonical, claim_error};
+use crate::registry::{Claim, Until, Zombie, canonical, claim_error};
+use crate::settlement;
 use crate::stages::Stages;
 use crate::sys::{code, dl, process_exit};
 use crate::trust::{Origin, Source};
@@ -289,10 +290,11 @@ fn land(
         .map_err(|refusal| Error::new(ErrorKind::Map, refusal.to_string()).at(Stage::Map))?;
     let (bias, mapped_name) = (mapped.bias, mapped.name.clone());
     let threads = RefCell::new(Vec::new());
+    let owed = RefCell::new(None);
     let mut mapped = Mapping {
         process,
         mapped: Some(mapped),
-        threads: &threads,
+        owed: &owed,
         link: Arc::clone(&link),
         left,
         pinned_because: pinned_because(facts),
@@ -326,15 +328,21 @@ fn land(
         .registry
         .advance(record.id, record.generation, State::Coming);
     process.registry.show(&record);
-    let is_small = record.index.is_small();
-    if is_small {
-        record.index.build_search();
-    }
     let shown = Shown {
         process,
         generation: record.generation,
         kept: false,
     };
+    let settled = Settled {
+        process,
+        record: &record,
+        threads: &threads,
+        owed: &owed,
+    };
+    let is_small = record.index.is_small();
+    if is_small {
+        record.index.build_search();
+    }
     process
         .events
         .push(&record.name, record.generation, EventKind::Coming);
@@ -362,6 +370,7 @@ fn land(
         return Err(Error::new(ErrorKind::ShutDown, message).at(Stage::Activate));
     }
     built.keep();
+    settled.keep();
     shown.keep();
     claim.keep();
     let mapping = mapped.keep();
@@ -505,14 +514,52 @@ impl Drop for Shown {
     }
 }
 
+/// Has threads end that ran the plugin's code, and destroy what is theirs, before readers no longer
+/// see it; unless kept.
+struct Settled<'a> {
+    process: &'static Process,
+    record: &'a Arc<Record>,
+    /// Threads of the loader's that ran its code.
+    threads: &'a RefCell<Vec<Ending>>,
+    owed: &'a RefCell<Option<(Vec<String>, Option<Until>)>>,
+}
+
+impl Settled<'_> {
+    /// The threads are the unload's to wait for.
+    fn keep(self) {
+        let _kept = ManuallyDrop::new(self);
+    }
+}
+
+impl Drop for Settled<'_> {
+    fn drop(&mut self) {
+        let owed = match executor::wait_all(self.threads.take(), LAST_WORDS) {
+            // Its code may still run: it stays, and for ever.
+            Err(reason) => Some((vec![reason], None)),
+            Ok(()) => {
+                let soon = Deadline::after(LAST_WORDS);
+                let settled = settlement::settle(self.process, self.record, soon);
+                // What was to be undone is undone.
+                let until = Until::Settled { destroyed: true };
+                settled.err().map(|reasons| (reasons, Some(until)))
+            }
+        };
+        if owed.is_none() {
+            settlement::release(self.record.generation);
+        }
+        self.owed.replace(owed);
+    }
+}
+
 /// Gives the mapping back to ld.so, unless kept, and reports what stays.
 ///
 /// What stays is a zombie as after an unload: readers see it, and it is collected when it goes.
 struct Mapping<'a> {
     process: &'static Process,
     mapped: Option<dl::Mapped>,
-    /// Threads that ran its code.
-    threads: &'a RefCell<Vec<Ending>>,
+    /// Why it may not be given back, and what it waits for: threads still run its code, or owe it
+    /// something.
+    owed: &'a RefCell<Option<(Vec<String>, Option<Until>)>>,
     link: Arc<StageLink>,
     left: &'a mut Option<Lingering>,
     pinned_because: Vec<String>,
@@ -531,22 +578,21 @@ impl Drop for Mapping<'_> {
         let Some(mapped) = self.mapped.take() else {
             return;
         };
-        let (mapped, reason) = match executor::wait_all(self.threads.take(), LAST_WORDS) {
-            // Its code may still run: it stays, and for ever.
-            Err(reason) => (Some(mapped), reason),
+        let (mapped, why, until) = match self.owed.take() {
+            Some((why, until)) => (Some(mapped), why, until),
             // SAFETY: the plugin never was Live, so nobody has called it or holds a pointer into
-            // it; what its constructors and init left behind was undone, and the threads that ran
-            // its code have ended.
-            Ok(()) => match unsafe { mapped.close() } {
+            // it; what its constructors and init left behind was undone, and threads that ran its
+            // code have ended and owe it nothing.
+            None => match unsafe { mapped.close() } {
                 Ok(false) => return,
-                Ok(true) => (None, "still mapped after dlclose".to_owned()),
-                Err(refusal) => (None, refusal.to_string()),
+                Ok(true) => (None, vec!["still mapped after dlclose".to_owned()], None),
+                Err(refusal) => (None, vec![refusal.to_string()], None),
             },
         };
         let pinned_because = mem::take(&mut self.pinned_because);
-        let is_pinned = mapped.is_some() || !pinned_because.is_empty();
+        let is_pinned = mapped.is_some() && until.is_none() || !pinned_because.is_empty();
         let mut reasons = pinned_because.clone();
-        reasons.push(reason);
+        reasons.extend(why);
         let Some(record) = self.record.take() else {
             let (plugin, generation) = (Box::default(), 0);
             *self.left = Some(Lingering {
@@ -577,7 +623,7 @@ impl Drop for Mapping<'_> {
                 threads: Vec::new(),
                 pinned_because,
             }),
-            until: None,
+            until,
         });
         let reasons = lingering.reasons.clone();
         let kind = if is_pinned {

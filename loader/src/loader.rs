@@ -17,6 +17,7 @@ use crate::departure::Departure;
 use crate::drainer;
 use crate::error::{Error, ErrorKind, Holder, Lingering};
 use crate::events::Event;
+use crate::footprint::ledger;
 use crate::fork;
 use crate::history::{Attribution, Departed};
 use crate::load;
@@ -52,7 +53,7 @@ impl Loader {
     ///
     /// # Errors
     /// [`ErrorKind::AlreadyInitialised`] the second time; [`ErrorKind::Thread`] when the drainer
-    /// could not be started.
+    /// could not be started, or no key for thread-specific data is left.
     pub fn new(config: Config) -> Result<Self, Error> {
         let Some(process) = Process::start(config) else {
             return Err(Error::new(
@@ -60,6 +61,7 @@ impl Loader {
                 "this process has its loader already; clone the handle",
             ));
         };
+        ledger::prepare()?;
         fork::prepare();
         if process.config.run_exits_at_process_exit {
             process_exit::at_exit(|| {

@@ -92,8 +92,8 @@ pub(crate) struct Zombie {
 pub(crate) enum Until {
     /// Its `exit` has not returned yet.
     Said(Arc<Farewell>),
-    /// Threads have something of its to destroy.
-    Settled,
+    /// Threads owe it something, before or after its own destructors.
+    Settled { destroyed: bool },
 }
 
 /// A reserved name with its slot and generation, given back when dropped unless kept.
@@ -511,7 +511,7 @@ impl Registry {
             .into_iter()
             .filter(|(generation, until)| match until {
                 Until::Said(farewell) => farewell.is_over(),
-                Until::Settled => ledger::debts(*generation).is_empty(),
+                Until::Settled { .. } => ledger::debts(*generation).is_empty(),
             });
         let take = |(generation, until)| {
             let mut writer = self.lock();

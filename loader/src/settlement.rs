@@ -3,12 +3,14 @@
 
 #![forbid(unsafe_code)]
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::checkpoint;
 use crate::constructors;
 use crate::deadline::Deadline;
 use crate::executor::{self, Executor, Outcome};
+use crate::farewell::{Farewell, Said};
 use crate::footprint::keys;
 use crate::footprint::ledger::{self, Debt};
 use crate::plugin::{Destructors, Loaded, Record};
@@ -80,24 +82,42 @@ fn describe(debt: &Debt, record: &Record, is_worker: bool) -> String {
     )
 }
 
+/// Why the destructors have not all been run.
+pub(crate) enum Unfinished {
+    /// They cannot be.
+    Refused(String),
+    /// One has not returned; they go on by themselves.
+    Late(Arc<Farewell>),
+}
+
 /// Runs the destructors of a load that threads owe nothing, on a thread of the loader's that has
 /// ended when this returns.
-///
-/// # Errors
-/// Why they have not all been run.
-pub(crate) fn destroy(loaded: &Loaded, deadline: Deadline) -> Result<(), String> {
+pub(crate) fn destroy(loaded: &Loaded, deadline: Deadline) -> Result<(), Unfinished> {
     let generation = loaded.record.generation;
     let destructors = loaded.destructors.clone();
+    let farewell = Arc::new(Farewell::default());
+    let said = Arc::clone(&farewell);
     let job = move || {
+        said.begin();
         checkpoint::note("unload.destructors");
         constructors::destroy(&destructors, generation);
+        said.end(Ok(Said {
+            exited: Duration::ZERO,
+            destroyed: true,
+        }));
     };
     let done = Executor::start(c"plug-fini").and_then(|executor| executor.run(Some(deadline), job));
-    let (outcome, thread) = done.map_err(|error| format!("{error:#}"))?;
+    let (outcome, thread) = done.map_err(|error| Unfinished::Refused(format!("{error:#}")))?;
+    // Looked at once while the thread is there, so that it is known again.
+    let _over = farewell.is_over();
     match outcome {
-        Outcome::Done(()) => executor::wait_all(vec![thread], deadline.remaining()),
-        Outcome::Vanished => Err("a destructor ended the loader's thread".to_owned()),
-        Outcome::Late => Err("a destructor has not returned; the thread plug-fini is in it".into()),
+        Outcome::Done(()) => executor::wait_all(vec![thread], deadline.remaining())
+            .map_err(|_| Unfinished::Late(farewell)),
+        Outcome::Vanished => {
+            let reason = "a destructor ended the loader's thread instead of returning";
+            Err(Unfinished::Refused(reason.to_owned()))
+        }
+        Outcome::Late => Err(Unfinished::Late(farewell)),
     }
 }
 

@@ -22,7 +22,7 @@ use crate::plugin::{Loaded, Record};
 use crate::process::Process;
 use crate::quiesce::{self, Undrained, WorkerProof};
 use crate::registry::{Leaving, Until, Zombie};
-use crate::settlement;
+use crate::settlement::{self, Unfinished};
 use crate::stages::Stages;
 use crate::stall::Stall;
 use crate::sys::process_exit;
@@ -148,25 +148,21 @@ pub(crate) fn leave(
     let farewell = executor::wait_all(threads, last_words.remaining())
         .map_err(Unsaid::Refused)
         .and_then(|()| say_goodbye(process, &loaded, last_words, &mut stages));
-    match farewell {
-        Ok(true) => {}
-        Ok(false) => {
-            if let Err(reasons) = settlement::settle(process, &record, last_words) {
-                return bury(process, loaded, reasons, Some(Until::Settled));
-            }
-            if let Err(reason) = settlement::destroy(&loaded, last_words) {
-                return bury(process, loaded, vec![reason], None);
-            }
-        }
+    let destroyed = match farewell {
+        Ok(destroyed) => destroyed,
         Err(Unsaid::Refused(reason)) => return bury(process, loaded, vec![reason], None),
         Err(Unsaid::Late(farewell)) => {
             let reason = "its exit has not returned; the thread plug-exit is in it".into();
             return bury(process, loaded, vec![reason], Some(Until::Said(farewell)));
         }
-    }
-    if let Err(left) = close(process, loaded, &mut stages) {
-        let (loaded, reason) = *left;
-        return bury(process, loaded, vec![reason], None);
+    };
+    if let Err(left) = depart(process, loaded, destroyed, last_words, &mut stages) {
+        let Left {
+            loaded,
+            reasons,
+            until,
+        } = *left;
+        return bury(process, loaded, reasons, until);
     }
     checkpoint::note("unload.release");
     process.registry.release(record.id, record.generation);
@@ -178,6 +174,54 @@ pub(crate) fn leave(
         generation: record.generation,
         workers,
         stages,
+    })
+}
+
+/// A plugin that did not leave, why, and what it waits for.
+struct Left {
+    loaded: Loaded,
+    reasons: Vec<String>,
+    until: Option<Until>,
+}
+
+/// What follows `exit`: threads destroy what is theirs, the plugin's own destructors run unless they
+/// have, threads owe nothing after them either, and it is closed.
+fn depart(
+    process: &'static Process,
+    loaded: Loaded,
+    destroyed: bool,
+    deadline: Deadline,
+    stages: &mut Stages,
+) -> Result<(), Box<Left>> {
+    let record = Arc::clone(&loaded.record);
+    let left = |loaded, reasons, until| {
+        Err(Box::new(Left {
+            loaded,
+            reasons,
+            until,
+        }))
+    };
+    if !destroyed {
+        if let Err(reasons) = settlement::settle(process, &record, deadline) {
+            return left(loaded, reasons, Some(Until::Settled { destroyed }));
+        }
+        let last_words = Deadline::after(deadline.remaining().max(LAST_WORDS));
+        match settlement::destroy(&loaded, last_words) {
+            Ok(()) => {}
+            Err(Unfinished::Refused(reason)) => return left(loaded, vec![reason], None),
+            Err(Unfinished::Late(farewell)) => {
+                let reason = "a destructor has not returned; the thread plug-fini is in it".into();
+                return left(loaded, vec![reason], Some(Until::Said(farewell)));
+            }
+        }
+    }
+    // A destructor may have started a thread.
+    if let Err(reasons) = settlement::settle(process, &record, deadline) {
+        return left(loaded, reasons, Some(Until::Settled { destroyed: true }));
+    }
+    close(process, loaded, stages).or_else(|given_back| {
+        let (loaded, reason) = *given_back;
+        left(loaded, vec![reason], None)
     })
 }
 
@@ -327,23 +371,21 @@ pub(crate) fn close_late(process: &'static Process) {
                 Some(outcome) => outcome.map(|said| said.destroyed),
                 None => Err("its exit ended the loader's thread instead of returning".to_owned()),
             },
-            Until::Settled => Ok(false),
+            Until::Settled { destroyed } => Ok(destroyed),
         };
-        let soon = Deadline::after(LAST_WORDS);
-        let destroyed = match said {
-            Ok(true) => Ok(()),
-            Ok(false) => {
-                if let Err(reasons) = settlement::settle(process, &record, Deadline::now()) {
-                    let _left = bury(process, loaded, reasons, Some(Until::Settled));
-                    continue;
-                }
-                settlement::destroy(&loaded, soon)
-            }
-            Err(reason) => Err(reason),
-        };
-        let closed = match destroyed {
-            Ok(()) => close(process, loaded, &mut Stages::start()),
-            Err(reason) => Err(Box::new((loaded, reason))),
+        let closed = match said {
+            Ok(destroyed) => depart(
+                process,
+                loaded,
+                destroyed,
+                Deadline::now(),
+                &mut Stages::start(),
+            ),
+            Err(reason) => Err(Box::new(Left {
+                loaded,
+                reasons: vec![reason],
+                until: None,
+            })),
         };
         match closed {
             Ok(()) => {
@@ -357,8 +399,12 @@ pub(crate) fn close_late(process: &'static Process) {
                     .push(plugin, generation, EventKind::Collected);
             }
             Err(left) => {
-                let (loaded, reason) = *left;
-                let left = bury(process, loaded, vec![reason], None);
+                let Left {
+                    loaded,
+                    reasons,
+                    until,
+                } = *left;
+                let left = bury(process, loaded, reasons, until);
                 tracing::warn!(target: "plug::unload", %left, "what held it has ended");
             }
         }

@@ -464,8 +464,11 @@ impl Worker {
     /// # Contexts
     /// Thread context. No plugin may be called before the value is dropped.
     pub fn asleep(&self) -> Asleep<'_> {
-        if !calls::is_inside() && self.row.points.fall_asleep() {
-            self.workers.tell();
+        if !calls::is_inside() {
+            ledger::settle_all();
+            if self.row.points.fall_asleep() {
+                self.workers.tell();
+            }
         }
         Asleep { worker: self }
     }
@@ -481,6 +484,9 @@ pub struct Asleep<'a> {
 impl Drop for Asleep<'_> {
     fn drop(&mut self) {
         self.worker.row.points.wake_up();
+        if ledger::is_any_leaving() && !calls::is_inside() {
+            ledger::settle_all();
+        }
     }
 }
 

@@ -346,6 +346,7 @@ fn matrix(host: &Host, path: &Path, name: &str, rows: &[(u32, &str)]) {
 #[test]
 fn rust_plugins_leave_whatever_threads_they_ran_on() {
     isolated!({
+        no_backtraces();
         let host = Host::new();
         let scratch = Scratch::new("rusty");
         let path = rust_plugin(&scratch, "rusty", RUST);
@@ -385,6 +386,109 @@ fn thread_locals_are_destroyed_once_each_on_their_own_threads() {
         // Two bytes each, and the thread-local that the first one's drop made.
         assert_eq!(dropped, Ok(3 * (2 + 100)));
         assert!(gone(&host, "rusty"));
+    });
+}
+
+/// A C plugin that starts a thread which runs until the flag of `begin` says otherwise; `WHERE` is
+/// where else it starts one.
+const LEAVER: &str = "#include \"plugin_api.h\"\n\
+    #include <pthread.h>\n\
+    #include <sched.h>\n\
+    #include <stdatomic.h>\n\
+    #include <stdlib.h>\n\
+    static _Atomic int *flag;\n\
+    static void *runs_on(void *none) { (void)none; while (!atomic_load(flag)) sched_yield(); return 0; }\n\
+    static int start(void) { flag = (_Atomic int *)strtoull(getenv(\"PLUG_FLAG\"), 0, 10); pthread_t t; if (pthread_create(&t, 0, runs_on, 0)) return 0; return pthread_detach(t) == 0; }\n\
+    static int32_t init(const plug_host_context *ctx) { (void)ctx; INIT }\n\
+    static void stop(void) {}\n\
+    __attribute__((destructor)) static void last(void) { LAST }\n\
+    PLUG_PLUGIN(\"NAME\", \"1.0.0\", \"for a test\", \"MIT\", init, stop);\n\
+    int unused(void); int unused(void) { return start(); }\n";
+
+/// What the threads of [`LEAVER`] look at.
+static FLAG: std::sync::atomic::AtomicI32 = std::sync::atomic::AtomicI32::new(0);
+
+fn leaver(scratch: &Scratch, name: &str, init: &str, last: &str) -> PathBuf {
+    // SAFETY: the process has one thread that looks at the environment, this one.
+    unsafe { std::env::set_var("PLUG_FLAG", (FLAG.as_ptr().addr()).to_string()) };
+    let source = LEAVER
+        .replace("NAME", name)
+        .replace("INIT", init)
+        .replace("LAST", last);
+    c_plugin(scratch, name, &source)
+}
+
+fn let_go(host: &Host, name: &str) {
+    let left = host.loader.zombies();
+    assert_eq!(left.len(), 1, "{left:?}");
+    let text = left[0].to_string();
+    assert!(text.contains("still runs"), "{text}");
+    thread::sleep(Duration::from_millis(100));
+    assert!(is_in_maps(name));
+    FLAG.store(1, std::sync::atomic::Ordering::SeqCst);
+    let deadline = seconds(5);
+    while !host.loader.zombies().is_empty() {
+        assert!(!deadline.has_passed(), "{:?}", host.loader.zombies());
+        thread::sleep(Duration::from_millis(1));
+    }
+    assert!(!is_in_maps(name));
+}
+
+#[test]
+fn load_that_fails_with_a_thread_running_keeps_the_plugin_until_that_ends() {
+    isolated!({
+        let host = Host::new();
+        let scratch = Scratch::new("failer");
+        let path = leaver(&scratch, "failer", "start(); return -1;", "");
+        let error = host.load(&path).expect_err("init fails");
+        assert!(error.lingering().is_some(), "{error}");
+        let_go(&host, "failer");
+    });
+}
+
+#[test]
+fn destructor_that_starts_a_thread_keeps_the_plugin_until_that_ends() {
+    isolated!({
+        let host = Host::new();
+        let scratch = Scratch::new("flusher");
+        let path = leaver(&scratch, "flusher", "return PLUG_OK;", "start();");
+        host.load(&path).expect("loads");
+        let verdict = host.loader.unload("flusher", seconds(1)).expect("closes");
+        assert!(matches!(verdict, Unloaded::Zombie(_)), "{verdict:?}");
+        let_go(&host, "flusher");
+    });
+}
+
+#[test]
+fn value_that_is_set_to_nothing_is_owed_nothing_and_keys_of_any_kind_are_given_back() {
+    isolated!({
+        let host = forgetful();
+        let scratch = Scratch::new("keyed");
+        let source = "#include \"plugin_api.h\"\n\
+            #include <pthread.h>\n\
+            #include <stdlib.h>\n\
+            static int32_t init(const plug_host_context *ctx) { (void)ctx; return PLUG_OK; }\n\
+            static void stop(void) {}\n\
+            static pthread_key_t with, without, freed;\n\
+            static void destroy(void *value) { (void)value; }\n\
+            PLUG_PLUGIN(\"keyed\", \"1.0.0\", \"for a test\", \"MIT\", init, stop);\n\
+            PLUG_EXPORT(uint32_t, act, (uint32_t what)) {\n\
+                static int made;\n\
+                if (!made && (pthread_key_create(&with, destroy) || pthread_key_create(&without, 0) || pthread_key_create(&freed, free))) return 0;\n\
+                made = 1;\n\
+                return !pthread_setspecific(with, &made) && !pthread_setspecific(with, 0) && what == 0;\n\
+            }\n";
+        let path = c_plugin(&scratch, "keyed", source);
+        let actor = Actor::start(|| ());
+        let mut keys = None;
+        for _ in 0..20 {
+            let plugin = host.load(&path).expect("loads");
+            assert_eq!(actor.act(address(&plugin, "act"), 0), 1);
+            assert!(gone(&host, "keyed"), "the sleeping thread owes nothing");
+            let now = keys_in_use();
+            assert_eq!(*keys.get_or_insert(now), now);
+        }
+        actor.end();
     });
 }
 
@@ -449,6 +553,13 @@ fn keys_in_use() -> usize {
     1024 - made.len()
 }
 
+/// Keeps the plugins' own standard libraries from mapping the plugins' files once more, which they do
+/// to name the frames of a panic and never undo.
+fn no_backtraces() {
+    // SAFETY: the process has one thread that looks at the environment, this one.
+    unsafe { std::env::set_var("RUST_BACKTRACE", "0") };
+}
+
 /// A host whose history is full before it is looked at.
 fn forgetful() -> Host {
     let mut config = Config::default();
@@ -510,6 +621,7 @@ fn cycle(host: &Host, path: &PathBuf, name: &str, acts: &[u32]) {
 #[test]
 fn cycles_of_a_rust_plugin_on_living_workers_leave_nothing() {
     isolated!({
+        no_backtraces();
         let host = forgetful();
         let scratch = Scratch::new("rusty");
         let path = rust_plugin(&scratch, "rusty", RUST);

@@ -291,7 +291,7 @@ impl<'s> IndexView<'s> {
     /// Reads the tables from end to end.
     fn scan(self, svma: u64) -> Option<u32> {
         let mut best = None;
-        for (number, symbol) in self.candidates() {
+        for (number, symbol) in self.first_candidates(SCANNED) {
             if symbol.covers(svma) {
                 best = best.max(Some((symbol.svma, symbol.preference(), rank(number))));
             }
@@ -299,12 +299,18 @@ impl<'s> IndexView<'s> {
         best.map(|(.., ranked)| rank(ranked))
     }
 
-    /// Every symbol that an address may be named after, with its number; bounded.
+    /// Every symbol that an address may be named after, with its number.
     #[inline]
     pub fn candidates(self) -> impl Iterator<Item = (u32, RawSymbol)> + use<'s> {
-        let first = (0..self.len(self.index.dynamic).min(SCANNED))
+        self.first_candidates(u32::MAX)
+    }
+
+    /// Those among the first `most` entries of each table.
+    #[inline]
+    fn first_candidates(self, most: u32) -> impl Iterator<Item = (u32, RawSymbol)> + use<'s> {
+        let first = (0..self.len(self.index.dynamic).min(most))
             .filter(move |n| self.raw(*n).is_some_and(|s| s.is_exported()));
-        let second = (0..self.len(self.index.all).min(SCANNED)).map(|n| n | SECOND);
+        let second = (0..self.len(self.index.all).min(most)).map(|n| n | SECOND);
         first
             .chain(second)
             .filter_map(move |number| Some((number, self.raw(number)?)))

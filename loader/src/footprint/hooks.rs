@@ -5,6 +5,7 @@
 //! nobody's is passed on as it is.
 
 use std::ffi::{c_int, c_uint, c_void};
+use std::mem::ManuallyDrop;
 use std::ptr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -26,9 +27,11 @@ unsafe extern "C-unwind" {
 pub(crate) fn address(import: Import) -> usize {
     let function: *const c_void = match import {
         Import::ThreadAtexit => thread_atexit as *const c_void,
-        Import::KeyCreate | Import::TssCreate => key_create as *const c_void,
+        Import::KeyCreate => key_create as *const c_void,
+        Import::TssCreate => short_key_create as *const c_void,
         Import::KeyDelete | Import::TssDelete => key_delete as *const c_void,
-        Import::SetSpecific | Import::TssSet => set_specific as *const c_void,
+        Import::SetSpecific => set_specific as *const c_void,
+        Import::TssSet => short_set_specific as *const c_void,
         Import::ThreadCreate => thread_create as *const c_void,
         Import::ThrdCreate => short_thread_create as *const c_void,
         Import::StdThread => std_thread as *const c_void,
@@ -65,30 +68,56 @@ unsafe extern "C-unwind" fn thread_atexit(
     }
 }
 
-/// `pthread_key_create`, and `tss_create`, which is the same in glibc.
+/// `pthread_key_create`.
 unsafe extern "C-unwind" fn key_create(key: *mut c_uint, destructor: Option<Destructor>) -> c_int {
     let function = destructor.map_or(0, |function| function as usize);
-    // SAFETY: passed on as it came; the destructor belongs to its owner.
-    let made = owner(function).and_then(|owner| unsafe { keys::create(key, function, owner) });
-    made.unwrap_or_else(|| {
+    // A key without a destructor of the plugin's is known by where the plugin keeps it.
+    match owner(function).or_else(|| owner(key.addr())) {
         // SAFETY: passed on as it came.
-        unsafe { thread_exit::make_key(key, destructor) }
-    })
+        Some(owner) => unsafe { keys::create(key, function, owner) },
+        // SAFETY: passed on as it came.
+        None => unsafe { thread_exit::make_key(key, destructor) },
+    }
 }
 
 /// `pthread_key_delete` and `tss_delete`.
 unsafe extern "C-unwind" fn key_delete(key: c_uint) -> c_int {
-    keys::deleted(key);
-    thread_exit::delete_key(key)
+    keys::delete(key).unwrap_or_else(|| thread_exit::delete_key(key))
 }
 
-/// `pthread_setspecific` and `tss_set`.
+/// `pthread_setspecific`.
 unsafe extern "C-unwind" fn set_specific(key: c_uint, value: *const c_void) -> c_int {
     let status = thread_exit::set_value(key, value);
-    if status == 0 && !value.is_null() {
-        keys::value_set(key);
+    if status == 0 {
+        keys::value_set(key, value.is_null());
     }
     status
+}
+
+/// What C's own threads say instead of an error number.
+fn short(status: c_int) -> c_int {
+    const THRD_ERROR: c_int = 2;
+    const THRD_NOMEM: c_int = 3;
+    match status {
+        0 => 0,
+        libc::ENOMEM => THRD_NOMEM,
+        _ => THRD_ERROR,
+    }
+}
+
+/// `tss_create`.
+unsafe extern "C-unwind" fn short_key_create(
+    key: *mut c_uint,
+    destructor: Option<Destructor>,
+) -> c_int {
+    // SAFETY: passed on as it came.
+    short(unsafe { key_create(key, destructor) })
+}
+
+/// `tss_set`.
+unsafe extern "C-unwind" fn short_set_specific(key: c_uint, value: *const c_void) -> c_int {
+    // SAFETY: passed on as it came.
+    short(unsafe { set_specific(key, value) })
 }
 
 /// A thread that a plugin asked for, until it has begun.
@@ -238,10 +267,28 @@ unsafe extern "C-unwind" fn std_thread(
             return;
         }
     }
-    // Nobody's, or no thread to be had, which only C++ can throw an exception for.
+    // Nobody's, or no thread to be had, which only C++ can throw an exception for. Should it find
+    // one after all, that thread counts as beginning for ever.
     if let Some(real) = real_std_thread() {
+        let thrown = owner(known_by).map(|owner| {
+            ledger::starting(owner, known_by);
+            Thrown { owner, known_by }
+        });
         // SAFETY: passed on as it came.
         unsafe { real(this, state, depend) };
+        let _counted = thrown.map(ManuallyDrop::new);
+    }
+}
+
+/// A thread that counts as beginning, unless an exception is thrown instead of making it.
+struct Thrown {
+    owner: Owner,
+    known_by: usize,
+}
+
+impl Drop for Thrown {
+    fn drop(&mut self) {
+        ledger::started(self.owner, self.known_by, false);
     }
 }
 
@@ -252,7 +299,7 @@ static REAL_STD_THREAD: AtomicUsize = AtomicUsize::new(0);
 
 /// Notes what an import was bound to before it is redirected.
 pub(crate) fn was_bound(import: Import, address: usize) {
-    if import == Import::StdThread && address != 0 {
+    if import == Import::StdThread && address != 0 && address != self::address(import) {
         REAL_STD_THREAD.store(address, Ordering::Relaxed);
     }
 }

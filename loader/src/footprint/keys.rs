@@ -8,7 +8,7 @@ use super::ledger::{self, Owner, What};
 use crate::sys::thread_exit::{self, Destructor};
 
 /// Keys that a process can have (`PTHREAD_KEYS_MAX`).
-const KEYS: usize = 1024;
+pub(super) const KEYS: usize = 1024;
 
 /// In the place of glibc's number for a key that was deleted.
 const DELETED: u32 = u32::MAX;
@@ -94,12 +94,15 @@ fn thunk(place: usize) -> Destructor {
     unsafe { std::mem::transmute::<*const u8, Destructor>(at) }
 }
 
-/// Makes a key for `owner`, in the words of `pthread_key_create`; `None` where the loader has no
-/// place for it.
+/// Where the next free place is looked for, so that one that was given back is not taken at once
+/// (Relaxed: any place will do).
+static CURSOR: AtomicUsize = AtomicUsize::new(0);
+
+/// Makes a key for `owner`, in the words of `pthread_key_create`.
 ///
 /// # Safety
 /// - As for `pthread_key_create`, and `destructor` belongs to `owner`.
-pub(super) unsafe fn create(key: *mut c_uint, destructor: usize, owner: Owner) -> Option<i32> {
+pub(super) unsafe fn create(key: *mut c_uint, destructor: usize, owner: Owner) -> i32 {
     let claim = |place: &&Key| {
         // SeqCst, both: cold.
         let (free, own) = (0, owner.generation);
@@ -109,7 +112,13 @@ pub(super) unsafe fn create(key: *mut c_uint, destructor: usize, owner: Owner) -
                 .compare_exchange(free, own, Ordering::SeqCst, Ordering::SeqCst);
         claimed.is_ok()
     };
-    let (place, entry) = TABLE.iter().enumerate().find(|(_, place)| claim(place))?;
+    let from = CURSOR.fetch_add(1, Ordering::Relaxed);
+    let places = (0..KEYS).map(|step| from.wrapping_add(step) % KEYS);
+    let mut free = places.filter_map(|place| Some((place, TABLE.get(place).filter(claim)?)));
+    let Some((place, entry)) = free.next() else {
+        // As where glibc has none left.
+        return libc::EAGAIN;
+    };
     entry.id.store(owner.id, Ordering::SeqCst);
     entry.destructor.store(destructor, Ordering::SeqCst);
     // SAFETY: the caller gives room for a key; the thunk takes any value.
@@ -117,7 +126,7 @@ pub(super) unsafe fn create(key: *mut c_uint, destructor: usize, owner: Owner) -
     if status != 0 {
         entry.destructor.store(0, Ordering::SeqCst);
         entry.generation.store(0, Ordering::SeqCst);
-        return Some(status);
+        return status;
     }
     // SAFETY: written just now.
     let made = unsafe { key.read() };
@@ -125,7 +134,7 @@ pub(super) unsafe fn create(key: *mut c_uint, destructor: usize, owner: Owner) -
     if let Some(known) = PLACES.get(made as usize) {
         known.store(u16::try_from(place + 1).unwrap_or(0), Ordering::SeqCst);
     }
-    Some(status)
+    status
 }
 
 /// The place of a key of glibc's, if it is a plugin's.
@@ -134,36 +143,55 @@ fn place_of(key: c_uint) -> Option<usize> {
     usize::from(place).checked_sub(1)
 }
 
-/// A plugin deletes a key: whatever values there are, nobody destroys them.
+/// A plugin deletes a key, in the words of `pthread_key_delete`: whatever values there are, nobody
+/// destroys them. `None` for a key that is no plugin's.
 ///
-/// A destructor may delete its own key, so that this waits for none that runs: the place is given
-/// back with the plugin then.
-pub(super) fn deleted(key: c_uint) {
-    let Some((place, entry)) = place_of(key).and_then(|place| Some((place, TABLE.get(place)?)))
-    else {
-        return;
-    };
+/// A destructor may delete its own key, so that this waits for none that runs: the last one gives
+/// the place back.
+pub(super) fn delete(key: c_uint) -> Option<i32> {
+    let place = place_of(key)?;
+    let entry = TABLE.get(place)?;
     ledger::forget_key(place);
     entry.destructor.store(0, Ordering::SeqCst);
     if let Some(known) = PLACES.get(key as usize) {
         known.store(0, Ordering::SeqCst);
     }
+    let status = thread_exit::delete_key(key);
     entry.key.store(DELETED, Ordering::SeqCst);
-    if entry.running.load(Ordering::SeqCst) == 0 {
-        entry.generation.store(0, Ordering::SeqCst);
+    entry.give_back_if_idle();
+    Some(status)
+}
+
+impl Key {
+    fn owner(&self) -> Owner {
+        Owner {
+            id: self.id.load(Ordering::SeqCst),
+            generation: self.generation.load(Ordering::SeqCst),
+        }
+    }
+
+    /// Gives the place of a deleted key back once nothing runs for it.
+    fn give_back_if_idle(&self) {
+        let owner = self.generation.load(Ordering::SeqCst);
+        if self.key.load(Ordering::SeqCst) == DELETED && self.running.load(Ordering::SeqCst) == 0 {
+            // SeqCst, both: only who finds it still there gives it back.
+            let _given =
+                self.generation
+                    .compare_exchange(owner, 0, Ordering::SeqCst, Ordering::SeqCst);
+        }
     }
 }
 
-/// A value was set on the running thread.
-pub(super) fn value_set(key: c_uint) {
+/// The running thread's value was set, to nothing or to something.
+pub(super) fn value_set(key: c_uint, is_null: bool) {
     if let Some(place) = place_of(key)
         && let Some(entry) = TABLE.get(place)
     {
-        let owner = Owner {
-            id: entry.id.load(Ordering::SeqCst),
-            generation: entry.generation.load(Ordering::SeqCst),
-        };
-        ledger::note(owner, What::Value { key: place });
+        if is_null {
+            ledger::forget_value(place);
+        } else {
+            ledger::note(entry.owner(), What::Value { key: place });
+        }
     }
 }
 
@@ -179,7 +207,20 @@ impl<'a> Running<'a> {
 
 impl Drop for Running<'_> {
     fn drop(&mut self) {
-        self.0.running.fetch_sub(1, Ordering::SeqCst);
+        // In a forked child, those of other threads were forgotten, and so may this one have been.
+        let less = |running: usize| running.checked_sub(1);
+        let _left = self
+            .0
+            .running
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, less);
+        self.0.give_back_if_idle();
+    }
+}
+
+/// Forgets, in a forked child, the destructors that run on threads that are not there.
+pub(super) fn reset_after_fork() {
+    for entry in &TABLE {
+        entry.running.store(0, Ordering::SeqCst);
     }
 }
 
@@ -192,11 +233,12 @@ unsafe extern "C-unwind" fn destroy(value: *mut c_void, place: usize) {
     let running = Running::of(entry);
     let destructor = entry.destructor.load(Ordering::SeqCst);
     if destructor != 0 {
-        // SAFETY: the plugin's destructor for this key; `running` keeps the plugin mapped.
-        unsafe { thread_exit::run(destructor, value.addr()) };
-    }
-    if thread_exit::value(entry.key.load(Ordering::SeqCst)).is_null() {
-        ledger::forget_value(place);
+        let destroying = ledger::destroying(place & 0xffff_ffff);
+        ledger::run_in_plugin(entry.owner(), || {
+            // SAFETY: the plugin's destructor for this key; `running` keeps the plugin mapped.
+            unsafe { thread_exit::run(destructor, value.addr()) };
+        });
+        drop(destroying);
     }
     drop(running);
 }

@@ -9,12 +9,17 @@
 use std::cell::Cell;
 use std::ffi::c_void;
 use std::ptr;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use plug_readside::phase::{self, Phase};
+use plug_readside::thread_pointer;
 
 use crate::deadline::{Deadline, lock_until};
 
-use super::keys;
+use super::keys::{self, KEYS};
+use crate::calls;
+use crate::error::{Error, ErrorKind};
 use crate::sys::task;
 use crate::sys::thread_exit::{self, ROUNDS};
 
@@ -50,6 +55,12 @@ pub(crate) struct ThreadRecord {
     /// Written when it is made, and in a forked child (Relaxed: shown in reports, and compared with
     /// those of workers).
     tid: AtomicU32,
+    /// Whether glibc will call [`at_thread_exit`] for this thread. Read and written by the thread
+    /// itself (Relaxed).
+    is_armed: AtomicBool,
+    /// Places of keys whose values are written down, a bit each. Read and written by the thread
+    /// itself (Relaxed), and cleared by who deletes a key (Relaxed: the entry goes as well).
+    values: [AtomicU64; KEYS / 64],
     inner: Mutex<Inner>,
 }
 
@@ -57,8 +68,6 @@ pub(crate) struct ThreadRecord {
 struct Inner {
     entries: Vec<Entry>,
     next: u64,
-    /// Whether glibc will call [`at_thread_exit`] for this thread.
-    is_armed: bool,
     /// Rounds of key destructors that have begun.
     rounds: u32,
 }
@@ -110,6 +119,8 @@ fn own() -> Option<&'static ThreadRecord> {
         let key = thread_exit::own_key(at_round)?;
         let record = Arc::new(ThreadRecord {
             tid: AtomicU32::new(task::id()),
+            is_armed: AtomicBool::new(false),
+            values: [const { AtomicU64::new(0) }; KEYS / 64],
             inner: Mutex::default(),
         });
         lock(&THREADS).push(Arc::clone(&record));
@@ -121,12 +132,46 @@ fn own() -> Option<&'static ThreadRecord> {
 }
 
 impl ThreadRecord {
-    fn arm(&self, inner: &mut Inner) {
-        if !inner.is_armed {
+    fn tid(&self) -> u32 {
+        self.tid.load(Ordering::Relaxed)
+    }
+
+    fn owes(&self, generation: u64) -> bool {
+        let inner = lock(&self.inner);
+        inner
+            .entries
+            .iter()
+            .any(|entry| entry.owner.generation == generation)
+    }
+
+    /// Has glibc call for what stands here when the thread ends. No lock of the ledger's may be
+    /// held: glibc takes one of ld.so's.
+    fn arm(&self) {
+        if !self.is_armed.load(Ordering::Relaxed) {
             let record = ptr::from_ref(self).cast_mut().cast();
             // SAFETY: the record lives until the thread's last round of keys, which follows.
             let status = unsafe { thread_exit::own_at_thread_exit(at_thread_exit, record) };
-            inner.is_armed = status == 0;
+            self.is_armed.store(status == 0, Ordering::Relaxed);
+        }
+    }
+
+    /// The bit of a key's place, in its word.
+    fn value(&self, key: usize) -> Option<(&AtomicU64, u64)> {
+        Some((self.values.get(key / 64)?, 1 << (key % 64)))
+    }
+
+    fn has_value(&self, key: usize) -> bool {
+        self.value(key)
+            .is_some_and(|(word, bit)| word.load(Ordering::Relaxed) & bit != 0)
+    }
+
+    fn set_value(&self, key: usize, is_set: bool) {
+        if let Some((word, bit)) = self.value(key) {
+            if is_set {
+                word.fetch_or(bit, Ordering::Relaxed);
+            } else {
+                word.fetch_and(!bit, Ordering::Relaxed);
+            }
         }
     }
 
@@ -145,21 +190,24 @@ impl ThreadRecord {
                 return;
             };
             entry.is_running = true;
-            let (number, what) = (entry.number, entry.what);
+            let (number, owner, what) = (entry.number, entry.owner, entry.what);
             drop(inner);
             let _gone = Gone {
                 record: self,
                 number,
             };
-            match what {
+            in_plugin(owner, || match what {
                 // SAFETY: registered by the plugin for this thread, and the plugin stays mapped
                 // while the entry is there.
                 What::Destructor { function, object } => unsafe {
                     thread_exit::run(function, object);
                 },
-                What::Value { key } => keys::destroy_value(key),
+                What::Value { key } => {
+                    self.set_value(key, false);
+                    keys::destroy_value(key);
+                }
                 What::Thread { .. } => {}
-            }
+            });
         }
     }
 }
@@ -177,38 +225,82 @@ impl Drop for Gone<'_> {
     }
 }
 
+/// Runs a destructor of a plugin's: the thread counts as inside of it, so that it is at no
+/// quiescent point and an unload that it asks for is refused; and crash reports know.
+fn in_plugin(owner: Owner, destructor: impl FnOnce()) {
+    let _phase = phase::enter(thread_pointer(), owner.generation, Phase::Destructor);
+    calls::inside(destructor);
+}
+
 /// Writes down what `owner` leaves on the running thread; false on a thread that is as good as gone.
 pub(crate) fn note(owner: Owner, what: What) -> bool {
     let Some(record) = own() else {
         return false;
     };
+    if let What::Value { key } = what {
+        if record.has_value(key) {
+            return true;
+        }
+        record.set_value(key, true);
+    } else {
+        record.arm();
+    }
     let mut inner = lock(&record.inner);
-    if !matches!(what, What::Value { .. }) {
-        record.arm(&mut inner);
-    }
-    let is_known = matches!(what, What::Value { .. })
-        && inner
-            .entries
-            .iter()
-            .any(|entry| entry.what == what && entry.owner == owner && !entry.is_running);
-    if !is_known {
-        let number = inner.next;
-        inner.next = number.wrapping_add(1);
-        inner.entries.push(Entry {
-            number,
-            owner,
-            what,
-            is_running: false,
-        });
-    }
+    let number = inner.next;
+    inner.next = number.wrapping_add(1);
+    inner.entries.push(Entry {
+        number,
+        owner,
+        what,
+        is_running: false,
+    });
     true
 }
 
-/// Forgets the running thread's value of a key: glibc has had it destroyed.
-pub(crate) fn forget_value(key: usize) {
+/// Marks the running thread's entry for a value of a key while glibc has the value destroyed.
+#[derive(Debug)]
+pub(crate) struct Destroying {
+    key: usize,
+}
+
+/// glibc destroys the running thread's value of a key: its entry stays until this is dropped.
+pub(crate) fn destroying(key: usize) -> Destroying {
     if let Some(record) = known() {
-        let mut inner = lock(&record.inner);
+        record.set_value(key, false);
         let what = What::Value { key };
+        for entry in &mut lock(&record.inner).entries {
+            entry.is_running |= entry.what == what;
+        }
+    }
+    Destroying { key }
+}
+
+impl Drop for Destroying {
+    fn drop(&mut self) {
+        // A value that the destructor set anew has an entry of its own.
+        if let Some(record) = known() {
+            let what = What::Value { key: self.key };
+            let mut inner = lock(&record.inner);
+            inner
+                .entries
+                .retain(|entry| entry.what != what || !entry.is_running);
+        }
+    }
+}
+
+/// Runs `destructor` for a value of `owner`'s as the ledger runs others.
+pub(crate) fn run_in_plugin(owner: Owner, destructor: impl FnOnce()) {
+    in_plugin(owner, destructor);
+}
+
+/// Forgets the running thread's value of a key: it was set to nothing.
+pub(crate) fn forget_value(key: usize) {
+    if let Some(record) = known()
+        && record.has_value(key)
+    {
+        record.set_value(key, false);
+        let what = What::Value { key };
+        let mut inner = lock(&record.inner);
         inner
             .entries
             .retain(|entry| entry.what != what || entry.is_running);
@@ -218,8 +310,10 @@ pub(crate) fn forget_value(key: usize) {
 /// Forgets all threads' values of a key that was deleted: as for any key, nobody destroys them.
 pub(crate) fn forget_key(key: usize) {
     for record in &*lock(&THREADS) {
+        record.set_value(key, false);
         let what = What::Value { key };
-        lock(&record.inner)
+        let mut inner = lock(&record.inner);
+        inner
             .entries
             .retain(|entry| entry.what != what || entry.is_running);
     }
@@ -268,7 +362,7 @@ fn is_thread(entry: &Entry) -> bool {
 unsafe extern "C-unwind" fn at_thread_exit(record: *mut c_void) {
     // SAFETY: the record was registered by arm() for this thread, and lives until the last round.
     let record = unsafe { &*record.cast::<ThreadRecord>() };
-    lock(&record.inner).is_armed = false;
+    record.is_armed.store(false, Ordering::Relaxed);
     // Values are glibc's to destroy, in the rounds that follow.
     record.run(|entry| matches!(entry.what, What::Destructor { .. }));
 }
@@ -320,10 +414,13 @@ pub(crate) fn debts(generation: u64) -> Vec<Debt> {
             start: Some(*start),
         })
         .collect();
-    for record in &*lock(&THREADS) {
+    let mut threads = lock(&THREADS);
+    // A record made in the last rounds of a thread's keys is not closed by the thread itself.
+    threads.retain(|record| !record.owes(generation) || !task::is_dead(record.tid()));
+    for record in &*threads {
         let inner = lock(&record.inner);
         let mut debt = Debt {
-            tid: record.tid.load(Ordering::Relaxed),
+            tid: record.tid(),
             destructors: 0,
             start: None,
         };
@@ -344,6 +441,20 @@ pub(crate) fn debts(generation: u64) -> Vec<Debt> {
     debts
 }
 
+/// Gets what the ledger cannot do without.
+///
+/// # Errors
+/// [`ErrorKind::Thread`] where the process has no key left.
+pub(crate) fn prepare() -> Result<(), Error> {
+    match thread_exit::own_key(at_round) {
+        Some(_) => Ok(()),
+        None => Err(Error::new(
+            ErrorKind::Thread,
+            "keys for thread-specific data: expected one to be left, found none",
+        )),
+    }
+}
+
 /// A thread of `owner`'s was asked for, which will run `start`.
 pub(crate) fn starting(owner: Owner, start: usize) {
     lock(&STARTING).push((owner, start));
@@ -351,8 +462,9 @@ pub(crate) fn starting(owner: Owner, start: usize) {
 
 /// It has begun, on the running thread, or could not be made.
 pub(crate) fn started(owner: Owner, start: usize, has_begun: bool) {
-    if has_begun {
-        note(owner, What::Thread { start });
+    // One that cannot be written down counts as beginning for ever.
+    if has_begun && !note(owner, What::Thread { start }) {
+        return;
     }
     let mut starting = lock(&STARTING);
     if let Some(at) = starting.iter().position(|other| *other == (owner, start)) {
@@ -380,6 +492,7 @@ impl Held {
     /// Forgets all threads but the forking one, whose number is `now` in the child.
     pub(crate) fn reset_after_fork(&mut self, now: u32) {
         let own = OWN.with(Cell::get);
+        keys::reset_after_fork();
         self.starting.clear();
         self.threads
             .retain(|record| ptr::eq(Arc::as_ptr(record), own));

@@ -98,6 +98,10 @@ pub enum Visibility {
 /// size.
 const MAX_NAME: u32 = 64 * 1024;
 
+/// What plug-api's macros define has shorter names, and less of them: each is measured.
+const MAX_DECLARED_NAME: u32 = 256;
+const MAX_DECLARED: usize = 4096;
+
 /// The dynamic symbol table: all of it that ld.so may look at.
 pub(super) struct SymbolTable<'a> {
     bytes: &'a [u8],
@@ -226,7 +230,11 @@ impl<'a> SymbolTable<'a> {
                 if from.starts_with(METADATA_PREFIX.as_bytes())
                     || from.starts_with(DESCRIPTOR_SYMBOL.as_bytes())
                 {
-                    let name_len = strings.len_at(name, MAX_NAME).unwrap_or(0);
+                    let name_len = strings.len_at(name, MAX_DECLARED_NAME).unwrap_or(0);
+                    if name_len > MAX_DECLARED_NAME || walked.declared.len() >= MAX_DECLARED {
+                        let expected = "at most 4096 short names of metadata";
+                        return Err(self.damage(index, expected, "more, or longer ones".into()));
+                    }
                     walked
                         .declared
                         .push(decoded(&raw, self.at(index), name_len, 0));

@@ -89,13 +89,14 @@ pub fn next_nonce() -> u64 {
 /// # Errors
 /// What the system says to removing it.
 pub fn remove_stage_folder() -> io::Result<()> {
+    let mut removed = Ok(());
     for folder in &FOLDERS {
         let taken = folder.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(folder) = taken.filter(|folder| folder.pid == own_pid()) {
-            folder.remove()?;
+            removed = removed.and(folder.remove());
         }
     }
-    Ok(())
+    removed
 }
 
 /// The process's number as `/proc` has it, which in a PID namespace may not be `getpid`'s.

@@ -6,6 +6,7 @@
 
 use super::dynamic::Dynamic;
 use super::elf::{Elf, RelaKind, relocations};
+use super::segment::Segment;
 use super::tag;
 
 /// A function whose calls a plugin's footprint consists of.
@@ -93,7 +94,13 @@ pub(super) fn slots(
             if rela.kind != RelaKind::Address || rela.addend != 0 || rela.symbol == 0 {
                 continue;
             }
-            let named = imports.iter().find(|(symbol, _)| *symbol == rela.symbol);
+            // Ascending by symbol, as the table was walked.
+            let at = imports.binary_search_by_key(&rela.symbol, |(symbol, _)| *symbol);
+            let named = at.ok().and_then(|at| imports.get(at));
+            // A word in read-only memory stays as it is: relocations into code are rare, and
+            // writing there is not the loader's to do.
+            let is_writable = |segment: &Segment| segment.is_writable();
+            let named = named.filter(|_| elf.segment_of(rela.target, 8).is_some_and(is_writable));
             slots.extend(named.map(|(_, import)| ImportSlot {
                 vaddr: rela.target,
                 import: *import,

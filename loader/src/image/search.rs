@@ -35,6 +35,8 @@ impl Arrays {
                 let end = symbol.svma.saturating_add(symbol.size.max(1));
                 (symbol.svma, symbol.preference(), end, rank(number))
             })
+            // At the very end of the address space nothing is left to cover.
+            .filter(|(start, _, end, _)| start < end)
             .collect();
         candidates.sort_unstable();
         let wide = flatten(&candidates);

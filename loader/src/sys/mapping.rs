@@ -12,7 +12,7 @@ use std::os::fd::BorrowedFd;
 use std::ptr;
 use std::ptr::NonNull;
 use std::slice;
-use std::sync::OnceLock;
+use std::sync::{Mutex, PoisonError};
 
 use rustix::mm::{
     MapFlags, MprotectFlags, MremapFlags, ProtFlags, mmap, mmap_anonymous, mprotect, mremap_fixed,
@@ -35,7 +35,7 @@ pub(crate) struct Parts {
     /// Bytes of the whole mapping.
     len: usize,
     /// What is still mapped, as offsets in pages' bounds; all until it was detached.
-    kept: OnceLock<Vec<Range<usize>>>,
+    kept: Mutex<Option<Vec<Range<usize>>>>,
     /// The parts that stay, ascending, disjoint, in pages' bounds.
     parts: Vec<Range<usize>>,
 }
@@ -102,7 +102,7 @@ impl Parts {
         Self {
             start: mapping.start,
             len,
-            kept: OnceLock::new(),
+            kept: Mutex::new(None),
             parts,
         }
     }
@@ -114,8 +114,9 @@ impl Parts {
 
     /// Bytes of the copy; 0 while there is none.
     pub(crate) fn copied(&self) -> usize {
-        let kept = self.kept.get();
-        kept.map_or(0, |kept| kept.iter().map(ExactSizeIterator::len).sum())
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = kept.iter().flatten();
+        kept.map(ExactSizeIterator::len).sum()
     }
 
     /// Lets go of the file: the parts become a copy, at the same addresses, and the rest goes.
@@ -125,29 +126,33 @@ impl Parts {
     /// copy there. Once; later calls do nothing.
     ///
     /// # Errors
-    /// What the kernel says when there is no memory: the file's pages stay then, which are as
-    /// good, but keep the file in `/proc/self/maps`.
+    /// What the kernel says when there is no memory for the copy: the file's pages stay then, which
+    /// are as good, but keep the file in `/proc/self/maps`. When it has none for moving the copy,
+    /// the part may be gone, and readers fault there; no kernel was seen to.
     ///
     /// # Source
     /// `mremap_to` in mm/mremap.c: unmaps and moves under one hold of the lock that faults take.
     pub(crate) fn detach(&self) -> io::Result<()> {
-        if self.kept.get().is_some() {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.is_some() {
             return Ok(());
         }
         let mut copies = Vec::with_capacity(self.parts.len());
         for part in &self.parts {
             copies.push(Copied::of(self.at(part.start), part.len())?);
         }
-        if self.kept.set(self.parts.clone()).is_err() {
-            return Ok(());
-        }
-        let (mut done, mut moved) = (0, Ok(()));
+        let (mut done, mut moved, mut here) = (0, Ok(()), Vec::new());
         for (copy, part) in copies.into_iter().zip(&self.parts) {
             self.give_up(done..part.start);
-            moved = moved.and(copy.move_to(self.at(part.start)));
             done = part.end;
+            match copy.move_to(self.at(part.start)) {
+                Ok(()) => here.push(part.clone()),
+                // Whatever comes to lie there is not the loader's to unmap.
+                Err(error) => moved = Err(error),
+            }
         }
         self.give_up(done..self.len);
+        *kept = Some(here);
         moved
     }
 
@@ -164,7 +169,8 @@ impl Parts {
 
 impl Drop for Parts {
     fn drop(&mut self) {
-        match self.kept.get() {
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*kept {
             Some(kept) => kept.iter().for_each(|part| self.give_up(part.clone())),
             None => self.give_up(0..self.len),
         }
@@ -179,7 +185,7 @@ impl fmt::Debug for Parts {
     }
 }
 
-// SAFETY: as for Mapping; detach() decides by the cell who moves the copies.
+// SAFETY: as for Mapping; the lock decides who moves the copies.
 unsafe impl Send for Parts {}
 // SAFETY: as above.
 unsafe impl Sync for Parts {}

@@ -11,7 +11,7 @@ use rustix::mm::{MprotectFlags, mprotect};
 /// so again afterwards.
 ///
 /// # Errors
-/// What `mprotect` says; nothing is changed then.
+/// What `mprotect` says: before anything is changed, or when all is but not protected again.
 ///
 /// # Safety
 /// - The words lie in the image of a plugin that is relocated and of whose code nothing has run,
