@@ -420,8 +420,7 @@ fn one_that_a_thread_keeps_says_what_holds_it() {
     let file = place.plugin("clinging", &source, &[]);
     host.tell(&format!("load {}", file.display()));
     host.tell("visit clinging cling");
-    let why = "still mapped after dlclose: a thread-local destructor, another object or a flag of \
-               the file holds it";
+    let why = "thread _ (one_that_a_thre) has _ of its thread-locals to destroy, when it ends";
     place.run(&["unload", "clinging", "--wait", "10"]).is(
         7,
         "",
@@ -430,10 +429,6 @@ fn one_that_a_thread_keeps_says_what_holds_it() {
     let text = format!("plugctl: clinging: going: clinging is closed but still mapped: {why}\n");
     place.run(&["unload", "clinging"]).is(7, "", &text);
     host.tell("release");
-    // ld.so looks at what it kept when something else is closed.
-    assert_eq!(place.run(&["load", &example("base64")]).code, Some(0));
-    let other = place.run(&["unload", "base64", "--wait", "10"]);
-    assert_eq!(other.code, Some(0), "{other:?}");
     eventually(|| {
         let left = place.run(&["history", "--json"]).json();
         let left = left.as_array().expect("rows");
