@@ -38,12 +38,11 @@ A row with arc-swap's readers or with stoppable workers is to be compared with t
 same readers; a load of Plug's with *dlopen* at the same rate, since mapping a library into a process
 interrupts its threads whoever asks for it: translations that changed must be forgotten everywhere.
 
-A publication of Plug's interrupts nobody, but the next piece of work of each worker fetches the new
-list from the loader's processor. On most runs that takes well under half a microsecond; where it is
-near that, a few in a hundred publications are counted as gaps, as those of arc-swap are, and with
-one publication in a while more of them, since what the loader wrote has then left its cache or its
-processor sleeps. What a gap costs is seen in the second table: the work is the same within some two
-percent.
+A publication of Plug's interrupts nobody: it makes no system call that another processor notices.
+The first piece of work after one still has the new list to fetch, from the loader's processor. That
+some publications count as gaps, with Plug as with arc-swap, is thought to be that fetch, which comes
+near half a microsecond on this machine; it was not measured by itself. What it costs is seen in the
+second table.
 ";
 
 /// The page as a whole.

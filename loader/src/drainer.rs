@@ -9,6 +9,7 @@ use crate::deadline::Deadline;
 use crate::events::EventKind;
 use crate::process::Process;
 use crate::quiesce;
+use crate::sys::thread::Thread;
 use crate::unload;
 
 /// Starts the drainer; it lives as long as the process.
@@ -16,16 +17,14 @@ use crate::unload;
 /// # Errors
 /// The operating system's, when no thread could be started.
 pub(crate) fn start(process: &'static Process) -> std::io::Result<()> {
-    std::thread::Builder::new()
-        .name("plug-drainer".into())
-        .spawn(move || {
-            loop {
-                process
-                    .registry
-                    .wait_for_retired(|| unload::close_late(process));
-                drain(process);
-            }
-        })?;
+    let _detached = Thread::start(c"plug-drainer", move || {
+        loop {
+            process
+                .registry
+                .wait_for_retired(|| unload::close_late(process));
+            drain(process);
+        }
+    })?;
     Ok(())
 }
 

@@ -7,6 +7,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use crate::deadline::{Deadline, lock_until};
 use crate::index::OwnedIndex;
+use crate::sys::thread::Thread;
 
 /// Indexes that wait for their search.
 #[derive(Debug, Default)]
@@ -49,17 +50,15 @@ impl Indexer {
     /// # Errors
     /// The operating system's, when no thread could be started.
     pub(crate) fn start(&'static self) -> std::io::Result<()> {
-        std::thread::Builder::new()
-            .name("plug-indexer".into())
-            .spawn(move || {
-                // Readers get the same answers meanwhile, so that everybody else goes first.
-                if let Err(error) = rustix::process::nice(10) {
-                    tracing::debug!(target: "plug::load", %error, "the indexer is as eager as others");
-                }
-                loop {
-                    self.build_next();
-                }
-            })?;
+        let _detached = Thread::start(c"plug-indexer", move || {
+            // Readers get the same answers meanwhile, so that everybody else goes first.
+            if let Err(error) = rustix::process::nice(10) {
+                tracing::debug!(target: "plug::load", %error, "the indexer is as eager as others");
+            }
+            loop {
+                self.build_next();
+            }
+        })?;
         Ok(())
     }
 

@@ -3,7 +3,6 @@
 #![forbid(unsafe_code)]
 
 use std::ops::ControlFlow;
-use std::sync::atomic::{Ordering, fence};
 use std::time::{Duration, Instant};
 
 use plug_readside::section::Incomplete;
@@ -46,12 +45,8 @@ pub struct WorkerProof {
 
 /// A full barrier in every running thread, or the writer's fence where readers fence.
 fn barrier() -> Result<(), Error> {
-    if snapshot::sections().needs_barrier() {
-        return membarrier::expedited().map_err(barrier_error);
-    }
-    // SeqCst: pairs with the readers' and callers' fences in plug_readside.
-    fence(Ordering::SeqCst);
-    Ok(())
+    let crossed = snapshot::sections().cross(membarrier::expedited);
+    crossed.map_err(barrier_error)
 }
 
 /// Lets readers and callers fence from now on, and writers do without membarrier.

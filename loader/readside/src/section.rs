@@ -374,6 +374,25 @@ impl Sections {
         Section::of(&shard.inside, Kind::Shard)
     }
 
+    /// Puts a full barrier between what the caller stored and what it looks at next, for every
+    /// reader and caller as well: by `barrier` where they rely on one, else by a fence of its own.
+    ///
+    /// # Errors
+    /// That of `barrier`, unless readers and callers have begun to fence meanwhile: then its failure
+    /// does no harm.
+    pub fn cross<B>(&self, barrier: impl FnOnce() -> Result<(), B>) -> Result<(), B> {
+        if self.needs_barrier() {
+            match barrier() {
+                Err(error) if self.needs_barrier() => return Err(error),
+                Err(_) => {}
+                done => return done,
+            }
+        }
+        // SeqCst: the writer's half of the fence pair in enter_line() and in gates.
+        fence(Ordering::SeqCst);
+        Ok(())
+    }
+
     /// Waits until every section entered before the call has been left: a grace period.
     ///
     /// What the caller unpublished (with a SeqCst store) before the call is then seen by nobody.
@@ -396,12 +415,7 @@ impl Sections {
             .epoch
             .fetch_add(EPOCH_ONE, Ordering::SeqCst)
             .wrapping_add(EPOCH_ONE);
-        if self.needs_barrier() {
-            barrier().map_err(Incomplete::Barrier)?;
-        } else {
-            // SeqCst: the writer's half of the fence pair in enter_line().
-            fence(Ordering::SeqCst);
-        }
+        self.cross(barrier).map_err(Incomplete::Barrier)?;
         let mut wait =
             |word: &AtomicUsize, past: &dyn Fn(usize) -> bool, who: &dyn Fn(usize) -> Stall| {
                 loop {

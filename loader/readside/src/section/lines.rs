@@ -8,7 +8,7 @@
 use core::ptr;
 
 use super::{EPOCH_ONE, INSIDE, LINES, Line, Sections, claimed_by, claimer};
-use crate::sync::{Ordering, fence};
+use crate::sync::Ordering;
 use crate::thread_pointer::ThreadPointer;
 
 /// The owner of a line that is changing hands. Thread pointers are aligned and never odd.
@@ -200,13 +200,7 @@ impl Sections {
         }
         // From here on nobody enters through a marked line. A thread that was born with both names
         // of the dead one and did enter before is alive at the second look.
-        let passed = if self.needs_barrier() {
-            barrier()
-        } else {
-            // SeqCst: the same where readers fence.
-            fence(Ordering::SeqCst);
-            Ok(())
-        };
+        let passed = self.cross(barrier);
         for (line, (owner, tid)) in self.lines.iter().zip(marked) {
             if owner == 0 {
                 continue;
