@@ -63,6 +63,10 @@ struct Line {
     /// Thread id of the owner. Written by whoever took the line, before the owner is; read by the
     /// owner (Relaxed: own store), by reports and by the reaper (see `lines`).
     tid: AtomicU32,
+    /// Whether a thread whose home this is has ever owned another line, since this one was taken.
+    /// Written by such threads, never cleared; read by threads that do not own the line (Relaxed,
+    /// both: only a thread's own store matters to it).
+    is_left: AtomicBool,
     /// `epoch << 24 | nest` of the owner, 0 outside. Release stores by the owner and its signal handlers, on
     /// entering and on leaving; read by grace periods (SeqCst).
     word: AtomicUsize,
@@ -150,6 +154,7 @@ impl Sections {
                 Line {
                     owner: AtomicUsize::new(0),
                     tid: AtomicU32::new(0),
+                    is_left: AtomicBool::new(false),
                     word: AtomicUsize::new(0),
                     spare: [const { AtomicUsize::new(0) }; SPARE],
                 }
@@ -173,6 +178,7 @@ impl Sections {
             lines: core::array::from_fn(|_| Line {
                 owner: AtomicUsize::new(0),
                 tid: AtomicU32::new(0),
+                is_left: AtomicBool::new(false),
                 word: AtomicUsize::new(0),
                 spare: core::array::from_fn(|_| AtomicUsize::new(0)),
             }),
@@ -301,6 +307,14 @@ impl Sections {
     /// is another thread's, has no more room, or ids are not known.
     #[inline]
     fn enter_elsewhere(&self, thread: ThreadPointer) -> Section<'_> {
+        // Relaxed, both: only what this thread stored itself matters.
+        let may_own = |home: &Line| {
+            home.owner.load(Ordering::Relaxed) == thread.address()
+                || home.is_left.load(Ordering::Relaxed)
+        };
+        if !self.window(thread).next().is_some_and(may_own) {
+            return self.enter_unregistered(thread);
+        }
         let owned = self.window(thread).find(|line| self.is_own(line, thread));
         match owned {
             Some(line) if self.enter_line(line) => Section::of(&line.word, Kind::Line),

@@ -79,9 +79,10 @@ impl Sections {
         // SAFETY: by the contract of know_tids(), and `thread` is the running one; at the distance
         // 0, which stands for not known, the thread's control block is as well, and no id.
         let tid = unsafe { thread.tid(at) };
-        // Relaxed, both: as in is_own().
-        line.owner.load(Ordering::Relaxed) == thread.address()
-            && line.tid.load(Ordering::Relaxed) == tid
+        // Relaxed, both: as in is_own(). One comparison for both, and so one branch.
+        let owner = line.owner.load(Ordering::Relaxed) ^ thread.address();
+        let other = line.tid.load(Ordering::Relaxed) ^ tid;
+        owner | other as usize == 0
     }
 
     /// Claims a line for the running thread; false when the lines near its home are all owned,
@@ -97,12 +98,21 @@ impl Sections {
         }
         // The running thread has this thread pointer alone: its former owner is dead.
         let left = |line: &&Line| line.owner.load(Ordering::Relaxed) == thread.address();
-        self.window(thread)
+        let taken = self
+            .window(thread)
             .filter(left)
             .any(|line| take(line, thread.address(), thread.address(), tid))
             || self
                 .window(thread)
-                .any(|line| take(line, 0, thread.address(), tid))
+                .any(|line| take(line, 0, thread.address(), tid));
+        let mut window = self.window(thread);
+        if let Some(home) = window.next()
+            && window.any(|line| self.is_own(line, thread))
+        {
+            // Relaxed: only this thread's own lookups rely on it.
+            home.is_left.store(true, Ordering::Relaxed);
+        }
+        taken
     }
 
     /// Gives the running thread's line back; does nothing if it has none or is inside a section.
