@@ -17,8 +17,10 @@ const DELETED: u32 = u32::MAX;
 #[derive(Debug)]
 struct Key {
     /// The load that it belongs to; 0 for none. Claimed by [`create`] (SeqCst), given back by
-    /// [`deleted`] or [`release`] (SeqCst).
+    /// its last runner after [`delete`], or by [`release`] (SeqCst).
     generation: AtomicU64,
+    /// The load's slot. Stored by [`create`] before the key is made, read where a value is set or
+    /// destroyed (SeqCst, both).
     id: AtomicU32,
     /// The plugin's destructor; 0 once it may not be called any more. Stored before the key is made
     /// and cleared before it is freed (SeqCst, in one order with `running`: either a destructor
@@ -26,7 +28,8 @@ struct Key {
     destructor: AtomicUsize,
     /// Destructors of values that run at this moment (SeqCst).
     running: AtomicUsize,
-    /// What glibc calls it.
+    /// What glibc calls it; [`DELETED`] afterwards. Stored by [`create`] and [`delete`], read by
+    /// whoever destroys a value or gives the place back (SeqCst, all).
     key: AtomicU32,
 }
 
@@ -234,7 +237,7 @@ unsafe extern "C-unwind" fn destroy(value: *mut c_void, place: usize) {
     let destructor = entry.destructor.load(Ordering::SeqCst);
     if destructor != 0 {
         let destroying = ledger::destroying(place & 0xffff_ffff);
-        ledger::run_in_plugin(entry.owner(), || {
+        ledger::in_plugin(entry.owner(), || {
             // SAFETY: the plugin's destructor for this key; `running` keeps the plugin mapped.
             unsafe { thread_exit::run(destructor, value.addr()) };
         });

@@ -227,7 +227,7 @@ impl Drop for Gone<'_> {
 
 /// Runs a destructor of a plugin's: the thread counts as inside of it, so that it is at no
 /// quiescent point and an unload that it asks for is refused; and crash reports know.
-fn in_plugin(owner: Owner, destructor: impl FnOnce()) {
+pub(super) fn in_plugin(owner: Owner, destructor: impl FnOnce()) {
     let _phase = phase::enter(thread_pointer(), owner.generation, Phase::Destructor);
     calls::inside(destructor);
 }
@@ -286,11 +286,6 @@ impl Drop for Destroying {
                 .retain(|entry| entry.what != what || !entry.is_running);
         }
     }
-}
-
-/// Runs `destructor` for a value of `owner`'s as the ledger runs others.
-pub(crate) fn run_in_plugin(owner: Owner, destructor: impl FnOnce()) {
-    in_plugin(owner, destructor);
 }
 
 /// Forgets the running thread's value of a key: it was set to nothing.
