@@ -115,6 +115,7 @@ mod sys;
 mod trust;
 mod unload;
 mod worker;
+mod zombies;
 
 pub use config::{Capabilities, Config};
 pub use crash::CrashOptions;

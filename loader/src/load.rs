@@ -30,11 +30,12 @@ use crate::params::Params;
 use crate::pins::Pins;
 use crate::plugin::{Destructors, Export, Loaded, Plugin, Record};
 use crate::process::Process;
-use crate::registry::{Claim, Until, Zombie, canonical, claim_error};
+use crate::registry::{Claim, canonical, claim_error};
 use crate::settlement;
 use crate::stages::Stages;
 use crate::sys::{code, dl, process_exit};
 use crate::trust::{Origin, Source};
+use crate::zombies::{Until, Zombie};
 
 /// Time that threads which ran a plugin's code get to end before it stays mapped.
 const LAST_WORDS: Duration = Duration::from_secs(1);

@@ -13,14 +13,12 @@ use plug_readside::state::{self, MAX_PLUGINS, State, StateWord};
 
 use crate::checkpoint;
 use crate::deadline::{Deadline, lock_until};
-use crate::error::{Error, ErrorKind, Lingering, Stage};
-use crate::farewell::Farewell;
-use crate::footprint::ledger;
+use crate::error::{Error, ErrorKind, Stage};
 use crate::index::OwnedIndex;
 use crate::plugin::{Loaded, Record};
 use crate::retired::Retired;
 use crate::snapshot::Snapshot;
-use crate::sys::dl;
+use crate::zombies::Zombie;
 
 /// Fresh bytes for which the drainer does not wait out its second: as much as the 256 snapshots of
 /// 1,600 plugins. Half of it would have it run more often, twice as much would be held for longer.
@@ -31,9 +29,9 @@ const MUCH: usize = 16 << 20;
 pub(crate) struct Registry {
     writer: Mutex<Writer>,
     /// An entry changed its state or left.
-    changed: Condvar,
-    /// Something was retired.
-    retired: Condvar,
+    pub(crate) changed: Condvar,
+    /// Something was retired, or a zombie was made.
+    pub(crate) retired: Condvar,
     /// The current snapshot for thread context; handlers reach the same object by raw pointer.
     current: ArcSwap<Snapshot>,
 }
@@ -42,7 +40,7 @@ pub(crate) struct Registry {
 #[derive(Debug)]
 pub(crate) struct Writer {
     /// Claimed names, in order of load. A zombie has given its name up.
-    entries: Vec<Entry>,
+    pub(crate) entries: Vec<Entry>,
     rows: Rows,
     /// Owners of the indexes that `rows` point at, by generation.
     indexes: Vec<(u64, Arc<OwnedIndex>)>,
@@ -51,7 +49,7 @@ pub(crate) struct Writer {
     next_generation: u64,
     sequence: u64,
     retired: Retired,
-    zombies: Vec<Zombie>,
+    pub(crate) zombies: Vec<Zombie>,
     shut_down: bool,
 }
 
@@ -67,33 +65,11 @@ unsafe impl Send for Rows {}
 pub(crate) struct Entry {
     canonical: Box<str>,
     id: u32,
-    generation: u64,
+    pub(crate) generation: u64,
     /// Set when the plugin is described; handles share it.
     record: Option<Arc<Record>>,
     /// What an unload takes; present from Live on.
     loaded: Option<Loaded>,
-}
-
-/// A closed plugin that is still mapped.
-#[derive(Debug)]
-pub(crate) struct Zombie {
-    pub(crate) lingering: Lingering,
-    /// Its slot, given back when it is gone.
-    pub(crate) id: u32,
-    pub(crate) record: Arc<Record>,
-    /// What it still owns, its staged file included; taken by whoever closes it.
-    pub(crate) loaded: Option<Loaded>,
-    /// What it is kept for, if it is to be closed afterwards.
-    pub(crate) until: Option<Until>,
-}
-
-/// What a closed plugin that is still mapped waits for.
-#[derive(Clone, Debug)]
-pub(crate) enum Until {
-    /// Its `exit` has not returned yet.
-    Said(Arc<Farewell>),
-    /// Threads owe it something, before or after its own destructors.
-    Settled { destroyed: bool },
 }
 
 /// A reserved name with its slot and generation, given back when dropped unless kept.
@@ -137,7 +113,7 @@ impl Registry {
         registry
     }
 
-    fn lock(&self) -> MutexGuard<'_, Writer> {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Writer> {
         self.writer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -442,96 +418,6 @@ impl Registry {
         }
     }
 
-    /// Keeps a closed plugin that is still mapped; its name is free, its slot is not.
-    pub(crate) fn bury(&self, zombie: Zombie) {
-        let record = Arc::clone(&zombie.record);
-        self.advance(record.id, record.generation, State::Zombie);
-        let mut writer = self.lock();
-        let generation = record.generation;
-        writer
-            .entries
-            .retain(|entry| entry.generation != generation);
-        writer
-            .zombies
-            .retain(|other| other.record.generation != generation);
-        writer.zombies.push(zombie);
-        drop(writer);
-        self.changed.notify_all();
-        self.retired.notify_all();
-    }
-
-    /// Forgets zombies that have left the process meanwhile, and names them.
-    fn collect_zombies(&self) -> Vec<Arc<Record>> {
-        let mut collected = Vec::new();
-        let waiting: Vec<u64> = self
-            .lock()
-            .zombies
-            .iter()
-            .map(|z| z.record.generation)
-            .collect();
-        for generation in waiting {
-            let mut writer = self.lock();
-            let Some(at) = writer
-                .zombies
-                .iter()
-                .position(|z| z.record.generation == generation)
-            else {
-                continue;
-            };
-            let loaded = writer.zombies.get(at).and_then(|z| z.loaded.as_ref());
-            let name = loaded.map(|loaded| loaded.link_name.clone());
-            drop(writer);
-            // Asked without the lock: it takes ld.so's.
-            if name.is_none_or(|name| dl::is_mapped(&name)) {
-                continue;
-            }
-            self.hide(generation);
-            writer = self.lock();
-            let at = writer
-                .zombies
-                .iter()
-                .position(|z| z.record.generation == generation);
-            let zombie = at.map(|at| writer.zombies.swap_remove(at));
-            drop(writer);
-            if let Some(zombie) = zombie {
-                self.release(zombie.id, generation);
-                collected.push(Arc::clone(&zombie.record));
-            }
-        }
-        collected
-    }
-
-    /// Takes what the zombies own for which what they waited for has happened. They stay in the list
-    /// until they are gone or buried anew.
-    pub(crate) fn take_returned(&self) -> Vec<(Loaded, Until)> {
-        let of = |zombie: &Zombie| Some((zombie.record.generation, zombie.until.clone()?));
-        let waiting: Vec<_> = self.lock().zombies.iter().filter_map(of).collect();
-        // Asked without the lock: the kernel is, or every thread's record.
-        let over = waiting
-            .into_iter()
-            .filter(|(generation, until)| match until {
-                Until::Said(farewell) => farewell.is_over(),
-                Until::Settled { .. } => ledger::debts(*generation).is_empty(),
-            });
-        let take = |(generation, until)| {
-            let mut writer = self.lock();
-            let mut zombies = writer.zombies.iter_mut();
-            let zombie = zombies.find(|zombie| zombie.record.generation == generation)?;
-            Some((zombie.loaded.take()?, until))
-        };
-        over.filter_map(take).collect()
-    }
-
-    /// Forgets a zombie that is gone; its slot is free.
-    pub(crate) fn release_zombie(&self, id: u32, generation: u64) {
-        let mut writer = self.lock();
-        writer
-            .zombies
-            .retain(|zombie| zombie.record.generation != generation);
-        drop(writer);
-        self.release(id, generation);
-    }
-
     /// Plugins that readers may see, in order of load, then zombies.
     pub(crate) fn records(&self) -> Vec<Arc<Record>> {
         let writer = self.lock();
@@ -556,15 +442,6 @@ impl Registry {
     pub(crate) fn load(&self, generation: u64) -> Option<Arc<Record>> {
         let mut records = self.records().into_iter();
         records.find(|record| record.generation == generation)
-    }
-
-    /// Zombies and why they are still here.
-    pub(crate) fn zombies(&self) -> Vec<Lingering> {
-        self.lock()
-            .zombies
-            .iter()
-            .map(|zombie| zombie.lingering.clone())
-            .collect()
     }
 
     /// Whether loads are refused.

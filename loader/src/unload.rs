@@ -21,11 +21,12 @@ use crate::image::remove_stage_folder;
 use crate::plugin::{Loaded, Record};
 use crate::process::Process;
 use crate::quiesce::{self, Undrained, WorkerProof};
-use crate::registry::{Leaving, Until, Zombie};
+use crate::registry::Leaving;
 use crate::settlement::{self, Unfinished};
 use crate::stages::Stages;
 use crate::stall::Stall;
 use crate::sys::process_exit;
+use crate::zombies::{Until, Zombie};
 
 /// How an unload ended. What it says was observed, not assumed.
 #[derive(Clone, Debug)]
