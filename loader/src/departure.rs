@@ -23,7 +23,8 @@ use crate::registry::Leaving;
 use crate::stages::Stages;
 use crate::stall;
 use crate::sys::task;
-use crate::unload::{self, Unloaded};
+use crate::unload;
+use crate::verdict::Unloaded;
 
 /// A plugin that is being unloaded: it is Going, calls and pins refuse, and whoever is inside may
 /// leave. Nothing of it has been undone yet: until its `exit` runs, [`Departure::cancel`] makes it

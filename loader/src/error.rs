@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use plug_readside::phase::Phase;
 
+use crate::lingering::Lingering;
+
 /// The step of a load or unload at which something happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
@@ -215,29 +217,6 @@ impl fmt::Display for Holder {
             }
             HolderKind::Section => write!(f, "a reader inside a section (tid {})", self.tid),
         }
-    }
-}
-
-/// Why a closed plugin is still mapped.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Lingering {
-    /// The plugin's name.
-    pub plugin: Box<str>,
-    /// The load it was.
-    pub generation: u64,
-    /// What holds it, as far as it is known.
-    pub reasons: Vec<String>,
-}
-
-impl fmt::Display for Lingering {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} is closed but still mapped: {}",
-            self.plugin,
-            self.reasons.join("; ")
-        )
     }
 }
 

@@ -15,7 +15,7 @@ use crate::constructors;
 use crate::context::Context;
 use crate::crash;
 use crate::deadline::{Deadline, lock_until};
-use crate::error::{Error, ErrorKind, Lingering, Stage};
+use crate::error::{Error, ErrorKind, Stage};
 use crate::events::EventKind;
 use crate::executor::{self, Ending, Executor};
 use crate::footprint;
@@ -26,6 +26,7 @@ use crate::image::{
     Staged, foreign_name, is_name, next_nonce, plan, undo,
 };
 use crate::index::OwnedIndex;
+use crate::lingering::{Lingering, Why};
 use crate::params::Params;
 use crate::pins::Pins;
 use crate::plugin::{Destructors, Export, Loaded, Plugin, Record};
@@ -522,7 +523,7 @@ struct Settled<'a> {
     record: &'a Arc<Record>,
     /// Threads of the loader's that ran its code.
     threads: &'a RefCell<Vec<Ending>>,
-    owed: &'a RefCell<Option<(Vec<String>, Option<Until>)>>,
+    owed: &'a RefCell<Option<(Why, Option<Until>)>>,
 }
 
 impl Settled<'_> {
@@ -536,13 +537,13 @@ impl Drop for Settled<'_> {
     fn drop(&mut self) {
         let owed = match executor::wait_all(self.threads.take(), LAST_WORDS) {
             // Its code may still run: it stays, and for ever.
-            Err(reason) => Some((vec![reason], None)),
+            Err(reason) => Some((Why::from(reason), None)),
             Ok(()) => {
                 let soon = Deadline::after(LAST_WORDS);
                 let settled = settlement::settle(self.process, self.record, soon);
                 // What was to be undone is undone.
                 let until = Until::Settled { destroyed: true };
-                settled.err().map(|reasons| (reasons, Some(until)))
+                settled.err().map(|owed| (Why::owed(owed), Some(until)))
             }
         };
         if owed.is_none() {
@@ -560,7 +561,7 @@ struct Mapping<'a> {
     mapped: Option<dl::Mapped>,
     /// Why it may not be given back, and what it waits for: threads still run its code, or owe it
     /// something.
-    owed: &'a RefCell<Option<(Vec<String>, Option<Until>)>>,
+    owed: &'a RefCell<Option<(Why, Option<Until>)>>,
     link: Arc<StageLink>,
     left: &'a mut Option<Lingering>,
     pinned_because: Vec<String>,
@@ -585,30 +586,19 @@ impl Drop for Mapping<'_> {
             // it; what its constructors and init left behind was undone, and threads that ran its
             // code have ended and owe it nothing.
             None => match unsafe { mapped.close() } {
-                Ok(false) => return,
-                Ok(true) => (None, vec!["still mapped after dlclose".to_owned()], None),
-                Err(refusal) => (None, vec![refusal.to_string()], None),
+                Ok((_, after)) if !after.is_listed => return,
+                Ok(_) => (None, "still mapped after dlclose".to_owned().into(), None),
+                Err(refusal) => (None, refusal.to_string().into(), None),
             },
         };
         let pinned_because = mem::take(&mut self.pinned_because);
         let is_pinned = mapped.is_some() && until.is_none() || !pinned_because.is_empty();
-        let mut reasons = pinned_because.clone();
-        reasons.extend(why);
         let Some(record) = self.record.take() else {
-            let (plugin, generation) = (Box::default(), 0);
-            *self.left = Some(Lingering {
-                plugin,
-                generation,
-                reasons,
-            });
+            *self.left = Some(why.lingering("", 0, &pinned_because, is_pinned));
             return;
         };
-        let (plugin, generation) = (record.name.clone(), record.generation);
-        let lingering = Lingering {
-            plugin,
-            generation,
-            reasons,
-        };
+        let generation = record.generation;
+        let lingering = why.lingering(&record.name, generation, &pinned_because, is_pinned);
         self.process.registry.show(&record);
         self.process.registry.bury(Zombie {
             lingering: lingering.clone(),

@@ -15,11 +15,12 @@ use crate::crash::{self, CrashOptions};
 use crate::deadline::Deadline;
 use crate::departure::Departure;
 use crate::drainer;
-use crate::error::{Error, ErrorKind, Holder, Lingering};
+use crate::error::{Error, ErrorKind, Holder};
 use crate::events::Event;
 use crate::footprint::ledger;
 use crate::fork;
 use crate::history::{Attribution, Departed};
+use crate::lingering::Lingering;
 use crate::load;
 use crate::params::Params;
 use crate::plugin::Plugin;
@@ -27,10 +28,12 @@ use crate::presence::WorkerInfo;
 use crate::process::Process;
 use crate::quiesce;
 use crate::reaper::{self, Reaped};
+use crate::settlement;
 use crate::snapshot::Snapshot;
 use crate::sys::process_exit;
 use crate::trust::{Source, Trust};
-use crate::unload::{self, Unloaded};
+use crate::unload;
+use crate::verdict::Unloaded;
 use crate::worker::{Worker, WorkerAnswer};
 
 /// What became of each plugin at a shutdown, in the order in which they were unloaded.
@@ -209,10 +212,24 @@ impl Loader {
             .collect()
     }
 
-    /// Closed plugins that are still mapped, and why.
+    /// Closed plugins that are still mapped, and what holds each of them at this moment.
+    ///
+    /// Looks at every thread's record of what it owes. Thread context.
     #[must_use]
     pub fn zombies(&self) -> Vec<Lingering> {
-        self.process.registry.zombies()
+        settlement::lingering(self.process)
+    }
+
+    /// Waits until the closed plugin `name` has left the process: until what holds it has ended and
+    /// the drainer, which looks 50 times a second, has unmapped it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] when no closed plugin of this name is mapped; [`ErrorKind::Busy`], at
+    /// once, when it is pinned; [`ErrorKind::Deadline`], both with [`Error::lingering`];
+    /// [`ErrorKind::SelfDeadlock`] from inside a plugin's code or a read section.
+    pub fn wait_for_zombie(&self, name: &str, deadline: Deadline) -> Result<(), Error> {
+        calls::must_be_outside("waiting for a zombie")?;
+        settlement::wait(self.process, name, deadline)
     }
 
     /// All workers and the plugins they are inside of.

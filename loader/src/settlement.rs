@@ -9,12 +9,15 @@ use std::time::Duration;
 use crate::checkpoint;
 use crate::constructors;
 use crate::deadline::Deadline;
+use crate::error::{Error, ErrorKind};
 use crate::executor::{self, Executor, Outcome};
 use crate::farewell::{Farewell, Said};
 use crate::footprint::keys;
 use crate::footprint::ledger::{self, Debt};
+use crate::lingering::{Debtor, Lingering};
 use crate::plugin::{Destructors, Loaded, Record};
 use crate::process::Process;
+use crate::registry::canonical;
 use crate::sys::task;
 
 /// Has threads destroy what the load left on them, as far as they can be reached.
@@ -29,7 +32,7 @@ pub(crate) fn settle(
     process: &'static Process,
     record: &Record,
     deadline: Deadline,
-) -> Result<(), Vec<String>> {
+) -> Result<(), Vec<Debtor>> {
     let generation = record.generation;
     ledger::set_leaving(generation, true);
     ledger::settle_all();
@@ -45,10 +48,7 @@ pub(crate) fn settle(
         let is_awaited =
             |debt: &Debt| debt.start.is_some() || worker(debt).is_some_and(|row| row.ask_to_pass());
         if deadline.has_passed() || !debts.iter().any(is_awaited) {
-            let reasons = debts
-                .iter()
-                .map(|debt| describe(debt, record, worker(debt).is_some()));
-            return Err(reasons.collect());
+            return Err(debtors(process, record));
         }
         std::thread::sleep(pause.min(deadline.remaining()));
         pause = (pause * 2).min(Duration::from_millis(1));
@@ -60,26 +60,78 @@ pub(crate) fn is_settled(generation: u64) -> bool {
     ledger::debts(generation).is_empty()
 }
 
-fn describe(debt: &Debt, record: &Record, is_worker: bool) -> String {
-    let (tid, name) = (debt.tid, task::name_of(debt.tid));
-    if let Some(start) = debt.start {
-        let svma = start.wrapping_sub(record.bias) as u64;
-        let symbol = record.index.view().find(svma);
-        let symbol = symbol.map_or_else(
-            || format!("{svma:#x}"),
-            |symbol| String::from_utf8_lossy(symbol.name).into_owned(),
-        );
-        return format!("its thread {tid} ({name}), started at {symbol}, still runs");
-    }
-    let when = if is_worker {
-        "passes a quiescent point or ends"
-    } else {
-        "ends"
+/// The threads that owe a load something at this moment.
+pub(crate) fn debtors(process: &Process, record: &Record) -> Vec<Debtor> {
+    let rows = process.workers.rows();
+    let debts = ledger::debts(record.generation).into_iter();
+    let debtor = |debt: Debt| Debtor {
+        tid: debt.tid,
+        thread: task::name_of(debt.tid),
+        destructors: debt.destructors,
+        start: debt.start.map(|start| {
+            let svma = start.wrapping_sub(record.bias) as u64;
+            match record.index.view().find(svma) {
+                Some(symbol) => String::from_utf8_lossy(symbol.name).into(),
+                None => format!("{svma:#x}").into(),
+            }
+        }),
+        is_worker: rows.iter().any(|row| row.tid() == debt.tid),
     };
-    format!(
-        "thread {tid} ({name}) has {} of its thread-locals to destroy, when it {when}",
-        debt.destructors
-    )
+    debts.map(debtor).collect()
+}
+
+/// What holds the closed plugins at this moment: those that wait for threads name the ones that are
+/// left.
+pub(crate) fn lingering(process: &Process) -> Vec<Lingering> {
+    let zombies = process.registry.zombies().into_iter();
+    let now = |(mut lingering, record): (Lingering, Arc<Record>)| {
+        let debtors = match lingering.debtors.is_empty() {
+            true => Vec::new(),
+            false => debtors(process, &record),
+        };
+        // Nobody left means that it is about to go.
+        if !debtors.is_empty() {
+            let told: Vec<_> = lingering.debtors.iter().map(ToString::to_string).collect();
+            lingering.reasons.retain(|reason| !told.contains(reason));
+            let still = debtors.iter().map(ToString::to_string);
+            lingering.reasons.extend(still);
+            lingering.debtors = debtors;
+        }
+        lingering
+    };
+    zombies.map(now).collect()
+}
+
+/// The closed plugin of this name that was closed last, as it is held at this moment.
+pub(crate) fn find_lingering(process: &Process, name: &str) -> Option<Lingering> {
+    let wanted = canonical(name);
+    let mut all = lingering(process).into_iter().rev();
+    all.find(|lingering| canonical(&lingering.plugin) == wanted)
+}
+
+/// Waits until a closed plugin is gone; see `Loader::wait_for_zombie`.
+pub(crate) fn wait(process: &Process, name: &str, deadline: Deadline) -> Result<(), Error> {
+    let fail = |kind, left: Lingering| {
+        let error = Error::new(kind, left.to_string()).plugin(name);
+        Err(error.lingering_as(Some(left)))
+    };
+    match find_lingering(process, name) {
+        None => {
+            let message = "no closed plugin of this name";
+            return Err(Error::new(ErrorKind::NotFound, message).plugin(name));
+        }
+        Some(left) if left.is_pinned => return fail(ErrorKind::Busy, left),
+        Some(_) => {}
+    }
+    let _gone = process
+        .registry
+        .wait_for_zombies(&canonical(name), deadline);
+    // One may have been pinned meanwhile.
+    match find_lingering(process, name) {
+        None => Ok(()),
+        Some(left) if left.is_pinned => fail(ErrorKind::Busy, left),
+        Some(left) => fail(ErrorKind::Deadline, left),
+    }
 }
 
 /// Why the destructors have not all been run.

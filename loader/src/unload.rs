@@ -1,6 +1,5 @@
 //! The story of an unload, from top to bottom.
 
-use std::fmt;
 use std::mem;
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -13,11 +12,12 @@ use crate::calls;
 use crate::checkpoint;
 use crate::constructors;
 use crate::deadline::Deadline;
-use crate::error::{Error, ErrorKind, Lingering, Stage};
+use crate::error::{Error, ErrorKind, Stage};
 use crate::events::EventKind;
 use crate::executor::{self, Executor, Outcome};
 use crate::farewell::{Farewell, Said};
 use crate::image::remove_stage_folder;
+use crate::lingering::{Observed, Why};
 use crate::plugin::{Loaded, Record};
 use crate::process::Process;
 use crate::quiesce::{self, Undrained, WorkerProof};
@@ -25,54 +25,9 @@ use crate::registry::Leaving;
 use crate::settlement::{self, Unfinished};
 use crate::stages::Stages;
 use crate::stall::Stall;
-use crate::sys::process_exit;
+use crate::sys::{dl, objects, process_exit};
+use crate::verdict::{UnloadReport, Unloaded};
 use crate::zombies::{Until, Zombie};
-
-/// How an unload ended. What it says was observed, not assumed.
-#[derive(Clone, Debug)]
-#[must_use = "an unload may leave the plugin mapped"]
-pub enum Unloaded {
-    /// The plugin is out of the process.
-    Gone(UnloadReport),
-    /// It is closed, but something still holds its mapping, or its `exit` has not returned yet;
-    /// collected by itself when that ends.
-    Zombie(Lingering),
-    /// It refuses all calls, and stays mapped for ever: the file asks for it, or somebody was found
-    /// inside after its `exit`.
-    Pinned(Lingering),
-}
-
-impl Unloaded {
-    /// Whether the plugin is out of the process.
-    #[must_use]
-    pub fn is_gone(&self) -> bool {
-        matches!(self, Self::Gone(_))
-    }
-}
-
-impl fmt::Display for Unloaded {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Gone(report) => write!(f, "{} is unloaded", report.plugin),
-            Self::Zombie(left) => write!(f, "{left}; it goes by itself when that ends"),
-            Self::Pinned(left) => write!(f, "{left}; it stays for ever"),
-        }
-    }
-}
-
-/// What an unload saw.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct UnloadReport {
-    /// The plugin's name.
-    pub plugin: Box<str>,
-    /// The load it was.
-    pub generation: u64,
-    /// For every worker how it was proved outside.
-    pub workers: Vec<WorkerProof>,
-    /// How long each stage took.
-    pub stages: Vec<(Stage, Duration)>,
-}
 
 /// Time that `exit` and the destructors always get, whatever the caller's deadline.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -87,13 +42,38 @@ pub(crate) fn begin(
     generation: Option<u64>,
 ) -> Result<Leaving, Error> {
     let taken = process.registry.take(name, generation);
-    let leaving = taken.map_err(|error| error.at(Stage::Going).plugin(name))?;
+    let leaving = taken
+        .map_err(|error| match error.lingering() {
+            Some(_) => still_here(process, name, generation, error),
+            None => error,
+        })
+        .map_err(|error| error.at(Stage::Going).plugin(name))?;
     let record = leaving.record();
     process
         .events
         .push(&record.name, record.generation, EventKind::Going);
     checkpoint::note("unload.going");
     Ok(leaving)
+}
+
+/// A refusal because the plugin was closed before, with what holds it at this moment.
+fn still_here(
+    process: &'static Process,
+    name: &str,
+    generation: Option<u64>,
+    refusal: Error,
+) -> Error {
+    match settlement::find_lingering(process, name) {
+        Some(left) if generation.is_some_and(|wanted| wanted != left.generation) => {
+            let (wanted, found) = (generation.unwrap_or(0), left.generation);
+            let message = format!(
+                "expected generation {wanted}, found {found}, which is closed but still mapped"
+            );
+            Error::new(ErrorKind::Gone, message)
+        }
+        Some(left) => Error::new(ErrorKind::Busy, left.to_string()).lingering_as(Some(left)),
+        None => refusal,
+    }
 }
 
 /// Puts a plugin back that was taken: it is Live again, because of `why`.
@@ -151,20 +131,19 @@ pub(crate) fn leave(
         .and_then(|()| say_goodbye(process, &loaded, last_words, &mut stages));
     let destroyed = match farewell {
         Ok(destroyed) => destroyed,
-        Err(Unsaid::Refused(reason)) => return bury(process, loaded, vec![reason], None),
+        Err(Unsaid::Refused(reason)) => return bury(process, loaded, reason.into(), None),
         Err(Unsaid::Late(farewell)) => {
-            let reason = "its exit has not returned; the thread plug-exit is in it".into();
-            return bury(process, loaded, vec![reason], Some(Until::Said(farewell)));
+            let reason = "its exit has not returned; the thread plug-exit is in it".to_owned();
+            return bury(process, loaded, reason.into(), Some(Until::Said(farewell)));
         }
     };
-    if let Err(left) = depart(process, loaded, destroyed, last_words, &mut stages) {
-        let Left {
-            loaded,
-            reasons,
-            until,
-        } = *left;
-        return bury(process, loaded, reasons, until);
-    }
+    let observed = match depart(process, loaded, destroyed, last_words, &mut stages) {
+        Ok(observed) => observed,
+        Err(left) => {
+            let Left { loaded, why, until } = *left;
+            return bury(process, loaded, why, until);
+        }
+    };
     checkpoint::note("unload.release");
     process.registry.release(record.id, record.generation);
     let stages = stages.into_inner();
@@ -175,13 +154,14 @@ pub(crate) fn leave(
         generation: record.generation,
         workers,
         stages,
+        observed,
     })
 }
 
 /// A plugin that did not leave, why, and what it waits for.
 struct Left {
     loaded: Loaded,
-    reasons: Vec<String>,
+    why: Why,
     until: Option<Until>,
 }
 
@@ -193,36 +173,33 @@ fn depart(
     destroyed: bool,
     deadline: Deadline,
     stages: &mut Stages,
-) -> Result<(), Box<Left>> {
+) -> Result<Observed, Box<Left>> {
     let record = Arc::clone(&loaded.record);
-    let left = |loaded, reasons, until| {
-        Err(Box::new(Left {
-            loaded,
-            reasons,
-            until,
-        }))
-    };
+    let left = |loaded, why, until| Err(Box::new(Left { loaded, why, until }));
     if !destroyed {
-        if let Err(reasons) = settlement::settle(process, &record, deadline) {
-            return left(loaded, reasons, Some(Until::Settled { destroyed }));
+        if let Err(debtors) = settlement::settle(process, &record, deadline) {
+            let until = Until::Settled { destroyed };
+            return left(loaded, Why::owed(debtors), Some(until));
         }
         let last_words = Deadline::after(deadline.remaining().max(LAST_WORDS));
         match settlement::destroy(&loaded, last_words) {
             Ok(()) => {}
-            Err(Unfinished::Refused(reason)) => return left(loaded, vec![reason], None),
+            Err(Unfinished::Refused(reason)) => return left(loaded, reason.into(), None),
             Err(Unfinished::Late(farewell)) => {
-                let reason = "a destructor has not returned; the thread plug-fini is in it".into();
-                return left(loaded, vec![reason], Some(Until::Said(farewell)));
+                let reason = "a destructor has not returned; the thread plug-fini is in it";
+                let why = reason.to_owned().into();
+                return left(loaded, why, Some(Until::Said(farewell)));
             }
         }
     }
     // A destructor may have started a thread.
-    if let Err(reasons) = settlement::settle(process, &record, deadline) {
-        return left(loaded, reasons, Some(Until::Settled { destroyed: true }));
+    if let Err(debtors) = settlement::settle(process, &record, deadline) {
+        let until = Until::Settled { destroyed: true };
+        return left(loaded, Why::owed(debtors), Some(until));
     }
     close(process, loaded, stages).or_else(|given_back| {
-        let (loaded, reason) = *given_back;
-        left(loaded, vec![reason], None)
+        let (loaded, why) = *given_back;
+        left(loaded, why, None)
     })
 }
 
@@ -232,7 +209,7 @@ fn close(
     process: &'static Process,
     mut loaded: Loaded,
     stages: &mut Stages,
-) -> Result<(), Box<(Loaded, String)>> {
+) -> Result<Observed, Box<(Loaded, Why)>> {
     let record = Arc::clone(&loaded.record);
     settlement::release(record.generation);
     process_exit::run_first();
@@ -242,7 +219,7 @@ fn close(
     checkpoint::note("unload.grace");
     if let Err(error) = quiesce::grace(Deadline::after(SECTION)) {
         process.registry.show(&record);
-        return Err(Box::new((loaded, error.to_string())));
+        return Err(Box::new((loaded, error.to_string().into())));
     }
     stages.end(Stage::Unpublish);
 
@@ -254,26 +231,50 @@ fn close(
     });
     stages.end(Stage::Close);
     checkpoint::note("unload.observe");
-    let lingering = match closed {
-        Some(Ok(false)) => None,
-        Some(Ok(true)) | None => Some(
-            "still mapped after dlclose: a thread-local destructor, another object or a flag of \
-             the file holds it"
-                .to_owned(),
-        ),
-        Some(Err(refusal)) => Some(refusal.to_string()),
+    let observed = match closed {
+        Some(Ok((before, after))) => Ok(observe(&loaded, before, after)),
+        Some(Err(refusal)) => Err(Why::from(refusal.to_string())),
+        None => Err(Why::from("it was given back to ld.so before".to_owned())),
     };
     stages.end(Stage::Observe);
-    if let Some(reason) = lingering {
-        process.registry.show(&record);
-        return Err(Box::new((loaded, reason)));
+    let why = match observed {
+        Ok(observed) if !observed.is_listed => {
+            leave_history(process, loaded, record);
+            return Ok(observed);
+        }
+        Ok(observed) => Why {
+            observed: Some(observed),
+            ..Why::from(HELD.to_owned())
+        },
+        Err(why) => why,
+    };
+    process.registry.show(&record);
+    Err(Box::new((loaded, why)))
+}
+
+/// What is known of a plugin that is still there after `dlclose`.
+const HELD: &str = "still mapped after dlclose: a thread-local destructor, another object or a flag \
+                    of the file holds it";
+
+/// Writes down what was seen of a plugin before and after it was closed.
+pub(crate) fn observe(loaded: &Loaded, before: dl::Sight, after: dl::Sight) -> Observed {
+    let (start, end) = (loaded.record.start, loaded.record.end);
+    Observed {
+        name: loaded.link_name.to_string_lossy().into(),
+        is_listed: after.is_listed,
+        range: (start, end),
+        is_covered: objects::is_known().then(|| objects::find(start).is_some()),
+        removals: (before.removals, after.removals),
     }
+}
+
+/// Moves a plugin that is gone to the history.
+fn leave_history(process: &'static Process, loaded: Loaded, record: Arc<Record>) {
     drop(loaded);
     // First, so that whoever asks for this load finds it here or there.
     if let Some(forgotten) = process.history.add(record) {
         process.registry.retire(&forgotten.index);
     }
-    Ok(())
 }
 
 /// Why a plugin's last calls have not all been made.
@@ -384,12 +385,12 @@ pub(crate) fn close_late(process: &'static Process) {
             ),
             Err(reason) => Err(Box::new(Left {
                 loaded,
-                reasons: vec![reason],
+                why: reason.into(),
                 until: None,
             })),
         };
         match closed {
-            Ok(()) => {
+            Ok(_) => {
                 process
                     .registry
                     .release_zombie(record.id, record.generation);
@@ -400,12 +401,8 @@ pub(crate) fn close_late(process: &'static Process) {
                     .push(plugin, generation, EventKind::Collected);
             }
             Err(left) => {
-                let Left {
-                    loaded,
-                    reasons,
-                    until,
-                } = *left;
-                let left = bury(process, loaded, reasons, until);
+                let Left { loaded, why, until } = *left;
+                let left = bury(process, loaded, why, until);
                 tracing::warn!(target: "plug::unload", %left, "what held it has ended");
             }
         }
@@ -413,23 +410,13 @@ pub(crate) fn close_late(process: &'static Process) {
 }
 
 /// Keeps what cannot leave. One that is kept until something happens is closed then.
-fn bury(
-    process: &'static Process,
-    loaded: Loaded,
-    why: Vec<String>,
-    until: Option<Until>,
-) -> Unloaded {
+fn bury(process: &'static Process, loaded: Loaded, why: Why, until: Option<Until>) -> Unloaded {
     // One that still owns its mapping is not given back to ld.so later, unless that waits for
     // something.
     let pinned = !loaded.pinned_because.is_empty() || loaded.mapped.is_some() && until.is_none();
-    let mut reasons = loaded.pinned_because.clone();
-    reasons.extend(why);
     let record = &Arc::clone(&loaded.record);
-    let lingering = Lingering {
-        plugin: record.name.clone(),
-        generation: record.generation,
-        reasons,
-    };
+    let before = &loaded.pinned_because;
+    let lingering = why.lingering(&record.name, record.generation, before, pinned);
     let id = record.id;
     process.registry.bury(Zombie {
         lingering: lingering.clone(),

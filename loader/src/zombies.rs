@@ -1,14 +1,13 @@
 //! Plugins that are closed and still mapped: why, what they wait for, and their end.
 
-#![forbid(unsafe_code)]
-
 use std::sync::Arc;
 
 use plug_readside::state::State;
 
-use crate::error::Lingering;
+use crate::deadline::Deadline;
 use crate::farewell::Farewell;
 use crate::footprint::ledger;
+use crate::lingering::Lingering;
 use crate::plugin::{Loaded, Record};
 use crate::registry::Registry;
 use crate::sys::dl;
@@ -37,7 +36,7 @@ pub(crate) enum Until {
 
 impl Registry {
     /// Keeps a closed plugin that is still mapped; its name is free, its slot is not.
-    pub(crate) fn bury(&self, zombie: Zombie) {
+    pub(crate) fn bury(&self, mut zombie: Zombie) {
         let record = Arc::clone(&zombie.record);
         self.advance(record.id, record.generation, State::Zombie);
         let mut writer = self.lock();
@@ -45,6 +44,10 @@ impl Registry {
         writer
             .entries
             .retain(|entry| entry.generation != generation);
+        let mut before = writer.zombies.iter();
+        if let Some(before) = before.find(|other| other.record.generation == generation) {
+            zombie.lingering.since = before.lingering.since;
+        }
         writer
             .zombies
             .retain(|other| other.record.generation != generation);
@@ -54,7 +57,8 @@ impl Registry {
         self.retired.notify_all();
     }
 
-    /// Forgets zombies that have left the process meanwhile, and names them.
+    /// Forgets zombies that have left the process meanwhile, and names them. Those that were given
+    /// back to ld.so are looked at by it once more, unless they are pinned.
     pub(crate) fn collect_zombies(&self) -> Vec<Arc<Record>> {
         let mut collected = Vec::new();
         let waiting: Vec<u64> = self
@@ -72,11 +76,20 @@ impl Registry {
             else {
                 continue;
             };
-            let loaded = writer.zombies.get(at).and_then(|z| z.loaded.as_ref());
-            let name = loaded.map(|loaded| loaded.link_name.clone());
+            let zombie = writer.zombies.get(at);
+            let is_pinned = zombie.is_some_and(|zombie| zombie.lingering.is_pinned);
+            let loaded = zombie.and_then(|zombie| zombie.loaded.as_ref());
+            let of = |loaded: &Loaded| (loaded.link_name.clone(), loaded.mapped.is_none());
+            let named = loaded.map(of);
             drop(writer);
             // Asked without the lock: it takes ld.so's.
-            if name.is_none_or(|name| dl::is_mapped(&name)) {
+            let is_listed = match named {
+                None => true,
+                // SAFETY: closed before, when nobody was inside or could enter any more.
+                Some((name, true)) if !is_pinned => unsafe { dl::look_again(&name) },
+                Some((name, _)) => dl::look(&name).is_listed,
+            };
+            if is_listed {
                 continue;
             }
             self.hide(generation);
@@ -126,12 +139,27 @@ impl Registry {
         self.release(id, generation);
     }
 
-    /// Zombies and why they are still here.
-    pub(crate) fn zombies(&self) -> Vec<Lingering> {
-        self.lock()
-            .zombies
-            .iter()
-            .map(|zombie| zombie.lingering.clone())
-            .collect()
+    /// Zombies and why they were kept.
+    pub(crate) fn zombies(&self) -> Vec<(Lingering, Arc<Record>)> {
+        let of = |zombie: &Zombie| (zombie.lingering.clone(), Arc::clone(&zombie.record));
+        self.lock().zombies.iter().map(of).collect()
+    }
+
+    /// Waits until no zombie has this name, in canonical form, but pinned ones, which never go: true
+    /// then. False when the deadline passes.
+    pub(crate) fn wait_for_zombies(&self, canonical: &str, deadline: Deadline) -> bool {
+        let waits =
+            |zombie: &Zombie| *zombie.record.canonical == *canonical && !zombie.lingering.is_pinned;
+        let mut writer = self.lock();
+        while writer.zombies.iter().any(waits) {
+            if deadline.has_passed() {
+                return false;
+            }
+            writer = self
+                .changed
+                .wait_timeout(writer, deadline.remaining())
+                .map_or_else(|poison| poison.into_inner().0, |(writer, _)| writer);
+        }
+        true
     }
 }

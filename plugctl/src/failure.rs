@@ -8,7 +8,7 @@ use plug_loader::image::ImageError;
 use serde::Serialize;
 
 use crate::render::{micros, plural};
-use plug_loader::control::messages::{HolderRow, Refused};
+use plug_loader::control::messages::{HolderRow, LingeringRow, Refused};
 
 /// How a command that ran ended: 0, or the first failure's exit code where several were told.
 pub(crate) type Outcome = Result<u8, Failure>;
@@ -41,6 +41,9 @@ pub(crate) struct Failure {
     pub(crate) kind: Box<str>,
     pub(crate) message: Box<str>,
     pub(crate) holders: Vec<HolderRow>,
+    /// Why a plugin that was closed before is still mapped.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) lingering: Option<Box<LingeringRow>>,
 }
 
 impl Failure {
@@ -52,6 +55,7 @@ impl Failure {
             kind: kind.into(),
             message: message.into(),
             holders: Vec::new(),
+            lingering: None,
         }
     }
 
@@ -99,7 +103,7 @@ impl Failure {
             "permanent" | "busy" | "already_loaded" | "too_many_plugins" | "self_deadlock" => BUSY,
             "damaged" | "incompatible" | "map" => INCOMPATIBLE,
             "deadline" => DEADLINE,
-            "zombie" => LINGERING,
+            "zombie" | "pinned" => LINGERING,
             _ => FAILED,
         };
         Self {
@@ -109,6 +113,7 @@ impl Failure {
             kind: refused.kind.into(),
             message: refused.message.into(),
             holders: refused.holders,
+            lingering: refused.lingering.map(Box::new),
         }
     }
 }

@@ -7,7 +7,7 @@ use plug_loader::image::Inspection;
 use crate::args::{self, Target};
 use crate::failure::{FAILED, Failure, Outcome};
 use crate::hosts;
-use crate::render::{Render, hex};
+use crate::render::{Render, hex, micros};
 use plug_loader::control::messages::{Field, InfoReply, NameCall};
 
 /// Shows all fields, or the values of one.
@@ -86,6 +86,12 @@ fn of_plugin(name: &str, host: Option<&str>) -> Result<Vec<(String, String)>, Fa
     add("size", plugin.size.to_string());
     add("base", plugin.base);
     add("state", plugin.state);
+    if let Some(left) = plugin.lingering {
+        add("closed", format!("{} ago", micros(left.closed_micros)));
+        left.reasons
+            .into_iter()
+            .for_each(|reason| add("held-by", reason));
+    }
     add("generation", plugin.generation.to_string());
     add("calls", plugin.calls.to_string());
     if !plugin.taints.is_empty() {

@@ -11,7 +11,7 @@ use anstyle::{AnsiColor, Style};
 use serde::Serialize;
 
 use crate::demangle::demangle;
-use crate::failure::Failure;
+use crate::failure::{Failure, LINGERING};
 use crate::hosts::LiveHost;
 use plug_loader::control::messages::{
     DepartedRow, EventRow, LoadReply, PluginRow, ResolvedRow, StageTime, SymbolRow, UnloadReply,
@@ -68,7 +68,7 @@ fn right(text: String) -> Cell {
 fn state(text: &str) -> Cell {
     let style = match text {
         "Live" | "live" => GOOD,
-        "Zombie" | "zombie" | "pinned" | "failed" | "stayed" | "stalled" => BAD,
+        "Zombie" | "Pinned" | "zombie" | "pinned" | "failed" | "stayed" | "stalled" => BAD,
         "Coming" | "Going" | "Unformed" | "coming" | "going" => WAITING,
         _ => PLAIN,
     };
@@ -145,7 +145,8 @@ impl Render {
             Ok(text) if self.json => return self.note(&text),
             _ => self.note(&format!("plugctl: {failure}")),
         }
-        if failure.holders.is_empty() {
+        // Those of a closed plugin are in the message.
+        if failure.holders.is_empty() || failure.code == LINGERING {
             return;
         }
         let rows = failure.holders.iter().map(|holder| {
@@ -293,6 +294,9 @@ impl Render {
                 replies => self.value(&replies),
             }
             return;
+        }
+        for reply in replies.iter().filter(|reply| reply.verdict == "collected") {
+            self.line(&format!("{} has left: what held it has ended", reply.name));
         }
         for reply in replies.iter().filter(|reply| reply.verdict == "unloaded") {
             let of = |proof: &str| reply.workers.iter().filter(|w| w.proof == proof).count();

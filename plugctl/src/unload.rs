@@ -59,12 +59,24 @@ fn unload(
         if reply.verdict != "waiting" {
             return Ok(reply);
         }
-        render.waiting(name, &holders(&reply.holders));
+        let for_what = match reply.reasons.as_slice() {
+            [] => holders(&reply.holders),
+            reasons => reasons.join("; "),
+        };
+        render.waiting(name, &for_what);
     }
 }
 
 /// A refusal because of users, and how long they were waited for; the users follow as a table.
 fn in_words(mut failure: Failure, name: &str, wait: Duration) -> Failure {
+    if let Some(left) = &failure.lingering {
+        let (ago, why) = (micros(left.closed_micros), left.reasons.join("; "));
+        let until = match left.pinned {
+            true => "and stays mapped for ever",
+            false => "and is still mapped",
+        };
+        failure.message = format!("{name} was closed {ago} ago {until}: {why}").into();
+    }
     if &*failure.kind == "deadline" && !failure.holders.is_empty() {
         failure.message = if wait.is_zero() {
             failure.code = BUSY;
@@ -84,5 +96,7 @@ fn lingering(reply: &UnloadReply) -> Option<Failure> {
         _ => return None,
     };
     let message = format!("{} {what}: {}", reply.name, reply.reasons.join("; "));
-    Some(Failure::new(LINGERING, &reply.verdict, message).of(&reply.name))
+    let mut failure = Failure::new(LINGERING, &reply.verdict, message).of(&reply.name);
+    failure.holders.clone_from(&reply.holders);
+    Some(failure)
 }

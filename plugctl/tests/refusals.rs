@@ -426,16 +426,65 @@ fn one_that_a_thread_keeps_says_what_holds_it() {
         "",
         &format!("plugctl: clinging is closed but still mapped until its holders let go: {why}\n"),
     );
-    let text = format!("plugctl: clinging: going: clinging is closed but still mapped: {why}\n");
-    place.run(&["unload", "clinging"]).is(7, "", &text);
+    let text = format!("plugctl: clinging was closed 1 ms ago and is still mapped: {why}\n");
+    place
+        .run(&["unload", "clinging", "--wait", "0"])
+        .is(7, "", &text);
+    place
+        .run(&["unload", "clinging", "--wait", "0.1"])
+        .is(7, "", &text);
+    place.run(&["unload", "clinging", "--generation", "77"]).is(
+        3,
+        "",
+        "plugctl: clinging: going: expected generation 77, found 1, which is closed but still \
+             mapped\n",
+    );
+    // JSON has the thread by itself.
+    let ended = place.run(&["unload", "clinging", "--wait", "0", "--json"]);
+    let refused: serde_json::Value = serde_json::from_str(&ended.stderr).expect("JSON");
+    let holder = &refused["holders"][0];
+    assert_eq!(
+        (&refused["kind"], &holder["kind"], &holder["count"]),
+        (&"zombie".into(), &"thread_locals".into(), &1.into())
+    );
+    assert_eq!(holder["thread"], "one_that_a_thre");
+    assert_eq!(refused["lingering"]["pinned"], false);
+    place.run(&["list"]).is(
+        0,
+        "Plugin Size Used by State Version Calls Taints\n\
+         clinging 1 1 one_that_a_thre Zombie 1.0.0 1 -\n",
+        "",
+    );
+    let info = |field: &str| place.run(&["info", "-F", field, "clinging"]).stdout;
+    assert_eq!(kit::masked(&info("held-by")), kit::masked(why));
+    assert_eq!(kit::masked(&info("closed")), "_ time ago");
+
+    // Waited for, it is gone when the thread is.
+    let waiting = place
+        .command(&["unload", "clinging", "--wait", "20"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("plugctl");
+    thread::sleep(Duration::from_millis(1200));
     host.tell("release");
-    eventually(|| {
-        let left = place.run(&["history", "--json"]).json();
-        let left = left.as_array().expect("rows");
-        left.iter()
-            .any(|row| row["name"] == "clinging")
-            .then_some(())
-    });
+    let ended = Ended::of(waiting.wait_with_output().expect("ends"));
+    assert_eq!(
+        (ended.code, ended.stdout.as_str()),
+        (Some(0), "clinging has left: what held it has ended\n"),
+        "{ended:?}"
+    );
+    let waited = kit::masked(&format!("plugctl: waiting for clinging: {why}"));
+    assert!(
+        kit::masked(&ended.stderr)
+            .lines()
+            .all(|line| line == waited)
+            && !ended.stderr.is_empty(),
+        "{ended:?}"
+    );
+    let left = place.run(&["history", "--json"]).json();
+    let left = left.as_array().expect("rows");
+    assert!(left.iter().any(|row| row["name"] == "clinging"), "{left:?}");
 }
 
 #[test]
@@ -456,8 +505,10 @@ fn one_whose_exit_is_late_says_what_it_waits_for() {
     assert_eq!(lines.next(), Some(text.as_str()));
     let waiting = "plugctl: waiting for clinging: its exit";
     assert!(lines.all(|line| line == waiting), "{ended:?}");
-    let text = format!("plugctl: clinging: going: clinging is closed but still mapped: {why}\n");
-    place.run(&["unload", "clinging"]).is(7, "", &text);
+    let text = format!("plugctl: clinging was closed 1 s ago and is still mapped: {why}\n");
+    place
+        .run(&["unload", "clinging", "--wait", "0"])
+        .is(7, "", &text);
     let again = place.run(&["unload", "clinging", "--json"]);
     assert!(again.stderr.contains("\"kind\":\"zombie\""), "{again:?}");
     let state = |name: &str| place.run(&["info", "-F", "state", name]).stdout;

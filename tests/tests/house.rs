@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use plug_tests::standalone::repository;
 
 /// The only files of the loader that may contain unsafe code.
-const UNSAFE: [&str; 39] = [
+const UNSAFE: [&str; 40] = [
     "calls",
     "constructors",
     "context",
@@ -46,6 +46,7 @@ const UNSAFE: [&str; 39] = [
     "trust",
     "unload",
     "worker",
+    "zombies",
     "lib",
 ];
 

@@ -1,9 +1,11 @@
 //! What an unload says when the plugin does not leave.
 
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::sync::mpsc;
 use std::thread;
+use std::time::Duration;
 
-use plug_loader::{ErrorKind, State, SymbolReader, Unloaded};
+use plug_loader::{Deadline, ErrorKind, Stage, State, SymbolReader, Unloaded};
 use plug_tests::host::{Host, seconds};
 use plug_tests::isolated;
 use plug_tests::standalone::{Scratch, c_plugin, cpp_plugin, include, native};
@@ -149,4 +151,139 @@ fn failed_load_that_stays_mapped_is_a_zombie_that_readers_see() {
             assert_eq!(found.generation, left.generation);
         }
     });
+}
+
+#[test]
+fn a_verdict_tells_what_was_seen() {
+    isolated!({
+        let host = Host::new();
+        let plugin = host.useful("base64");
+        let report = host.unload("base64");
+        let seen = &report.observed;
+        assert!(!seen.is_listed, "{seen:?}");
+        assert_eq!(seen.range, plugin.range());
+        assert!(seen.removals.1 > seen.removals.0, "{seen:?}");
+        assert!(!seen.name.is_empty());
+        assert!(
+            report
+                .stages
+                .iter()
+                .any(|(stage, _)| *stage == Stage::Close)
+        );
+    });
+}
+
+unsafe extern "C" {
+    fn __cxa_thread_atexit_impl(
+        function: unsafe extern "C" fn(*mut c_void),
+        object: *mut c_void,
+        dso: *const c_void,
+    ) -> c_int;
+}
+
+unsafe extern "C" fn nothing(_: *mut c_void) {}
+
+/// What glibc counts by itself: nobody calls dlclose when it has come to its end, but the loader.
+#[test]
+fn a_zombie_that_ld_so_keeps_is_collected_when_its_reason_ends() {
+    isolated!({
+        let host = Host::new();
+        let plugin = host.useful("base64");
+        let (start, _) = plugin.range();
+        let (registered, told) = mpsc::channel();
+        let (end, ended) = mpsc::channel::<()>();
+        let thread = thread::spawn(move || {
+            // SAFETY: the function takes anything; the address is the plugin's, which counts.
+            let status = unsafe {
+                __cxa_thread_atexit_impl(nothing, std::ptr::null_mut(), start as *const c_void)
+            };
+            registered.send(status).expect("told");
+            let _ended = ended.recv();
+        });
+        assert_eq!(told.recv(), Ok(0));
+        let verdict = host.loader.unload("base64", seconds(5)).expect("closes");
+        let Unloaded::Zombie(left) = verdict else {
+            panic!("{verdict:?}");
+        };
+        let seen = left.observed.as_ref().expect("it was closed");
+        assert!(seen.is_listed && seen.range == plugin.range(), "{seen:?}");
+        assert!(!left.is_pinned && left.debtors.is_empty());
+        let refused = host
+            .loader
+            .wait_for_zombie("base64", Deadline::after(Duration::from_millis(100)))
+            .expect_err("the thread is there");
+        assert_eq!(refused.kind(), ErrorKind::Deadline);
+        assert_eq!(refused.lingering().map(|left| left.generation), Some(1));
+        drop(end);
+        thread.join().expect("ends");
+        host.loader
+            .wait_for_zombie("base64", seconds(20))
+            .expect("collected");
+        assert_eq!(plugin.state(), State::Empty);
+        assert!(host.loader.zombies().is_empty());
+        let nobody = host.loader.wait_for_zombie("base64", seconds(1));
+        assert_eq!(nobody.expect_err("gone").kind(), ErrorKind::NotFound);
+    });
+}
+
+/// A library of the host's that opens what it finds, and lets it go.
+const KEEPER: &str = "
+    #include <dlfcn.h>
+    static void *kept;
+    int keep(const char *name) {
+        kept = dlopen(name, RTLD_NOLOAD | RTLD_NOW);
+        return kept != 0;
+    }
+    int let_go(void) { return dlclose(kept); }
+";
+
+#[test]
+fn a_zombie_that_a_shared_library_keeps_is_collected_when_that_lets_go() {
+    isolated!({
+        let host = Host::new();
+        let scratch = Scratch::new("keeper");
+        let source = scratch.write("keeper.c", &format!("#define _GNU_SOURCE\n{KEEPER}"));
+        let keeper = native(&scratch, "gcc", "-std=c11", "keeper", &source, &include());
+        let path = CString::new(keeper.into_os_string().into_encoded_bytes()).expect("text");
+        // SAFETY: a library without constructors.
+        let handle = unsafe { libc::dlopen(path.as_ptr(), libc::RTLD_NOW) };
+        assert!(!handle.is_null());
+        // SAFETY: an open handle and a terminated name.
+        let find = |name: &CStr| unsafe { libc::dlsym(handle, name.as_ptr()) };
+        // SAFETY: the signature is the library's.
+        let keep: unsafe extern "C" fn(*const c_char) -> c_int =
+            unsafe { std::mem::transmute(find(c"keep")) };
+        // SAFETY: the signature is the library's.
+        let let_go: unsafe extern "C" fn() -> c_int =
+            unsafe { std::mem::transmute(find(c"let_go")) };
+
+        let plugin = host.useful("base64");
+        let mut seen: libc::Dl_info = no_info();
+        // SAFETY: any address may be asked for.
+        let status = unsafe { libc::dladdr(plugin.range().0 as *const _, &raw mut seen) };
+        assert_ne!(status, 0);
+        // SAFETY: the name that ld.so has for the plugin, which is loaded.
+        assert_eq!(unsafe { keep(seen.dli_fname) }, 1);
+        let verdict = host.loader.unload("base64", seconds(5)).expect("closes");
+        assert!(matches!(verdict, Unloaded::Zombie(_)), "{verdict:?}");
+        // Looked at in the meantime, it stays.
+        host.loader.reclaim();
+        host.loader.reclaim();
+        assert_eq!(plugin.state(), State::Zombie);
+        // SAFETY: the library has a handle, and gives it back once.
+        assert_eq!(unsafe { let_go() }, 0);
+        host.loader
+            .wait_for_zombie("base64", seconds(20))
+            .expect("collected");
+        assert_eq!(plugin.state(), State::Empty);
+    });
+}
+
+fn no_info() -> libc::Dl_info {
+    libc::Dl_info {
+        dli_fname: std::ptr::null(),
+        dli_fbase: std::ptr::null_mut(),
+        dli_sname: std::ptr::null(),
+        dli_saddr: std::ptr::null_mut(),
+    }
 }

@@ -29,7 +29,7 @@ pub struct PluginRow {
     pub name: String,
     /// The version it declares; may be empty.
     pub version: String,
-    /// Unformed, Coming, Live, Going or Zombie.
+    /// Unformed, Coming, Live, Going, Zombie or Pinned.
     pub state: String,
     /// Pins and calls in progress.
     pub refs: u64,
@@ -52,6 +52,40 @@ pub struct PluginRow {
     /// Why it is never unloaded; empty for one that can be.
     #[serde(default)]
     pub permanent: String,
+    /// Why it is still mapped, once it is closed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lingering: Option<LingeringRow>,
+}
+
+/// Why a closed plugin is still mapped: `Lingering` of the interface.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LingeringRow {
+    /// How long ago it was closed.
+    pub closed_micros: u64,
+    /// Whether it stays for ever.
+    pub pinned: bool,
+    /// What holds it, in words, threads among it.
+    pub reasons: Vec<String>,
+}
+
+/// What was seen after ld.so was asked to unmap a plugin: `Observed` of the interface.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ObservedRow {
+    /// The never-reused name that it has in ld.so's list.
+    pub name: String,
+    /// Whether that list still has it.
+    pub listed: bool,
+    /// Whether an object covers its first address; none where that is not told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub covered: Option<bool>,
+    /// Its first address, hexadecimal.
+    pub base: String,
+    /// Bytes of its mapping.
+    pub size: u64,
+    /// Objects that ld.so had removed before.
+    pub removals_before: u64,
+    /// And afterwards.
+    pub removals_after: u64,
 }
 
 /// One field of metadata, and one parameter of a load: `Field` of the interface.
@@ -105,15 +139,15 @@ pub struct ResolvedRow {
 /// Who holds a plugin: `Holder` of the interface.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HolderRow {
-    /// call, `unregistered_calls`, pins or section.
+    /// call, `unregistered_calls`, pins, section, or, of a closed plugin, `thread_locals` or thread.
     pub kind: String,
-    /// Name of the worker, or of the thread that took the pins; may be empty.
+    /// Name of the worker, or of the thread that took the pins or owes something; may be empty.
     pub thread: String,
     /// Its thread id; 0 where unknown.
     pub tid: u32,
-    /// The plugin's function it is in; may be empty.
+    /// The plugin's function it is in, or was started at; may be empty.
     pub function: String,
-    /// How many calls or pins.
+    /// How many calls, pins or destructors.
     pub count: u64,
     /// How long it has held at least.
     pub micros: u64,
@@ -292,7 +326,7 @@ pub struct UnloadReply {
     pub name: String,
     /// The load it was; 0 while it is not known.
     pub generation: u64,
-    /// waiting, unloaded, zombie or pinned.
+    /// waiting, unloaded, zombie, pinned, or collected, of one that was a zombie before and left.
     pub verdict: String,
     /// Why it stays, if it does.
     pub reasons: Vec<String>,
@@ -302,6 +336,9 @@ pub struct UnloadReply {
     pub holders: Vec<HolderRow>,
     /// How long each stage took.
     pub stages: Vec<StageTime>,
+    /// What was seen of its mapping, where ld.so was asked to unmap it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed: Option<ObservedRow>,
 }
 
 /// Reply of `Info`.
@@ -370,4 +407,7 @@ pub struct Refused {
     pub message: String,
     /// Who stands in the way.
     pub holders: Vec<HolderRow>,
+    /// Why the plugin is still mapped, where it was closed before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lingering: Option<LingeringRow>,
 }

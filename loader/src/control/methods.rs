@@ -22,10 +22,12 @@ use super::rows;
 use super::wire::{self, Call, Fault, Parameters};
 use crate::deadline::Deadline;
 use crate::departure::Departure;
+use crate::error::ErrorKind;
 use crate::loader::Loader;
 use crate::params::Params;
 use crate::plugin::Plugin;
 use crate::registry::canonical;
+use crate::settlement;
 use crate::trust::{Source, Trust};
 
 /// The interface that every varlink service has.
@@ -71,15 +73,27 @@ pub(super) struct Waiting {
 impl Waiting {
     /// Who is waited for at this moment.
     pub(super) fn reply(&self, host: &Host) -> Vec<u8> {
-        let holders = self
-            .plugin
-            .as_ref()
-            .map(|plugin| host.loader.holders(plugin));
+        let name = self.name.clone();
+        let verdict = "waiting".to_owned();
+        let left = match &self.plugin {
+            Some(_) => None,
+            None => settlement::find_lingering(host.loader.process, &name),
+        };
+        let holders = match (&self.plugin, &left) {
+            (Some(plugin), _) => {
+                let holders = host.loader.holders(plugin);
+                holders.iter().map(rows::holder).collect()
+            }
+            (None, Some(left)) => rows::debtors(left),
+            (None, None) => Vec::new(),
+        };
+        let closed = left.as_ref().map_or(0, |left| left.generation);
         let reply = UnloadReply {
-            name: self.name.clone(),
-            generation: self.plugin.as_ref().map_or(0, Plugin::generation),
-            verdict: "waiting".to_owned(),
-            holders: holders.iter().flatten().map(rows::holder).collect(),
+            name,
+            generation: self.plugin.as_ref().map_or(closed, Plugin::generation),
+            verdict,
+            reasons: left.map_or_else(Vec::new, |left| left.reasons),
+            holders,
             ..UnloadReply::default()
         };
         wire::reply(&reply, true)
@@ -292,10 +306,29 @@ impl Host {
         };
         let host = Arc::clone(self);
         let work = move || {
+            let deadline = Deadline::after(wait);
             let departure = Departure::begin(host.loader.process, &name, generation);
-            match departure.and_then(|departure| departure.wait(Deadline::after(wait))) {
-                Ok(unloaded) => wire::reply(&rows::unloaded(unloaded), false),
-                Err(error) => wire::error(&rows::fault(&error, &name)),
+            let error = match departure.and_then(|departure| departure.wait(deadline)) {
+                Ok(unloaded) => return wire::reply(&rows::unloaded(unloaded), false),
+                Err(error) => error,
+            };
+            let Some(left) = error.lingering().filter(|left| !left.is_pinned) else {
+                return wire::error(&rows::fault(&error, &name));
+            };
+            match host.loader.wait_for_zombie(&name, deadline) {
+                // It may have left before it could be waited for.
+                Err(error) if error.kind() != ErrorKind::NotFound => {
+                    wire::error(&rows::fault(&error, &name))
+                }
+                _ => {
+                    let reply = UnloadReply {
+                        name: left.plugin.to_string(),
+                        generation: left.generation,
+                        verdict: "collected".to_owned(),
+                        ..UnloadReply::default()
+                    };
+                    wire::reply(&reply, false)
+                }
             }
         };
         let job = Job {

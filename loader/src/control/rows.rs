@@ -4,30 +4,51 @@
 
 use std::time::{Duration, UNIX_EPOCH};
 
+use plug_readside::state::State;
+
 use super::messages::{
-    DepartedRow, EventRow, Field, HolderRow, InsideRow, PluginRow, ProofRow, Refused, ResolvedRow,
-    StageTime, SymbolRow, UnloadReply, WorkerRow,
+    DepartedRow, EventRow, Field, HolderRow, InsideRow, LingeringRow, ObservedRow, PluginRow,
+    ProofRow, Refused, ResolvedRow, StageTime, SymbolRow, UnloadReply, WorkerRow,
 };
 use super::wire::Fault;
 use crate::error::{Error, ErrorKind, Holder, HolderKind, Stage};
 use crate::events::{Event, EventKind};
 use crate::history::Departed;
 use crate::image::SymbolRow as Symbol;
+use crate::lingering::{Debtor, Lingering, Observed};
 use crate::loader::Loader;
 use crate::plugin::Plugin;
 use crate::presence::WorkerInfo;
 use crate::quiesce::Proof;
-use crate::unload::Unloaded;
+use crate::verdict::Unloaded;
 
 pub(super) fn plugin(loader: &Loader, plugin: &Plugin) -> PluginRow {
-    let holders = loader.holders(plugin);
+    let left = match plugin.state() {
+        State::Zombie => find_lingering(loader, plugin.generation()),
+        _ => None,
+    };
+    let (refs, users) = match &left {
+        Some(left) => {
+            let threads = left.debtors.iter().map(|debtor| debtor.thread.to_string());
+            (left.debtors.len() as u64, threads.collect())
+        }
+        None => {
+            let holders = loader.holders(plugin);
+            let refs = holders.iter().map(|holder| holder.count).sum();
+            (refs, users(&holders))
+        }
+    };
+    let state = match &left {
+        Some(left) if left.is_pinned => "Pinned",
+        _ => plugin.state().name(),
+    };
     let (start, end) = plugin.range();
     PluginRow {
         name: plugin.name().to_owned(),
         version: plugin.version().to_owned(),
-        state: plugin.state().name().to_owned(),
-        refs: holders.iter().map(|holder| holder.count).sum(),
-        users: users(&holders),
+        state: state.to_owned(),
+        refs,
+        users,
         size: (end - start) as u64,
         base: hex(start),
         build_id: build_id(plugin),
@@ -36,6 +57,54 @@ pub(super) fn plugin(loader: &Loader, plugin: &Plugin) -> PluginRow {
         calls: loader.calls(plugin),
         interfaces: plugin.interfaces().collect(),
         permanent: plugin.permanent().unwrap_or_default().to_owned(),
+        lingering: left.as_ref().map(lingering),
+    }
+}
+
+/// What holds the closed plugin that was this load.
+fn find_lingering(loader: &Loader, generation: u64) -> Option<Lingering> {
+    let mut all = loader.zombies().into_iter();
+    all.find(|left| left.generation == generation)
+}
+
+pub(super) fn lingering(left: &Lingering) -> LingeringRow {
+    LingeringRow {
+        closed_micros: micros(left.since.elapsed()),
+        pinned: left.is_pinned,
+        reasons: left.reasons.clone(),
+    }
+}
+
+/// The threads that owe a closed plugin something.
+pub(super) fn debtors(left: &Lingering) -> Vec<HolderRow> {
+    let row = |debtor: &Debtor| {
+        let (kind, count) = match debtor.start {
+            Some(_) => ("thread", 1),
+            None => ("thread_locals", debtor.destructors),
+        };
+        HolderRow {
+            kind: kind.to_owned(),
+            thread: debtor.thread.to_string(),
+            tid: debtor.tid,
+            function: debtor.start.as_deref().unwrap_or_default().to_owned(),
+            count: count as u64,
+            micros: micros(left.since.elapsed()),
+            place: String::new(),
+        }
+    };
+    left.debtors.iter().map(row).collect()
+}
+
+fn observed(observed: &Observed) -> ObservedRow {
+    let (start, end) = observed.range;
+    ObservedRow {
+        name: observed.name.to_string(),
+        listed: observed.is_listed,
+        covered: observed.is_covered,
+        base: hex(start),
+        size: (end - start) as u64,
+        removals_before: observed.removals.0,
+        removals_after: observed.removals.1,
     }
 }
 
@@ -234,6 +303,7 @@ pub(super) fn unloaded(unloaded: Unloaded) -> UnloadReply {
                 verdict: "unloaded".to_owned(),
                 workers: workers.collect(),
                 stages: stages(&report.stages),
+                observed: Some(observed(&report.observed)),
                 ..UnloadReply::default()
             };
         }
@@ -244,6 +314,8 @@ pub(super) fn unloaded(unloaded: Unloaded) -> UnloadReply {
         name: left.plugin.to_string(),
         generation: left.generation,
         verdict: verdict.to_owned(),
+        holders: debtors(&left),
+        observed: left.observed.as_ref().map(observed),
         reasons: left.reasons,
         ..UnloadReply::default()
     }
@@ -262,16 +334,24 @@ pub(super) fn fault(error: &Error, name: &str) -> Fault {
     if error.kind() == ErrorKind::NotFound {
         return Fault::NotFound(name.to_owned());
     }
+    // A load that failed may have left something, too, but is refused for its own reason.
+    let is_closed = matches!(error.kind(), ErrorKind::Busy | ErrorKind::Deadline);
+    let closed = error.lingering().filter(|_| is_closed);
     Fault::Refused(Box::new(Refused {
         stage: error.stage().map_or_else(String::new, |s| s.to_string()),
         // Of a plugin that was closed before, nothing is left to refuse.
-        kind: match (error.kind(), error.lingering()) {
-            (ErrorKind::Busy, Some(_)) => "zombie",
-            (other, _) => kind(other),
+        kind: match (error.kind(), closed) {
+            (_, Some(left)) if left.is_pinned => "pinned",
+            (_, Some(_)) => "zombie",
+            (other, None) => kind(other),
         }
         .to_owned(),
         message: format!("{error:#}"),
-        holders: error.blockers().iter().map(holder).collect(),
+        holders: match closed {
+            Some(left) => debtors(left),
+            None => error.blockers().iter().map(holder).collect(),
+        },
+        lingering: closed.map(lingering),
     }))
 }
 
@@ -282,6 +362,7 @@ pub(super) fn refused(stage: &str, kind: &str, message: String) -> Fault {
         kind: kind.to_owned(),
         message,
         holders: Vec::new(),
+        lingering: None,
     }))
 }
 

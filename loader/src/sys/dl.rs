@@ -128,47 +128,85 @@ pub(crate) unsafe fn open(path: &Path) -> Result<Mapped, Refusal> {
 }
 
 impl Mapped {
-    /// Gives the object back to ld.so and says whether it is still mapped afterwards.
+    /// Gives the object back to ld.so and says what is to be seen of it before and afterwards.
     ///
     /// # Errors
     /// ld.so's own words; the object then counts as still mapped.
     ///
     /// # Safety
     /// - No thread is inside the object or will enter it, and nobody keeps a pointer into it.
-    pub(crate) unsafe fn close(self) -> Result<bool, Refusal> {
+    pub(crate) unsafe fn close(self) -> Result<(Sight, Sight), Refusal> {
+        let before = look(&self.name);
         // SAFETY: the handle came from Library::into_raw in open() and is closed once.
         let library = unsafe { Library::from_raw(self.handle) };
         let inside = enter();
         library.close().map_err(refusal)?;
         drop(inside);
-        Ok(is_mapped(&self.name))
+        Ok((before, look(&self.name)))
     }
 }
 
-/// Whether ld.so has an object of this never-reused name.
+/// What ld.so's list shows of an object.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sight {
+    /// Whether it is in the list.
+    pub(crate) is_listed: bool,
+    /// How many objects have been removed from the list since the process began.
+    pub(crate) removals: u64,
+}
+
+/// Looks for the object of this never-reused name in ld.so's list.
 ///
 /// Thread context: takes ld.so's list lock.
-pub(crate) fn is_mapped(name: &CStr) -> bool {
+pub(crate) fn look(name: &CStr) -> Sight {
     struct Search<'a> {
         name: &'a CStr,
-        found: bool,
+        sight: Sight,
     }
-    unsafe extern "C" fn look(info: *mut libc::dl_phdr_info, _: usize, data: *mut c_void) -> c_int {
+    unsafe extern "C" fn see(info: *mut libc::dl_phdr_info, _: usize, data: *mut c_void) -> c_int {
         // SAFETY: `data` is the Search that the call below passes, alive for its duration.
         let search = unsafe { &mut *data.cast::<Search<'_>>() };
         // SAFETY: ld.so passes a valid record for the duration of the callback.
         let info = unsafe { &*info };
+        search.sight.removals = info.dlpi_subs;
         if !info.dlpi_name.is_null() {
             // SAFETY: the name is terminated and lives while ld.so's lock is held.
-            search.found = unsafe { CStr::from_ptr(info.dlpi_name) } == search.name;
+            search.sight.is_listed = unsafe { CStr::from_ptr(info.dlpi_name) } == search.name;
         }
-        c_int::from(search.found)
+        c_int::from(search.sight.is_listed)
     }
     let _inside = enter();
-    let mut search = Search { name, found: false };
+    let sight = Sight {
+        is_listed: false,
+        removals: 0,
+    };
+    let mut search = Search { name, sight };
     // SAFETY: the callback only reads and does not call back into ld.so.
-    unsafe { libc::dl_iterate_phdr(Some(look), (&raw mut search).cast()) };
-    search.found
+    unsafe { libc::dl_iterate_phdr(Some(see), (&raw mut search).cast()) };
+    search.sight
+}
+
+/// Has ld.so look whether the object of this never-reused name, which was closed, is held by
+/// anything any more, and says whether it is still listed.
+///
+/// What glibc counts itself (thread-locals, other objects' bindings) keeps an object past its
+/// `dlclose`, and it is looked at again only when some object is closed for the last time: the object
+/// itself is, once more. Thread context: takes ld.so's locks.
+///
+/// # Source
+/// `_dl_close_worker` in elf/dl-close.c.
+///
+/// # Safety
+/// - As for [`Mapped::close`].
+pub(crate) unsafe fn look_again(name: &CStr) -> bool {
+    let _inside = enter();
+    // SAFETY: RTLD_NOLOAD runs nothing: the object is there already, initialised, or is not opened.
+    let handle = unsafe { libc::dlopen(name.as_ptr(), libc::RTLD_NOLOAD | libc::RTLD_LAZY) };
+    if !handle.is_null() {
+        // SAFETY: opened just now; the rest is our caller's word.
+        unsafe { libc::dlclose(handle) };
+    }
+    look(name).is_listed
 }
 
 /// Opens a system library by its name and keeps it for the life of the process, so that a plugin

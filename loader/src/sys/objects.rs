@@ -30,6 +30,11 @@ pub(crate) fn prepare() -> bool {
     !function.is_null()
 }
 
+/// Whether [`find`] can tell. Async-signal-safe.
+pub(crate) fn is_known() -> bool {
+    !FIND.load(Ordering::SeqCst).is_null()
+}
+
 /// The range of the object that covers `address`.
 ///
 /// Async-signal-safe (the manual says so of the function used). The object may be unloaded at any
