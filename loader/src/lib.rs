@@ -123,6 +123,7 @@ pub use deadline::Deadline;
 pub use departure::Departure;
 pub use error::{CallError, Error, ErrorKind, Holder, HolderKind, Lingering, Stage};
 pub use events::{Event, EventKind};
+pub use footprint::Footprint;
 pub use history::{Attribution, Departed};
 pub use loader::{Loader, Shutdown};
 pub use params::Params;

@@ -201,6 +201,10 @@ fn depart(
             until,
         }))
     };
+    let for_ever = settlement::withdraw(&record);
+    if !for_ever.is_empty() {
+        return left(loaded, for_ever, None);
+    }
     if !destroyed {
         if let Err(reasons) = settlement::settle(process, &record, deadline) {
             return left(loaded, reasons, Some(Until::Settled { destroyed }));
@@ -219,6 +223,11 @@ fn depart(
     if let Err(reasons) = settlement::settle(process, &record, deadline) {
         return left(loaded, reasons, Some(Until::Settled { destroyed: true }));
     }
+    // It may also have registered what cannot be taken back.
+    let for_ever = settlement::for_ever(&record);
+    if !for_ever.is_empty() {
+        return left(loaded, for_ever, None);
+    }
     close(process, loaded, stages).or_else(|given_back| {
         let (loaded, reason) = *given_back;
         left(loaded, vec![reason], None)
@@ -233,7 +242,7 @@ fn close(
     stages: &mut Stages,
 ) -> Result<(), Box<(Loaded, String)>> {
     let record = Arc::clone(&loaded.record);
-    settlement::release(record.generation);
+    settlement::release(&record);
     process_exit::run_first();
 
     checkpoint::note("unload.unpublish");
