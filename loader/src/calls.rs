@@ -7,6 +7,7 @@ use std::cell::Cell;
 use std::sync::atomic::{AtomicUsize, Ordering, compiler_fence};
 
 use plug_readside::gate::{self, Count, GateRow, Raised};
+use plug_readside::state::{State, StateWord};
 use plug_readside::{phase, snapshot, thread_pointer};
 
 use crate::error::{CallError, Error, Within};
@@ -230,6 +231,26 @@ pub(crate) fn enter<'a>(
             Err(CallError::Gone)
         }
     }
+}
+
+/// Enters slot `id` for a function that the load `generation` gave to libc or the kernel: while it
+/// is Live, and while its constructors and `init` run. None once it is on its way out.
+///
+/// Async-signal-safe.
+pub(crate) fn enter_callback(id: u32, generation: u64, address: usize) -> Option<Entered<'static>> {
+    // Live again last: it may have become so between the first two looks.
+    [State::Live, State::Coming, State::Live]
+        .into_iter()
+        .find_map(|state| {
+            let word = By::Word(StateWord::new(generation, state).0);
+            enter(None, id, word, address).ok()
+        })
+}
+
+/// The function of a plugin's that the running thread is in, as an address; 0 outside of all.
+/// Async-signal-safe.
+pub(crate) fn current() -> usize {
+    THREAD.with(|thread| thread.inside.load(Ordering::Relaxed))
 }
 
 /// Enters slot `id` through its shared counter, on behalf of nobody known. Apart, so that what

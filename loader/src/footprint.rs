@@ -1,29 +1,150 @@
-//! What a plugin leaves in this process, and its undoing: destructors of thread-locals, keys, and
-//! threads.
+//! What a plugin leaves in this process, and its undoing: destructors of thread-locals, keys,
+//! threads, handlers of signals, alternate stacks, timers, functions for the process's end, handlers
+//! around forks, libraries and mappings of its own file.
 //!
 //! Before any of a plugin's code runs, the words of its image that hold the addresses of certain
 //! imported functions are redirected to functions of the loader's ([`hooks`]). glibc, which would
 //! keep the plugin mapped for as long as a thread owes it a destructor, never hears of them; the
-//! loader runs them where they belong ([`ledger`]).
+//! loader runs them where they belong ([`ledger`]). What calls the plugin by itself, such as a
+//! handler of a signal, does so through functions of the loader's that stay for ever.
 
+/// Functions in the place of imports that tell where they were called from: the return address is
+/// the argument of this number, behind those that the import has.
+macro_rules! with_caller {
+    ($($(#[$doc:meta])* $vis:vis fn $name:ident($which:ident) => $target:path;)*) => {$(
+        $(#[$doc])*
+        #[unsafe(naked)]
+        $vis unsafe extern "C-unwind" fn $name() {
+            #[cfg(target_arch = "x86_64")]
+            std::arch::naked_asm!(
+                concat!("mov ", with_caller!(@x86 $which), ", [rsp]"),
+                "jmp {target}",
+                target = sym $target,
+            );
+            #[cfg(target_arch = "aarch64")]
+            std::arch::naked_asm!(
+                concat!("mov ", with_caller!(@arm $which), ", x30"),
+                "b {target}",
+                target = sym $target,
+            );
+        }
+    )*};
+    (@x86 second) => { "rsi" };
+    (@x86 third) => { "rdx" };
+    (@x86 fourth) => { "rcx" };
+    (@arm second) => { "x1" };
+    (@arm third) => { "x2" };
+    (@arm fourth) => { "x3" };
+}
+use with_caller;
+
+mod exits;
+mod forks;
 pub(crate) mod hooks;
 pub(crate) mod keys;
 pub(crate) mod ledger;
+mod libraries;
+mod mappings;
+mod notices;
+pub(crate) mod remains;
+mod signals;
+mod stacks;
+mod timers;
 
+use std::path::Path;
+
+use crate::deadline::Deadline;
 use crate::error::{Error, ErrorKind};
-use crate::image::Facts;
-use crate::sys::{code, slots};
+use crate::image::{Facts, FileKey, Import};
+use crate::sys::{code, slots, task};
 
-/// Redirects the imports of a plugin that is mapped at `bias`.
+pub(crate) use ledger::Owner;
+
+/// How much a plugin has in the process at one moment that goes when it leaves, by kind: what its
+/// own code asked for. What libraries do on its behalf is not counted, but for those that it opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Footprint {
+    /// Destructors of thread-locals that threads have yet to run.
+    pub thread_locals: usize,
+    /// Keys for thread-specific data.
+    pub keys: usize,
+    /// Values of those keys that threads have yet to destroy.
+    pub key_values: usize,
+    /// Threads that it started, those that its timers run on included.
+    pub threads: usize,
+    /// Handlers of signals that are in force.
+    pub signals: usize,
+    /// Threads whose alternate signal stack it set.
+    pub alternate_stacks: usize,
+    /// Timers.
+    pub timers: usize,
+    /// Functions for the process's end, by `on_exit` and `at_quick_exit`. The former keep it
+    /// mapped for ever.
+    pub exit_functions: usize,
+    /// Registrations of handlers around forks.
+    pub fork_handlers: usize,
+    /// Handles of libraries that it opened.
+    pub libraries: usize,
+    /// Mappings that it made of its own file.
+    pub mappings: usize,
+}
+
+/// What the load has in the process just now. Thread context.
+pub(crate) fn of(generation: u64) -> Footprint {
+    let (thread_locals, key_values, threads) = ledger::counts(generation);
+    Footprint {
+        thread_locals,
+        keys: keys::count(generation),
+        key_values,
+        threads,
+        signals: signals::count(generation),
+        alternate_stacks: stacks::count(generation),
+        timers: timers::count(generation),
+        exit_functions: exits::count(generation),
+        fork_handlers: forks::count(generation),
+        libraries: libraries::count(generation),
+        mappings: mappings::count(generation),
+    }
+}
+
+/// Redirects the imports of the plugin `owner`, which is mapped at `bias` from the file `staged`;
+/// its original lies at `original`.
 ///
 /// # Errors
 /// [`ErrorKind::Map`] when the words cannot be made writable.
 ///
 /// # Safety
 /// - The plugin is relocated, none of its code has run, and `facts` are those of its file.
-pub(crate) unsafe fn redirect(facts: &Facts, bias: usize) -> Result<(), Error> {
+pub(crate) unsafe fn redirect(
+    facts: &Facts,
+    bias: usize,
+    owner: Owner,
+    original: &Path,
+    staged: impl FnOnce() -> Option<FileKey>,
+) -> Result<(), Error> {
     if facts.imports.is_empty() {
         return Ok(());
+    }
+    let has = |wanted: &[Import]| {
+        facts
+            .imports
+            .iter()
+            .any(|slot| wanted.contains(&slot.import))
+    };
+    if has(&[Import::DlOpen, Import::DlmOpen]) {
+        let original = std::path::absolute(original).unwrap_or_else(|_| original.to_owned());
+        let search = libraries::Search {
+            origin: original.parent().unwrap_or(&original).to_owned(),
+            rpath: facts.rpath.clone(),
+            runpath: facts.runpath.clone(),
+        };
+        libraries::know(owner.generation, search);
+    }
+    if has(&[Import::Mmap])
+        && let Some(key) = staged()
+    {
+        mappings::know(owner, key.dev, key.ino);
     }
     let page = rustix::param::page_size();
     // What ld.so protects: whole pages that end before the range does.
@@ -32,15 +153,66 @@ pub(crate) unsafe fn redirect(facts: &Facts, bias: usize) -> Result<(), Error> {
         let end = code::run_time(bias, relro.vaddr.saturating_add(relro.size));
         (start - start % page, end - end % page)
     });
-    let imports = facts.imports.iter().map(|slot| {
+    let imports = facts.imports.iter().filter_map(|slot| {
         let word = code::run_time(bias, slot.vaddr);
         // SAFETY: a word of the relocated image.
-        hooks::was_bound(slot.import, unsafe { slots::word(word) });
-        (word, hooks::address(slot.import))
+        let bound = unsafe { slots::word(word) };
+        hooks::was_bound(slot.import, bound);
+        let is_other = hooks::is_other_version(slot.import, bound);
+        (!is_other).then(|| (word, hooks::address(slot.import)))
     });
     // SAFETY: words that ld.so relocated with the address of the import that each hook stands in
     // for; the rest is our caller's word.
     unsafe { slots::redirect(imports, protected) }.map_err(|error| {
         Error::new(ErrorKind::Map, "the imports cannot be redirected").because(error)
     })
+}
+
+/// Takes back what would call the load by itself: handlers of signals and timers. Those that run
+/// are in its gate. Thread context; as often as one likes.
+pub(crate) fn withdraw(generation: u64) {
+    signals::withdraw(generation);
+    timers::withdraw(generation);
+}
+
+/// Whether anything could call the load by itself that only its gate keeps out.
+pub(crate) fn has_callbacks(generation: u64) -> bool {
+    signals::has_any(generation) || timers::count(generation) > 0
+}
+
+/// Gives back what the process keeps for a load whose destructors have run and whom threads owe
+/// nothing. Thread context.
+pub(crate) fn release(owner: Owner) {
+    let generation = owner.generation;
+    withdraw(generation);
+    signals::release(generation);
+    forks::release(generation);
+    exits::release(generation);
+    libraries::release(generation);
+    mappings::release(owner);
+    keys::release(generation);
+    remains::release(generation);
+}
+
+/// Gets what the footprint cannot do without.
+///
+/// # Errors
+/// [`ErrorKind::Thread`] where the process has no key left.
+pub(crate) fn prepare() -> Result<(), Error> {
+    task::remember_process();
+    ledger::prepare()
+}
+
+/// Takes the locks besides the ledger's, for a fork; none where they are not to be had in time.
+pub(crate) fn hold(deadline: Deadline) -> Option<impl Sized> {
+    Some((exits::hold(deadline)?, libraries::hold(deadline)?))
+}
+
+/// Makes it the child's after a fork, whose only thread is the running one, `now`; what needs no
+/// lock.
+pub(crate) fn reset_after_fork(now: u32) {
+    task::remember_process();
+    stacks::reset_after_fork(now);
+    timers::reset_after_fork();
+    forks::reset_after_fork();
 }

@@ -19,7 +19,7 @@ use crate::deadline::Deadline;
 use crate::drainer;
 use crate::error::{Error, ErrorKind};
 use crate::flights;
-use crate::footprint::ledger;
+use crate::footprint::{self, ledger};
 use crate::image;
 use crate::indexer;
 use crate::load;
@@ -142,6 +142,7 @@ fn hold(process: &'static Process) -> Option<Held> {
     let (workers, answering) = process.workers.hold(soon)?;
     let indexer = process.indexer.hold(soon)?;
     let ledger = ledger::hold(soon)?;
+    let footprint = footprint::hold(soon)?;
     let leaves = (
         process.presence.hold(soon)?,
         process.history.hold(soon)?,
@@ -160,7 +161,15 @@ fn hold(process: &'static Process) -> Option<Held> {
         indexer,
         ledger,
         _pins: pins,
-        _others: Box::new((constructors, runtimes, folders, answering, leaves, linker)),
+        _others: Box::new((
+            constructors,
+            runtimes,
+            folders,
+            answering,
+            footprint,
+            leaves,
+            linker,
+        )),
     })
 }
 
@@ -192,6 +201,7 @@ extern "C" fn after_in_child() {
     phase::reset_after_fork(thread);
     task::forget_id();
     reaper::reset_after_fork();
+    footprint::reset_after_fork(now);
     if snapshot::sections().needs_barrier() {
         membarrier::prepare_child();
     }

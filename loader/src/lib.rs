@@ -126,6 +126,7 @@ pub use deadline::Deadline;
 pub use departure::Departure;
 pub use error::{CallError, Error, ErrorKind, Holder, HolderKind, Stage};
 pub use events::{Event, EventKind};
+pub use footprint::Footprint;
 pub use history::{Attribution, Departed};
 pub use lingering::{Debtor, Lingering, Observed};
 pub use loader::{Loader, Shutdown};

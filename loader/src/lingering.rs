@@ -45,6 +45,10 @@ pub struct Debtor {
     /// The plugin's function that it runs, if the plugin made it: a symbol, or a link-time
     /// address where no symbol covers it.
     pub start: Option<Box<str>>,
+    /// Whether it has an alternate signal stack that the plugin set.
+    pub has_stack: bool,
+    /// Whether it is in the middle of a fork, among the plugin's handlers around forks.
+    pub is_forking: bool,
     /// Whether it is a worker, which pays at its next quiescent point.
     pub is_worker: bool,
 }
@@ -58,11 +62,21 @@ impl fmt::Display for Debtor {
                 "its thread {tid} ({thread}), started at {start}, still runs"
             );
         }
+        if self.is_forking {
+            return f.write_str("a fork is among its handlers around forks");
+        }
         let when = if self.is_worker {
             "passes a quiescent point or ends"
         } else {
             "ends"
         };
+        if self.has_stack {
+            return write!(
+                f,
+                "thread {tid} ({thread}) has an alternate signal stack that it set, and gives it \
+                 back when it {when}"
+            );
+        }
         write!(
             f,
             "thread {tid} ({thread}) has {} of its thread-locals to destroy, when it {when}",
@@ -106,6 +120,14 @@ impl Why {
         }
     }
 
+    /// What can never be taken back.
+    pub(crate) fn for_ever(reasons: Vec<String>) -> Self {
+        Self {
+            reasons,
+            ..Self::default()
+        }
+    }
+
     /// Puts it on record for a plugin that is closed now.
     pub(crate) fn lingering(
         self,
@@ -130,9 +152,6 @@ impl Why {
 
 impl From<String> for Why {
     fn from(reason: String) -> Self {
-        Self {
-            reasons: vec![reason],
-            ..Self::default()
-        }
+        Self::for_ever(vec![reason])
     }
 }

@@ -4,6 +4,7 @@
 use std::cell::RefCell;
 use std::collections::HashSet;
 use std::mem::{self, ManuallyDrop};
+use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ use crate::deadline::{Deadline, lock_until};
 use crate::error::{Error, ErrorKind, Stage};
 use crate::events::EventKind;
 use crate::executor::{self, Ending, Executor};
-use crate::footprint;
+use crate::footprint::{self, Owner};
 use crate::fork;
 use crate::image::tables::Tables;
 use crate::image::{
@@ -31,6 +32,7 @@ use crate::params::Params;
 use crate::pins::Pins;
 use crate::plugin::{Destructors, Export, Loaded, Plugin, Record};
 use crate::process::Process;
+use crate::quiesce;
 use crate::registry::{Claim, canonical, claim_error};
 use crate::settlement;
 use crate::stages::Stages;
@@ -293,8 +295,13 @@ fn land(
     let (bias, mapped_name) = (mapped.bias, mapped.name.clone());
     let threads = RefCell::new(Vec::new());
     let owed = RefCell::new(None);
+    let owner = Owner {
+        id: claim.id,
+        generation: claim.generation,
+    };
     let mut mapped = Mapping {
         process,
+        owner,
         mapped: Some(mapped),
         owed: &owed,
         link: Arc::clone(&link),
@@ -313,7 +320,8 @@ fn land(
         return Err(Error::new(ErrorKind::Map, message).at(Stage::Describe));
     }
     // SAFETY: relocated just now, its code has not run, and the facts are its own.
-    unsafe { footprint::redirect(facts, bias) }.map_err(|error| error.at(Stage::Describe))?;
+    unsafe { footprint::redirect(facts, bias, owner, flight.opened.path(), || link.key().ok()) }
+        .map_err(|error| error.at(Stage::Describe))?;
     let (record, destructors, descriptor) = describe(
         process,
         &flight,
@@ -531,6 +539,33 @@ impl Settled<'_> {
     fn keep(self) {
         let _kept = ManuallyDrop::new(self);
     }
+
+    /// Has threads destroy what is theirs, and waits for whoever is inside: why the plugin stays,
+    /// if it does, and what it waits for.
+    fn settle(&self) -> Option<(Why, Option<Until>)> {
+        let record = self.record;
+        let for_ever = settlement::withdraw(record);
+        if !for_ever.is_empty() {
+            return Some((Why::for_ever(for_ever), None));
+        }
+        if footprint::has_callbacks(record.generation) {
+            // They could enter while it was Coming.
+            let registry = &self.process.registry;
+            registry.advance(record.id, record.generation, State::Going);
+            let soon = Deadline::after(LAST_WORDS);
+            let go_on = |_| ControlFlow::Continue(());
+            let (workers, presence) = (&self.process.workers, &self.process.presence);
+            if quiesce::drain(workers, presence, record, soon, go_on).is_err() {
+                let reason = "a handler of its own has not returned";
+                return Some((Why::from(reason.to_owned()), None));
+            }
+        }
+        let soon = Deadline::after(LAST_WORDS);
+        let settled = settlement::settle(self.process, record, soon);
+        // What was to be undone is undone.
+        let until = Until::Settled { destroyed: true };
+        settled.err().map(|owed| (Why::owed(owed), Some(until)))
+    }
 }
 
 impl Drop for Settled<'_> {
@@ -538,16 +573,10 @@ impl Drop for Settled<'_> {
         let owed = match executor::wait_all(self.threads.take(), LAST_WORDS) {
             // Its code may still run: it stays, and for ever.
             Err(reason) => Some((Why::from(reason), None)),
-            Ok(()) => {
-                let soon = Deadline::after(LAST_WORDS);
-                let settled = settlement::settle(self.process, self.record, soon);
-                // What was to be undone is undone.
-                let until = Until::Settled { destroyed: true };
-                settled.err().map(|owed| (Why::owed(owed), Some(until)))
-            }
+            Ok(()) => self.settle(),
         };
         if owed.is_none() {
-            settlement::release(self.record.generation);
+            settlement::release(self.record);
         }
         self.owed.replace(owed);
     }
@@ -558,6 +587,7 @@ impl Drop for Settled<'_> {
 /// What stays is a zombie as after an unload: readers see it, and it is collected when it goes.
 struct Mapping<'a> {
     process: &'static Process,
+    owner: Owner,
     mapped: Option<dl::Mapped>,
     /// Why it may not be given back, and what it waits for: threads still run its code, or owe it
     /// something.
@@ -580,6 +610,10 @@ impl Drop for Mapping<'_> {
         let Some(mapped) = self.mapped.take() else {
             return;
         };
+        if self.record.is_none() {
+            // Nothing has run that could be settled.
+            footprint::release(self.owner);
+        }
         let (mapped, why, until) = match self.owed.take() {
             Some((why, until)) => (Some(mapped), why, until),
             // SAFETY: the plugin never was Live, so nobody has called it or holds a pointer into

@@ -17,7 +17,7 @@ use crate::departure::Departure;
 use crate::drainer;
 use crate::error::{Error, ErrorKind, Holder};
 use crate::events::Event;
-use crate::footprint::ledger;
+use crate::footprint;
 use crate::fork;
 use crate::history::{Attribution, Departed};
 use crate::lingering::Lingering;
@@ -64,7 +64,7 @@ impl Loader {
                 "this process has its loader already; clone the handle",
             ));
         };
-        ledger::prepare()?;
+        footprint::prepare()?;
         fork::prepare();
         if process.config.run_exits_at_process_exit {
             process_exit::at_exit(|| {

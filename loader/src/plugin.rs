@@ -16,6 +16,7 @@ use crate::calls::{self, By};
 use crate::context::Context;
 use crate::error::{CallError, Error, ErrorKind, Stage};
 use crate::executor::Ending;
+use crate::footprint::{self, Footprint};
 use crate::image::symbols;
 use crate::image::{Edit, Info, StageLink, SymbolRow};
 use crate::index::OwnedIndex;
@@ -220,6 +221,18 @@ impl Plugin {
     #[must_use]
     pub fn pins(&self) -> u64 {
         gate::pinned(gate::pins(self.record.id))
+    }
+
+    /// What its code has left in the process just now, by kind: all of it goes when it leaves, or
+    /// is the reason why it does not.
+    ///
+    /// Cost: a look at each thread that a plugin left something on.
+    ///
+    /// # Contexts
+    /// Thread context.
+    #[must_use]
+    pub fn footprint(&self) -> Footprint {
+        footprint::of(self.record.generation)
     }
 
     /// Names and versions of the interfaces it exports, as `name/major.minor`.

@@ -12,8 +12,8 @@ use crate::deadline::Deadline;
 use crate::error::{Error, ErrorKind};
 use crate::executor::{self, Executor, Outcome};
 use crate::farewell::{Farewell, Said};
-use crate::footprint::keys;
 use crate::footprint::ledger::{self, Debt};
+use crate::footprint::{self, Owner, remains};
 use crate::lingering::{Debtor, Lingering};
 use crate::plugin::{Destructors, Loaded, Record};
 use crate::process::Process;
@@ -45,8 +45,10 @@ pub(crate) fn settle(
         }
         let rows = process.workers.rows();
         let worker = |debt: &Debt| rows.iter().find(|row| row.tid() == debt.tid);
-        let is_awaited =
-            |debt: &Debt| debt.start.is_some() || worker(debt).is_some_and(|row| row.ask_to_pass());
+        let is_awaited = |debt: &Debt| {
+            let ends_itself = debt.start.is_some() || debt.is_forking;
+            ends_itself || worker(debt).is_some_and(|row| row.ask_to_pass())
+        };
         if deadline.has_passed() || !debts.iter().any(is_awaited) {
             return Err(debtors(process, record));
         }
@@ -68,6 +70,8 @@ pub(crate) fn debtors(process: &Process, record: &Record) -> Vec<Debtor> {
         tid: debt.tid,
         thread: task::name_of(debt.tid),
         destructors: debt.destructors,
+        has_stack: debt.has_stack,
+        is_forking: debt.is_forking,
         start: debt.start.map(|start| {
             let svma = start.wrapping_sub(record.bias) as u64;
             match record.index.view().find(svma) {
@@ -173,8 +177,32 @@ pub(crate) fn destroy(loaded: &Loaded, deadline: Deadline) -> Result<(), Unfinis
     }
 }
 
+/// Takes back what would call a load by itself, since nobody may any more, and says why it can never
+/// be unmapped, if that is so: then its destructors are not run either.
+pub(crate) fn withdraw(record: &Record) -> Vec<String> {
+    let generation = record.generation;
+    footprint::withdraw(generation);
+    let uncovered = remains::uncovered(generation);
+    if !uncovered.is_empty() {
+        let plugin = &*record.name;
+        tracing::warn!(
+            target: "plug::unload", plugin, generation, ?uncovered,
+            "libc may call the plugin where no gate is passed; make sure that all of it has ended"
+        );
+    }
+    for_ever(record)
+}
+
+/// Why a load can never be unmapped; empty for most.
+pub(crate) fn for_ever(record: &Record) -> Vec<String> {
+    remains::reasons(record.generation)
+}
+
 /// As both, on the thread that runs `exit`, where threads owe nothing at once: whether that was so.
 pub(crate) fn destroy_here(destructors: &Destructors, generation: u64) -> bool {
+    if !remains::reasons(generation).is_empty() {
+        return false;
+    }
     ledger::settle(generation);
     if !is_settled(generation) {
         return false;
@@ -186,7 +214,10 @@ pub(crate) fn destroy_here(destructors: &Destructors, generation: u64) -> bool {
 }
 
 /// Gives back what the process keeps for a load whose destructors have run.
-pub(crate) fn release(generation: u64) {
-    ledger::set_leaving(generation, false);
-    keys::release(generation);
+pub(crate) fn release(record: &Record) {
+    ledger::set_leaving(record.generation, false);
+    footprint::release(Owner {
+        id: record.id,
+        generation: record.generation,
+    });
 }

@@ -176,6 +176,10 @@ fn depart(
 ) -> Result<Observed, Box<Left>> {
     let record = Arc::clone(&loaded.record);
     let left = |loaded, why, until| Err(Box::new(Left { loaded, why, until }));
+    let for_ever = settlement::withdraw(&record);
+    if !for_ever.is_empty() {
+        return left(loaded, Why::for_ever(for_ever), None);
+    }
     if !destroyed {
         if let Err(debtors) = settlement::settle(process, &record, deadline) {
             let until = Until::Settled { destroyed };
@@ -197,6 +201,11 @@ fn depart(
         let until = Until::Settled { destroyed: true };
         return left(loaded, Why::owed(debtors), Some(until));
     }
+    // It may also have registered what cannot be taken back.
+    let for_ever = settlement::for_ever(&record);
+    if !for_ever.is_empty() {
+        return left(loaded, Why::for_ever(for_ever), None);
+    }
     close(process, loaded, stages).or_else(|given_back| {
         let (loaded, why) = *given_back;
         left(loaded, why, None)
@@ -211,7 +220,7 @@ fn close(
     stages: &mut Stages,
 ) -> Result<Observed, Box<(Loaded, Why)>> {
     let record = Arc::clone(&loaded.record);
-    settlement::release(record.generation);
+    settlement::release(&record);
     process_exit::run_first();
 
     checkpoint::note("unload.unpublish");

@@ -11,11 +11,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use plug_readside::SymbolReader;
 
-use super::keys;
 use super::ledger::{self, Owner, What};
+use super::{exits, forks, keys, libraries, mappings, notices, signals, stacks, timers};
 use crate::image::Import;
+use crate::sys::notices::lio_listio;
 use crate::sys::thread::{self, Start};
 use crate::sys::thread_exit::{self, Destructor};
+use crate::sys::timer;
 
 type ShortStart = unsafe extern "C-unwind" fn(*mut c_void) -> c_int;
 
@@ -35,11 +37,45 @@ pub(crate) fn address(import: Import) -> usize {
         Import::ThreadCreate => thread_create as *const c_void,
         Import::ThrdCreate => short_thread_create as *const c_void,
         Import::StdThread => std_thread as *const c_void,
+        Import::SigAction => signals::sigaction_hook as *const c_void,
+        Import::Signal => signals::signal_hook as *const c_void,
+        Import::SysvSignal => signals::sysv_signal_hook as *const c_void,
+        Import::SigSet => signals::sigset_hook as *const c_void,
+        Import::SigAltStack => stacks::sigaltstack_hook as *const c_void,
+        Import::TimerCreate => timers::timer_create_hook as *const c_void,
+        Import::TimerDelete => timers::delete as *const c_void,
+        Import::OnExit => exits::on_exit as *const c_void,
+        Import::AtQuickExit => exits::at_quick_exit as *const c_void,
+        Import::RegisterAtFork => forks::register as *const c_void,
+        Import::DlOpen => libraries::dlopen_hook as *const c_void,
+        Import::DlmOpen => libraries::dlmopen_hook as *const c_void,
+        Import::DlClose => libraries::dlclose_hook as *const c_void,
+        Import::Mmap => mappings::mmap as *const c_void,
+        Import::Munmap => mappings::munmap as *const c_void,
+        Import::MqNotify => notices::mq_notify as *const c_void,
+        Import::AioRead => notices::aio_read as *const c_void,
+        Import::AioWrite => notices::aio_write as *const c_void,
+        Import::AioFsync => notices::aio_fsync as *const c_void,
+        Import::LioListio => notices::lio_listio as *const c_void,
+        Import::GetAddrInfoA => notices::getaddrinfo_a as *const c_void,
     };
     function.addr()
 }
 
-fn owner(address: usize) -> Option<Owner> {
+/// Whether an import stays bound as it is: to an older version of a function, which takes something
+/// else.
+pub(crate) fn is_other_version(import: Import, bound: usize) -> bool {
+    let known = match import {
+        Import::TimerCreate => timer::functions().0,
+        Import::TimerDelete => timer::functions().1,
+        Import::LioListio => lio_listio as *const c_void,
+        _ => return false,
+    };
+    known.addr() != bound
+}
+
+/// The load whose image covers an address. Async-signal-safe.
+pub(super) fn owner(address: usize) -> Option<Owner> {
     let (id, generation) = SymbolReader::new().owner(address)?;
     Some(Owner { id, generation })
 }

@@ -266,6 +266,15 @@ pub(super) fn destroy_value(place: usize) {
     drop(running);
 }
 
+/// Keys that the load has.
+pub(super) fn count(generation: u64) -> usize {
+    let own = |entry: &&Key| {
+        entry.generation.load(Ordering::SeqCst) == generation
+            && entry.key.load(Ordering::SeqCst) != DELETED
+    };
+    TABLE.iter().filter(own).count()
+}
+
 /// Deletes the keys that the load `generation` left, and gives their places back; no thread holds a
 /// value of them.
 pub(crate) fn release(generation: u64) {

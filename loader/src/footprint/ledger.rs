@@ -17,7 +17,9 @@ use plug_readside::thread_pointer;
 
 use crate::deadline::{Deadline, lock_until};
 
+use super::forks;
 use super::keys::{self, KEYS};
+use super::stacks;
 use crate::calls;
 use crate::error::{Error, ErrorKind};
 use crate::sys::task;
@@ -317,6 +319,7 @@ pub(crate) fn forget_key(key: usize) {
 /// Runs what the load `generation` left on the running thread, which is outside of all plugins'
 /// code.
 pub(crate) fn settle(generation: u64) {
+    stacks::settle(generation);
     if let Some(record) = known() {
         record.run(|entry| entry.owner.generation == generation && !is_thread(entry));
     }
@@ -342,7 +345,7 @@ pub(crate) fn is_any_leaving() -> bool {
 
 /// Runs what loads that leave left on the running thread, which is at a quiescent point.
 pub(crate) fn settle_all() {
-    if known().is_none() {
+    if known().is_none() && !stacks::is_any() {
         return;
     }
     let leaving = lock(&LEAVING).clone();
@@ -388,14 +391,18 @@ unsafe extern "C-unwind" fn at_round(record: *mut c_void) {
 }
 
 /// What a thread still owes a plugin.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Debt {
-    /// The thread; 0 for one that is only beginning.
+    /// The thread; 0 for one that is only beginning, or is not known.
     pub(crate) tid: u32,
     /// Destructors of thread-locals and values of keys.
     pub(crate) destructors: usize,
     /// The plugin's function that the thread runs, if the plugin made it.
     pub(crate) start: Option<usize>,
+    /// Whether its alternate signal stack is the plugin's.
+    pub(crate) has_stack: bool,
+    /// Whether it is among the plugin's handlers around a fork.
+    pub(crate) is_forking: bool,
 }
 
 /// What threads still owe the load `generation`.
@@ -404,11 +411,12 @@ pub(crate) fn debts(generation: u64) -> Vec<Debt> {
         .iter()
         .filter(|(owner, _)| owner.generation == generation)
         .map(|(_, start)| Debt {
-            tid: 0,
-            destructors: 0,
             start: Some(*start),
+            ..Debt::default()
         })
         .collect();
+    debts.extend(stacks::debts(generation));
+    debts.extend(forks::debts(generation));
     let mut threads = lock(&THREADS);
     // A record made in the last rounds of a thread's keys is not closed by the thread itself.
     threads.retain(|record| !record.owes(generation) || !task::is_dead(record.tid()));
@@ -416,8 +424,7 @@ pub(crate) fn debts(generation: u64) -> Vec<Debt> {
         let inner = lock(&record.inner);
         let mut debt = Debt {
             tid: record.tid(),
-            destructors: 0,
-            start: None,
+            ..Debt::default()
         };
         let mut is_any = false;
         for entry in inner
@@ -434,6 +441,26 @@ pub(crate) fn debts(generation: u64) -> Vec<Debt> {
         debts.extend(is_any.then_some(debt));
     }
     debts
+}
+
+/// Destructors of thread-locals, values of keys, and threads of the load, beginning ones included.
+pub(super) fn counts(generation: u64) -> (usize, usize, usize) {
+    let starting = lock(&STARTING);
+    let of = |(owner, _): &&(Owner, usize)| owner.generation == generation;
+    let mut counts = (0, 0, starting.iter().filter(of).count());
+    drop(starting);
+    for record in &*lock(&THREADS) {
+        let inner = lock(&record.inner);
+        let entries = inner.entries.iter();
+        for entry in entries.filter(|entry| entry.owner.generation == generation) {
+            match entry.what {
+                What::Destructor { .. } => counts.0 += 1,
+                What::Value { .. } => counts.1 += 1,
+                What::Thread { .. } => counts.2 += 1,
+            }
+        }
+    }
+    counts
 }
 
 /// Gets what the ledger cannot do without.

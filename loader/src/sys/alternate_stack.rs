@@ -1,6 +1,6 @@
 //! Alternate signal stacks: where a handler runs whose thread has no stack left.
 
-use std::ffi::c_void;
+use std::ffi::{c_int, c_void};
 use std::marker::PhantomData;
 use std::ptr;
 
@@ -67,7 +67,8 @@ const NONE: libc::stack_t = libc::stack_t {
 };
 
 /// The running thread's present alternate stack; its size is 0 where there is none.
-fn present() -> libc::stack_t {
+/// Async-signal-safe.
+pub(crate) fn present() -> libc::stack_t {
     let mut stack = NONE;
     // SAFETY: only reads the setting into `stack`.
     unsafe { libc::sigaltstack(ptr::null(), &raw mut stack) };
@@ -124,6 +125,17 @@ impl Drop for AlternateStack {
         // SAFETY: what was there before is put back; its owner keeps it while it is set.
         unsafe { libc::sigaltstack(&raw const self.before, ptr::null_mut()) };
     }
+}
+
+/// Sets or asks for the running thread's alternate stack, in the words of `sigaltstack`.
+///
+/// Async-signal-safe.
+///
+/// # Safety
+/// - As for `sigaltstack`: the memory stays while it is set.
+pub(crate) unsafe fn set(new: *const libc::stack_t, old: *mut libc::stack_t) -> c_int {
+    // SAFETY: passed on to our caller.
+    unsafe { libc::sigaltstack(new, old) }
 }
 
 /// Takes the running thread's alternate stack away, from a handler that has left it; the return

@@ -11,6 +11,15 @@ pub(crate) fn coarse() -> u64 {
     nanoseconds(read(libc::CLOCK_MONOTONIC_COARSE))
 }
 
+/// Hundredths of a second since the machine started: the kernel's ticks as it shows them, whatever
+/// it counts in itself. Async-signal-safe.
+pub(crate) fn ticks() -> u64 {
+    let (seconds, rest) = read(libc::CLOCK_BOOTTIME);
+    seconds
+        .saturating_mul(100)
+        .saturating_add(rest / 10_000_000)
+}
+
 /// Seconds since 1970 and nanoseconds. Async-signal-safe.
 pub(crate) fn wall() -> (u64, u64) {
     read(libc::CLOCK_REALTIME)

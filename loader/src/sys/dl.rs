@@ -225,3 +225,54 @@ pub(crate) unsafe fn keep(name: &str) -> Result<(), Refusal> {
     let _handle = library.into_raw();
     Ok(())
 }
+
+/// Opens an object for a plugin, in the words of `dlopen`, or in a namespace, in those of `dlmopen`.
+///
+/// # Safety
+/// - As for `dlopen`: `name` is null or a terminated string, and whoever asks trusts what it names.
+pub(crate) unsafe fn open_as_asked(
+    namespace: Option<libc::Lmid_t>,
+    name: *const c_char,
+    flags: c_int,
+) -> *mut c_void {
+    match namespace {
+        // SAFETY: passed on to our caller.
+        None => unsafe { libc::dlopen(name, flags) },
+        // SAFETY: as above.
+        Some(namespace) => unsafe { libc::dlmopen(namespace, name, flags) },
+    }
+}
+
+/// Gives a handle back, in the words of `dlclose`.
+///
+/// # Safety
+/// - As for `dlclose`: nobody relies on what the handle was opened for.
+pub(crate) unsafe fn close_as_asked(handle: *mut c_void) -> c_int {
+    // SAFETY: passed on to our caller.
+    unsafe { libc::dlclose(handle) }
+}
+
+/// As [`close_as_asked`], for what was left open.
+///
+/// # Safety
+/// - As there.
+pub(crate) unsafe fn close_left(handle: usize) -> bool {
+    let _inside = enter();
+    // SAFETY: passed on to our caller.
+    unsafe { libc::dlclose(handle as *mut c_void) == 0 }
+}
+
+/// An address inside the object that a handle is for, if it is one for an object.
+///
+/// # Safety
+/// - The handle is open.
+pub(crate) unsafe fn address_in(handle: *mut c_void) -> Option<usize> {
+    let mut map: *mut LinkMap = std::ptr::null_mut();
+    // SAFETY: an open handle; one pointer is stored.
+    let status = unsafe { libc::dlinfo(handle, libc::RTLD_DI_LINKMAP, (&raw mut map).cast()) };
+    if status != 0 {
+        return None;
+    }
+    // SAFETY: glibc keeps the link map while the object is open.
+    unsafe { map.as_ref() }.map(|map| map.dynamic.addr())
+}

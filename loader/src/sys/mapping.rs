@@ -3,10 +3,10 @@
 //! Thread context. It must only be made of files that nobody else can shorten: a mapping of a
 //! file that shrinks raises SIGBUS when read.
 
-use std::ffi::c_void;
+use std::ffi::{c_int, c_void};
 use std::fmt;
 use std::io;
-use std::mem::ManuallyDrop;
+use std::mem::{ManuallyDrop, MaybeUninit};
 use std::ops::{Deref, Range};
 use std::os::fd::BorrowedFd;
 use std::ptr;
@@ -267,3 +267,39 @@ impl fmt::Debug for Mapping {
 unsafe impl Send for Mapping {}
 // SAFETY: all access through a shared reference is reading.
 unsafe impl Sync for Mapping {}
+
+/// Maps for a plugin, in the words of `mmap`. Async-signal-safe.
+///
+/// # Safety
+/// - As for `mmap`.
+pub(crate) unsafe fn map_as_asked(
+    address: *mut c_void,
+    len: usize,
+    rights: c_int,
+    flags: c_int,
+    fd: c_int,
+    offset: libc::off_t,
+) -> *mut c_void {
+    // SAFETY: passed on to our caller.
+    unsafe { libc::mmap(address, len, rights, flags, fd, offset) }
+}
+
+/// Unmaps for a plugin, in the words of `munmap`. Async-signal-safe.
+///
+/// # Safety
+/// - As for `munmap`.
+pub(crate) unsafe fn unmap_as_asked(address: *mut c_void, len: usize) -> c_int {
+    // SAFETY: passed on to our caller.
+    unsafe { libc::munmap(address, len) }
+}
+
+/// Device and inode of the file that is open as `fd`, if one is. Async-signal-safe.
+pub(crate) fn file_of(fd: c_int) -> Option<(u64, u64)> {
+    let mut stat = MaybeUninit::<libc::stat>::uninit();
+    // SAFETY: there is room for the answer.
+    let status = unsafe { libc::fstat(fd, stat.as_mut_ptr()) };
+    // SAFETY: written, as it did not fail.
+    (status == 0)
+        .then(|| unsafe { stat.assume_init() })
+        .map(|stat| (stat.st_dev, stat.st_ino))
+}

@@ -85,3 +85,53 @@ pub(crate) fn at_fork(prepare: extern "C" fn(), parent: extern "C" fn(), child: 
     // that calls it. It cannot fail but for want of memory.
     let _registered = unsafe { libc::pthread_atfork(Some(prepare), Some(parent), Some(child)) };
 }
+
+/// A function for the process's end that is told how it ends.
+pub(crate) type OnExit = unsafe extern "C-unwind" fn(c_int, *mut c_void);
+
+/// A function for the process's end by `quick_exit`.
+pub(crate) type AtQuickExit = unsafe extern "C-unwind" fn(*mut c_void);
+
+/// A function that is called around a fork.
+pub(crate) type AtFork = unsafe extern "C-unwind" fn();
+
+unsafe extern "C" {
+    fn on_exit(function: OnExit, argument: *mut c_void) -> c_int;
+    fn __cxa_at_quick_exit(function: AtQuickExit, dso: *mut c_void) -> c_int;
+    fn __register_atfork(
+        prepare: Option<AtFork>,
+        parent: Option<AtFork>,
+        child: Option<AtFork>,
+        dso: *mut c_void,
+    ) -> c_int;
+}
+
+/// `on_exit`.
+///
+/// # Safety
+/// - `function` may be called with `argument` until the process has ended.
+pub(crate) unsafe fn at_exit_for_ever(function: OnExit, argument: *mut c_void) -> c_int {
+    // SAFETY: passed on to our caller.
+    unsafe { on_exit(function, argument) }
+}
+
+/// `__cxa_at_quick_exit`, which nothing takes back.
+///
+/// # Safety
+/// - `function` may be called with null until the process has ended.
+pub(crate) unsafe fn at_quick_exit(function: AtQuickExit, dso: *mut c_void) -> c_int {
+    // SAFETY: passed on to our caller.
+    unsafe { __cxa_at_quick_exit(function, dso) }
+}
+
+/// `__register_atfork`, which `__cxa_finalize` takes back for the object `dso`.
+///
+/// # Safety
+/// - The functions may be called around any fork until they are taken back.
+pub(crate) unsafe fn around_forks(
+    [prepare, parent, child]: [Option<AtFork>; 3],
+    dso: *mut c_void,
+) -> c_int {
+    // SAFETY: passed on to our caller.
+    unsafe { __register_atfork(prepare, parent, child, dso) }
+}

@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::fs;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 thread_local! {
     /// The running thread's id, 0 until it is asked for. Neither a destructor nor lazy
@@ -48,6 +49,21 @@ pub(crate) fn name_of(id: u32) -> Box<str> {
 pub(crate) fn process() -> u32 {
     let id = rustix::process::getpid();
     id.as_raw_nonzero().get().unsigned_abs()
+}
+
+/// The process that the loader's memory belongs to, 0 until it is known. Written by
+/// [`remember_process`] (Relaxed: before a plugin's code runs, or by a forked child's only thread).
+static HOME: AtomicU32 = AtomicU32::new(0);
+
+/// The running process is where the loader's memory belongs from now on. Async-signal-safe.
+pub(crate) fn remember_process() {
+    HOME.store(process(), Ordering::Relaxed);
+}
+
+/// Whether the running process only borrows the loader's memory: a child of `vfork`, or one made
+/// without the C library's knowledge. Asks the kernel each time. Async-signal-safe.
+pub(crate) fn is_guest() -> bool {
+    HOME.load(Ordering::Relaxed) != process()
 }
 
 /// The running thread's `errno`. Async-signal-safe.
