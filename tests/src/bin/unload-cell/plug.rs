@@ -1,0 +1,87 @@
+//! A cell with Plug.
+
+use std::sync::atomic::Ordering;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use plug_loader::{Deadline, Unloaded};
+use plug_tests::actors::address;
+use plug_tests::host::Host;
+use plug_tests::matrix::Column;
+
+use crate::crew::Crew;
+use crate::{Cell, Threads, WORDS, is_anything_left, own_objects, say};
+
+/// How long an unload may wait.
+fn patience(threads: Threads) -> Duration {
+    match threads {
+        Threads::Go => Duration::from_secs(20),
+        // Until their end is waited for in vain.
+        Threads::Linger | Threads::Stay => Duration::from_millis(100),
+    }
+}
+
+/// How long a zombie may take that is going to leave.
+const LONG: Duration = Duration::from_secs(10);
+
+pub fn run(cell: &Cell) {
+    let host = Host::new();
+    let mut crew = Crew::start(cell.column, Some(&host.loader));
+    let before = own_objects();
+    let plugin = match host.load(&cell.library) {
+        Ok(plugin) => plugin,
+        Err(error) => return say("failed", format!("does not load: {error:#}")),
+    };
+    if let Some(at) = plugin.address_of("listen_at") {
+        // SAFETY: the signature is the plugin's own.
+        let listen = unsafe { std::mem::transmute::<usize, extern "C" fn(u64) -> u32>(at) };
+        listen(WORDS.as_ptr().addr() as u64);
+    }
+    if !crew.act(address(&plugin, "act"), cell.what) {
+        return say("failed", "it did not do it");
+    }
+    say("acted", "");
+    if cell.column == Column::Joined {
+        crew.end();
+    }
+    let is_zombie = match host
+        .loader
+        .unload(plugin.name(), Deadline::after(patience(cell.threads)))
+    {
+        Ok(Unloaded::Gone(_)) => {
+            say("verdict", "unloaded");
+            false
+        }
+        Ok(Unloaded::Zombie(left)) => {
+            say("verdict", format!("zombie {left}"));
+            true
+        }
+        Ok(Unloaded::Pinned(left)) => {
+            say("verdict", format!("pinned {left}"));
+            false
+        }
+        Err(error) => {
+            say("verdict", format!("refused {error:#}"));
+            false
+        }
+    };
+    if is_zombie {
+        WORDS[1].store(1, Ordering::SeqCst);
+        // Its own thread may owe the plugin something, too.
+        crew.end();
+        let ended = Instant::now();
+        let patience = match cell.threads {
+            Threads::Stay => Duration::from_millis(200),
+            _ => LONG,
+        };
+        while !host.loader.zombies().is_empty() && ended.elapsed() < patience {
+            thread::sleep(Duration::from_micros(500));
+        }
+        if host.loader.zombies().is_empty() {
+            say("left", ended.elapsed().as_micros());
+        }
+    }
+    say("mapped", u32::from(is_anything_left(&before)));
+    crew.end();
+    say("ended", "");
+}
