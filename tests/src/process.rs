@@ -175,6 +175,12 @@ pub fn resident_kb() -> u64 {
         .expect("VmRSS")
 }
 
+/// Bytes of all blocks that malloc has given out and not got back.
+pub fn heap_bytes() -> usize {
+    // SAFETY: only counts.
+    unsafe { libc::mallinfo2() }.uordblks
+}
+
 /// Keys for thread-specific data that are in use: all that there can be, less those that are left.
 pub fn keys_in_use() -> usize {
     const KEYS: usize = 1024;

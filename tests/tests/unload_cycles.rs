@@ -25,8 +25,8 @@ const CYCLES: u32 = 5_000;
 /// Cycles of what leaves something behind, which only the figure is wanted of.
 const FEW: u32 = 200;
 
-/// Cycles until everything that is made once has been made.
-const WARM: u32 = 200;
+/// Cycles until everything that is made once has been made, and the list of events is full.
+const WARM: u32 = 500;
 
 /// Time for one test's process; a cycle takes milliseconds.
 fn time() -> Duration {
@@ -120,14 +120,17 @@ fn leaves_nothing(path: &Path, acts: &[u32], destroyed: u32) {
         assert_eq!(cycle.once(), destroyed, "destructors");
     }
     let (keys, kb, before) = (keys_in_use(), held_kb(&host.loader), process::footprint());
+    let heap = process::heap_bytes();
     let (n, began) = (cycles(), Instant::now());
     for _ in 0..n {
         assert_eq!(cycle.once(), destroyed, "destructors");
     }
     let took = began.elapsed() / n.max(1);
     let grown = held_kb(&host.loader).saturating_sub(kb);
+    let heap = process::heap_bytes().cast_signed() - heap.cast_signed();
     println!(
-        "{n} cycles of {took:.2?}: RSS grew by {grown} KiB, {} zombies, {} keys in use",
+        "{n} cycles of {took:.2?}: RSS grew by {grown} KiB, blocks in use by {heap} bytes, {} zombies, \
+         {} keys in use",
         host.loader.zombies().len(),
         keys_in_use()
     );

@@ -105,7 +105,10 @@ impl Libraries {
 
     fn cargo(&self, library: Library, flags: &[&str]) {
         let source = fs::read_to_string(source(library)).expect("source");
-        let built = standalone::rust_plugin_with(&self.scratch, "matrix", &source, flags);
+        // As plugins are shipped: it is the private copies of debugging information that would take
+        // most of the time.
+        let flags = [&["-Copt-level=2", "-Cstrip=debuginfo"], flags].concat();
+        let built = standalone::rust_plugin_with(&self.scratch, "matrix", &source, &flags);
         fs::rename(built, self.path(library)).expect("own folder");
     }
 
