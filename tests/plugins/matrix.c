@@ -93,6 +93,7 @@ PLUG_EXPORT(uint32_t, act, (uint32_t what)) {
         if (child == 0) _exit(was_built ? 7 : 8);
         return child > 0 && waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 7;
     }
+    case 13: return pthread_atfork(tell, tell, tell) == 0;
     default: return 0;
     }
 }

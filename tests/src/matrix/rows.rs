@@ -162,4 +162,6 @@ pub const ROWS: &[Row] = &[
     c("thread left running", 10, 0, [WhileRunning; 5]),
     c("thread that the plugin's exit ends", 11, 0, EVERYWHERE),
     c("fork", 12, 0, EVERYWHERE),
+    // The host forks when the plugin is gone: a handler that was left would crash or be counted.
+    c("pthread_atfork", 13, 0, EVERYWHERE),
 ];

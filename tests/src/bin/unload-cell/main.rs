@@ -3,6 +3,7 @@
 //!
 //! `unload-cell plug|plain COLUMN LIBRARY WHAT goes|lingers|stays`
 
+mod aftermath;
 mod crew;
 mod plain;
 mod plug;

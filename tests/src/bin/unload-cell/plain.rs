@@ -1,20 +1,17 @@
 //! A cell with plain `dlopen` and `dlclose`.
 
 use std::sync::atomic::Ordering;
-use std::thread;
-use std::time::Duration;
 
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
 use plug_tests::actors::Act;
 use plug_tests::matrix::Column;
 
+use crate::aftermath;
 use crate::crew::Crew;
 use crate::{Cell, WORDS, is_anything_left, own_objects, say};
 
-/// Time for what the plugin left running to run into the gap.
-const SOON: Duration = Duration::from_millis(30);
-
 pub fn run(cell: &Cell) {
+    aftermath::prepare();
     let mut crew = Crew::start(cell.column, None);
     let before = own_objects();
     // SAFETY: runs the plugin's constructors.
@@ -46,7 +43,7 @@ pub fn run(cell: &Cell) {
         Ok(()) => say("verdict", "unloaded"),
         Err(error) => say("verdict", format!("refused {error}")),
     }
-    thread::sleep(SOON);
+    aftermath::go_on();
     say("mapped", u32::from(is_anything_left(&before)));
     WORDS[1].store(1, Ordering::SeqCst);
     crew.end();

@@ -9,6 +9,7 @@ use plug_tests::actors::address;
 use plug_tests::host::Host;
 use plug_tests::matrix::Column;
 
+use crate::aftermath;
 use crate::crew::Crew;
 use crate::{Cell, Threads, WORDS, is_anything_left, own_objects, say};
 
@@ -25,6 +26,7 @@ fn patience(threads: Threads) -> Duration {
 const LONG: Duration = Duration::from_secs(10);
 
 pub fn run(cell: &Cell) {
+    aftermath::prepare();
     let host = Host::new();
     let mut crew = Crew::start(cell.column, Some(&host.loader));
     let before = own_objects();
@@ -81,6 +83,7 @@ pub fn run(cell: &Cell) {
             say("left", ended.elapsed().as_micros());
         }
     }
+    aftermath::go_on();
     say("mapped", u32::from(is_anything_left(&before)));
     crew.end();
     say("ended", "");
