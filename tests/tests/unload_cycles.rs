@@ -53,17 +53,36 @@ fn quiet() {
     panic::set_hook(Box::new(|info| println!("{info}")));
 }
 
-/// Resident memory in KiB once nothing waits to be freed: what the allocator keeps for later is given
-/// back first, so that what is left is held by somebody.
-fn held_kb(loader: &Loader) -> u64 {
+/// What is in use once nothing waits to be freed.
+struct Held {
+    /// Resident memory in KiB; what the allocator keeps for later is given back first.
+    kb: u64,
+    /// Bytes of blocks that somebody owns.
+    heap: usize,
+}
+
+fn held(loader: &Loader) -> Held {
     let look = || {
         loader.reclaim();
         // SAFETY: gives free memory back to the kernel.
         unsafe { libc::malloc_trim(0) };
         thread::sleep(Duration::from_millis(20));
-        process::resident_kb()
+        (process::resident_kb(), process::heap_bytes())
     };
-    (0..10).map(|_| look()).min().expect("ten looks")
+    let looks: Vec<_> = (0..10).map(|_| look()).collect();
+    let kb = looks.iter().map(|look| look.0).min();
+    let heap = looks.iter().map(|look| look.1).min();
+    Held {
+        kb: kb.expect("ten looks"),
+        heap: heap.expect("ten looks"),
+    }
+}
+
+impl Held {
+    /// How many bytes of blocks more there are `now`.
+    fn grown(&self, now: &Self) -> isize {
+        now.heap.cast_signed() - self.heap.cast_signed()
+    }
 }
 
 /// One plugin, loaded, run and unloaded again and again.
@@ -119,15 +138,17 @@ fn leaves_nothing(path: &Path, acts: &[u32], destroyed: u32) {
     for _ in 0..WARM {
         assert_eq!(cycle.once(), destroyed, "destructors");
     }
-    let (keys, kb, before) = (keys_in_use(), held_kb(&host.loader), process::footprint());
-    let heap = process::heap_bytes();
+    let (keys, held_before, before) = (keys_in_use(), held(&host.loader), process::footprint());
     let (n, began) = (cycles(), Instant::now());
     for _ in 0..n {
         assert_eq!(cycle.once(), destroyed, "destructors");
     }
     let took = began.elapsed() / n.max(1);
-    let grown = held_kb(&host.loader).saturating_sub(kb);
-    let heap = process::heap_bytes().cast_signed() - heap.cast_signed();
+    let held = held(&host.loader);
+    let (grown, heap) = (
+        held.kb.saturating_sub(held_before.kb),
+        held_before.grown(&held),
+    );
     println!(
         "{n} cycles of {took:.2?}: RSS grew by {grown} KiB, blocks in use by {heap} bytes, {} zombies, \
          {} keys in use",
@@ -195,14 +216,13 @@ fn cycles_of_plugins_that_keep_memory_in_statics_leave_nothing_else() {
             for _ in 0..FEW {
                 cycle.once();
             }
-            let (keys, heap, before) = (keys_in_use(), process::heap_bytes(), process::footprint());
+            let (keys, held_before) = (keys_in_use(), held(&host.loader));
+            let before = process::footprint();
             for _ in 0..FEW {
                 cycle.once();
             }
-            host.loader.reclaim();
-            let left = process::heap_bytes().cast_signed() - heap.cast_signed();
-            let left = left / i64::from(FEW) as isize;
-            println!("{what}, four times a cycle: {left} bytes of heap a cycle");
+            let left = f64::from(FEW).recip() * held_before.grown(&held(&host.loader)) as f64;
+            println!("{what}, four times a cycle: {left:.0} bytes of heap a cycle");
             assert!(host.loader.zombies().is_empty());
             assert_eq!(keys_in_use(), keys, "keys");
             process::assert_footprint(&before);

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::mem::ManuallyDrop;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use rayon::ThreadPool;
@@ -35,8 +36,11 @@ fn rayon_pool() -> Option<ThreadPool> {
 }
 
 fn tracing_subscriber() -> bool {
-    let subscriber = tracing_subscriber::fmt().with_writer(io::stderr).finish();
-    let installed = tracing::subscriber::set_global_default(subscriber).is_ok();
+    static INSTALLED: OnceLock<bool> = OnceLock::new();
+    let installed = *INSTALLED.get_or_init(|| {
+        let subscriber = tracing_subscriber::fmt().with_writer(io::stderr).finish();
+        tracing::subscriber::set_global_default(subscriber).is_ok()
+    });
     let _inside = tracing::info_span!("acting").entered();
     tracing::info!("a plugin logs");
     installed
