@@ -237,3 +237,39 @@ fn thread_that_a_plugin_leaves_running_is_named_and_the_plugin_goes_when_it_ends
         assert!(!is_in_maps("leaver"));
     });
 }
+
+/// What goes past the loader is glibc's, which keeps the plugin; nothing crashes.
+#[test]
+fn what_a_plugin_asks_of_glibc_by_name_is_seen_when_it_is_closed() {
+    isolated!({
+        let host = Host::new();
+        let scratch = Scratch::new("byname");
+        let source = "#define _GNU_SOURCE\n\
+            #include \"plugin_api.h\"\n\
+            #include <dlfcn.h>\n\
+            static int32_t init(const plug_host_context *ctx) { (void)ctx; return PLUG_OK; }\n\
+            static void stop(void) {}\n\
+            PLUG_PLUGIN(\"byname\", \"1.0.0\", \"for a test\", \"MIT\", init, stop);\n\
+            extern void *__dso_handle;\n\
+            static void destroy(void *object) { *(int *)object += 1; }\n\
+            PLUG_EXPORT(uint32_t, act, (uint32_t what)) {\n\
+                static int object;\n\
+                int (*ask)(void (*)(void *), void *, void *);\n\
+                *(void **)&ask = dlsym(RTLD_DEFAULT, \"__cxa_thread_atexit_impl\");\n\
+                return what == 0 && ask && ask(destroy, &object, &__dso_handle) == 0;\n\
+            }\n";
+        let path = c_plugin(&scratch, "byname", source);
+        let actor = Actor::foreign();
+        let plugin = host.load(&path).expect("loads");
+        assert_eq!(actor.act(address(&plugin, "act"), 0), 1);
+        let verdict = host.loader.unload("byname", seconds(5)).expect("closes");
+        let Unloaded::Zombie(left) = verdict else {
+            panic!("{verdict:?}");
+        };
+        let text = left.to_string();
+        assert!(text.contains("still mapped after dlclose"), "{text}");
+        assert!(is_in_maps("byname"));
+        // Runs the plugin's function, which is still there.
+        actor.end();
+    });
+}

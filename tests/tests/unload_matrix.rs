@@ -14,7 +14,7 @@ use plug_tests::matrix::{Column, Expected, Language, Libraries, Method, ROWS, Ro
 use plug_tests::standalone::{self, repository};
 
 #[test]
-fn plugins_leave_as_the_table_says_whatever_thread_used_them() {
+fn every_cell_ends_as_its_row_says() {
     let program = Path::new(env!("CARGO_BIN_EXE_unload-cell"));
     let began = Instant::now();
     let libraries = Libraries::build(|library| ROWS.iter().any(|row| row.library == library));
