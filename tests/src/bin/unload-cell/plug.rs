@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use plug_loader::{Deadline, Unloaded};
+use plug_loader::{Deadline, Lingering, Unloaded};
 use plug_tests::actors::address;
 use plug_tests::host::Host;
 use plug_tests::matrix::Column;
@@ -22,8 +22,40 @@ fn patience(threads: Threads) -> Duration {
     }
 }
 
-/// How long a zombie may take that is going to leave.
-const LONG: Duration = Duration::from_secs(10);
+/// How long a zombie may take that is going to leave, and how often it is looked for at least: on a
+/// machine that has no processor for this process, time alone says nothing.
+const LONG: (Duration, u32) = (Duration::from_secs(10), 5_000);
+
+/// As long for one that is not.
+const SHORT: (Duration, u32) = (Duration::from_millis(200), 100);
+
+/// Waits until the zombie has left. Time during which this thread, which sleeps like the one that
+/// collects zombies, was not given the processor that it asked for, is not counted.
+fn until_it_leaves(host: &Host, threads: Threads) -> Result<Duration, Option<Lingering>> {
+    const NAP: Duration = Duration::from_micros(500);
+    const STARVED: Duration = Duration::from_millis(5);
+    let (time, looks) = match threads {
+        Threads::Stay => SHORT,
+        Threads::Go | Threads::Linger => LONG,
+    };
+    let (began, mut looked, mut starved) = (Instant::now(), 0, Duration::ZERO);
+    loop {
+        let left = host.loader.zombies();
+        if left.is_empty() {
+            return Ok(began.elapsed().saturating_sub(starved));
+        }
+        if looked > looks && began.elapsed() > time {
+            return Err(left.into_iter().next());
+        }
+        let slept = Instant::now();
+        thread::sleep(NAP);
+        let over = slept.elapsed().saturating_sub(NAP);
+        if over > STARVED {
+            starved += over;
+        }
+        looked += 1;
+    }
+}
 
 pub fn run(cell: &Cell) {
     aftermath::prepare();
@@ -71,16 +103,11 @@ pub fn run(cell: &Cell) {
         WORDS[1].store(1, Ordering::SeqCst);
         // Its own thread may owe the plugin something, too.
         crew.end();
-        let ended = Instant::now();
-        let patience = match cell.threads {
-            Threads::Stay => Duration::from_millis(200),
-            _ => LONG,
-        };
-        while !host.loader.zombies().is_empty() && ended.elapsed() < patience {
-            thread::sleep(Duration::from_micros(500));
-        }
-        if host.loader.zombies().is_empty() {
-            say("left", ended.elapsed().as_micros());
+        match until_it_leaves(&host, cell.threads) {
+            Ok(took) => say("left", took.as_micros()),
+            // What holds it by now.
+            Err(Some(left)) => say("verdict", format!("zombie {left}")),
+            Err(None) => {}
         }
     }
     aftermath::go_on();
