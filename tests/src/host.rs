@@ -32,6 +32,13 @@ impl Host {
         }
     }
 
+    /// Makes the process's loader with a history that is soon full, so that it no longer grows.
+    pub fn forgetful() -> Self {
+        let mut config = Config::default();
+        config.history = 4;
+        Self::with(config)
+    }
+
     /// Loads the file at `path` without parameters.
     pub fn load(&self, path: impl Into<PathBuf>) -> Result<Plugin, Error> {
         self.loader

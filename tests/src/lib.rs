@@ -1,10 +1,12 @@
 //! The kit of the integration tests.
 
+pub mod actors;
 pub mod allocations;
 pub mod child;
 pub mod confinement;
 pub mod host;
 pub mod journal;
+pub mod matrix;
 pub mod oracle;
 pub mod process;
 pub mod relay;

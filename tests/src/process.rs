@@ -174,3 +174,25 @@ pub fn resident_kb() -> u64 {
         .and_then(|kb| kb.parse().ok())
         .expect("VmRSS")
 }
+
+/// Bytes of all blocks that malloc has given out and not got back.
+pub fn heap_bytes() -> usize {
+    // SAFETY: only counts.
+    unsafe { libc::mallinfo2() }.uordblks
+}
+
+/// Keys for thread-specific data that are in use: all that there can be, less those that are left.
+pub fn keys_in_use() -> usize {
+    const KEYS: usize = 1024;
+    let mut made = Vec::new();
+    let mut key = 0;
+    // SAFETY: keys without destructors, given back below.
+    while unsafe { libc::pthread_key_create(&raw mut key, None) } == 0 {
+        made.push(key);
+    }
+    for key in &made {
+        // SAFETY: made above.
+        unsafe { libc::pthread_key_delete(*key) };
+    }
+    KEYS - made.len()
+}

@@ -64,6 +64,12 @@ pub fn include() -> PathBuf {
 /// Builds the Rust plugin `source` in `scratch` with its own target directory and no registry;
 /// returns the library.
 pub fn rust_plugin(scratch: &Scratch, name: &str, source: &str) -> PathBuf {
+    rust_plugin_with(scratch, name, source, &[])
+}
+
+/// As [`rust_plugin`], with `flags` for the compiler. A second build of the same name takes the place
+/// of the first.
+pub fn rust_plugin_with(scratch: &Scratch, name: &str, source: &str, flags: &[&str]) -> PathBuf {
     let api = repository().join("plugin-api");
     scratch.write(
         &format!("{name}/Cargo.toml"),
@@ -77,7 +83,8 @@ pub fn rust_plugin(scratch: &Scratch, name: &str, source: &str) -> PathBuf {
     scratch.write(&format!("{name}/src/lib.rs"), source);
     let folder = scratch.path().join(name);
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.args(["build", "--offline", "--quiet", "--target-dir", "target"]);
+    cargo.args(["rustc", "--offline", "--quiet", "--target-dir", "target"]);
+    cargo.arg("--").args(flags);
     cargo.current_dir(&folder);
     // The environment of a test run is not the stranger's.
     for variable in [

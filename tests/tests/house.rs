@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use plug_tests::matrix::ROWS;
 use plug_tests::standalone::repository;
 
 /// The only files of the loader that may contain unsafe code.
@@ -266,5 +267,56 @@ fn every_test_file_runs_tests() {
         assert!(runs, "{} has no test", path.display());
         let ignored = concat!("#[", "ignore");
         assert!(!text.contains(ignored), "{} ignores one", path.display());
+    }
+}
+
+/// The names of the test functions in `text`.
+fn tests_in(text: &str) -> Vec<&str> {
+    let after_marks = text.split("#[test]").skip(1);
+    let names = after_marks.filter_map(|after| {
+        let (_, name) = after.split_once("fn ")?;
+        name.split('(').next()
+    });
+    names.collect()
+}
+
+#[test]
+fn every_statement_about_true_unload_names_tests_and_rows_that_exist() {
+    let page = fs::read_to_string(repository().join("docs/true-unload.md")).expect("page");
+    let mut statements = Vec::new();
+    let mut is_list = false;
+    for line in page.lines() {
+        match line.strip_prefix("- ") {
+            Some(text) => statements.push(text.to_owned()),
+            None if is_list && line.starts_with("  ") => {
+                let last = statements.last_mut().expect("a list");
+                last.push_str(&line[1..]);
+            }
+            None => {}
+        }
+        is_list = line.starts_with("- ") || line.starts_with("  ");
+    }
+    assert!(statements.len() > 15, "{statements:#?}");
+    for statement in &statements {
+        let named: Vec<_> = statement
+            .split('`')
+            .skip(1)
+            .step_by(2)
+            .filter_map(|code| code.split_once("::"))
+            .filter(|(file, _)| file.chars().all(|c| c.is_ascii_lowercase() || c == '_'))
+            .collect();
+        assert!(!named.is_empty(), "shown by no test: {statement}");
+        for (file, test) in named {
+            let path = repository().join(format!("tests/tests/{file}.rs"));
+            let text = fs::read_to_string(&path).unwrap_or_default();
+            assert!(
+                tests_in(&text).contains(&test),
+                "no such test: {file}::{test}"
+            );
+        }
+        for row in statement.split('"').skip(1).step_by(2) {
+            let is_row = ROWS.iter().any(|other| other.name == row);
+            assert!(is_row, "no such row of the matrix: {row}");
+        }
     }
 }
