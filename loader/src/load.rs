@@ -19,6 +19,7 @@ use crate::error::{Error, ErrorKind, Lingering, Stage};
 use crate::events::EventKind;
 use crate::executor::{self, Ending, Executor};
 use crate::footprint;
+use crate::footprint::ledger::Owner;
 use crate::fork;
 use crate::image::tables::Tables;
 use crate::image::{
@@ -34,6 +35,7 @@ use crate::registry::{Claim, Until, Zombie, canonical, claim_error};
 use crate::settlement;
 use crate::stages::Stages;
 use crate::sys::{code, dl, process_exit};
+use crate::threads::PluginThreads;
 use crate::trust::{Origin, Source};
 
 /// Time that threads which ran a plugin's code get to end before it stays mapped.
@@ -453,6 +455,11 @@ fn describe(
         fini,
         dso_handles: facts.dso_handles.iter().map(|&handle| at(handle)).collect(),
     };
+    let owner = Owner {
+        id: claim.id,
+        generation: claim.generation,
+    };
+    let threads = PluginThreads::new(flight.name, owner, &process.workers, &process.events);
     let record = Record {
         name: flight.name.into(),
         canonical: canonical(flight.name),
@@ -478,7 +485,7 @@ fn describe(
             })
             .collect(),
         calls_before: process.workers.calls(claim.id),
-        context: Context::new(flight.name, flight.params, &process.services),
+        context: Context::new(flight.name, flight.params, &process.services, threads),
         times: OnceLock::new(),
         info: flight.info.clone(),
         pins: Pins::default(),
@@ -533,6 +540,7 @@ impl Settled<'_> {
 
 impl Drop for Settled<'_> {
     fn drop(&mut self) {
+        self.record.context.threads().stop();
         let owed = match executor::wait_all(self.threads.take(), LAST_WORDS) {
             // Its code may still run: it stays, and for ever.
             Err(reason) => Some((vec![reason], None)),

@@ -98,6 +98,8 @@ pub(crate) fn begin(
 /// Puts a plugin back that was taken: it is Live again, because of `why`.
 pub(crate) fn put_back(process: &'static Process, leaving: Leaving, why: &str) {
     let record = Arc::clone(leaving.record());
+    record.context.threads().go_on();
+    record.context.roll().go_on();
     process.registry.put_back(leaving);
     let kind = EventKind::Stayed(why.into());
     process.events.push(&record.name, record.generation, kind);
@@ -263,6 +265,7 @@ fn close(
         Some(Err(refusal)) => Some(refusal.to_string()),
     };
     stages.end(Stage::Observe);
+    record.context.threads().close();
     if let Some(reason) = lingering {
         process.registry.show(&record);
         return Err(Box::new((loaded, reason)));

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use plug_tests::standalone::repository;
 
 /// The only files of the loader that may contain unsafe code.
-const UNSAFE: [&str; 39] = [
+const UNSAFE: [&str; 42] = [
     "calls",
     "constructors",
     "context",
@@ -22,6 +22,7 @@ const UNSAFE: [&str; 39] = [
     "footprint/ledger",
     "fork",
     "index",
+    "lend",
     "load",
     "pin",
     "plugin",
@@ -43,6 +44,8 @@ const UNSAFE: [&str; 39] = [
     "sys/task",
     "sys/thread",
     "sys/thread_exit",
+    "task",
+    "threads",
     "trust",
     "unload",
     "worker",
