@@ -109,6 +109,23 @@ pub(crate) fn reset_after_fork(slots: u32) {
 
 /// Marks the running thread as inside a plugin while the loader itself calls into one.
 pub(crate) fn inside<R>(job: impl FnOnce() -> R) -> R {
+    within(JOB, job)
+}
+
+/// As [`inside`], in the function at `address`, which is in a mapping.
+pub(crate) fn inside_of<R>(address: usize, job: impl FnOnce() -> R) -> R {
+    within(address, job)
+}
+
+/// Marks the running thread as outside of all plugins while `job` runs, if the innermost call that
+/// it is in is the one of [`inside_of`] `address`; else `job` does not run.
+pub(crate) fn stepped_out_of<R>(address: usize, job: impl FnOnce() -> R) -> Option<R> {
+    let innermost = THREAD.with(|thread| thread.inside.load(Ordering::Relaxed));
+    (innermost == address).then(|| within(0, job))
+}
+
+/// Runs `job` with the thread's innermost call noted as the one of `address`.
+fn within<R>(address: usize, job: impl FnOnce() -> R) -> R {
     struct Leave(usize);
     impl Drop for Leave {
         fn drop(&mut self) {
@@ -117,7 +134,7 @@ pub(crate) fn inside<R>(job: impl FnOnce() -> R) -> R {
     }
     let _leave = THREAD.with(|thread| {
         let outer = thread.inside.load(Ordering::Relaxed);
-        thread.inside.store(JOB, Ordering::Relaxed);
+        thread.inside.store(address, Ordering::Relaxed);
         Leave(outer)
     });
     job()

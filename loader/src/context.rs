@@ -2,13 +2,17 @@
 
 use std::ffi::c_void;
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use plug_api::abi::{ABI_VERSION, HostContext, Interface, Str};
+use plug_api::threads::ThreadsV1;
 
 use crate::calls;
 use crate::deadline::{Deadline, lock_until};
 use crate::params::Params;
+use crate::roll::Roll;
 use crate::sys::code;
+use crate::threads::{PluginThreads, Run};
 
 /// One service that the host offers to plugins.
 #[derive(Clone, Copy, Debug)]
@@ -63,27 +67,44 @@ struct HostState {
     plugin: Box<str>,
     params: Params,
     services: &'static Services,
+    threads: PluginThreads,
+    roll: Roll,
 }
+
+/// The service that every plugin finds without the host's doing.
+static THREADS: ThreadsV1 = ThreadsV1 {
+    spawn,
+    should_stop,
+    sleep,
+    stop_fd,
+};
 
 /// One plugin's context and what it points at; stays in place until the plugin is gone.
 #[derive(Debug)]
 pub(crate) struct Context {
     table: Box<HostContext>,
-    _state: Box<HostState>,
+    state: Box<HostState>,
 }
 
-// SAFETY: `table.host` points at `_state`, which is only read after it was made, apart from the
-// services, which have their own lock.
+// SAFETY: `table.host` points at `state`, which is only read after it was made, apart from the
+// services, the threads and the roll, which have their own locks.
 unsafe impl Send for Context {}
 // SAFETY: as above.
 unsafe impl Sync for Context {}
 
 impl Context {
-    pub(crate) fn new(plugin: &str, params: &Params, services: &'static Services) -> Self {
+    pub(crate) fn new(
+        plugin: &str,
+        params: &Params,
+        services: &'static Services,
+        threads: PluginThreads,
+    ) -> Self {
         let mut state = Box::new(HostState {
             plugin: plugin.into(),
             params: params.clone(),
             services,
+            threads,
+            roll: Roll::default(),
         });
         let host: *mut HostState = &raw mut *state;
         let table = Box::new(HostContext {
@@ -97,10 +118,17 @@ impl Context {
             service,
             raise,
         });
-        Self {
-            table,
-            _state: state,
-        }
+        Self { table, state }
+    }
+
+    /// The threads that the plugin had the loader start.
+    pub(crate) fn threads(&self) -> &PluginThreads {
+        &self.state.threads
+    }
+
+    /// What of the plugin's can be cancelled.
+    pub(crate) fn roll(&self) -> &Roll {
+        &self.state.roll
     }
 
     pub(crate) fn as_ptr(&self) -> *const HostContext {
@@ -187,10 +215,42 @@ unsafe extern "C" fn service(
     let state = unsafe { state(host) };
     // SAFETY: the plugin lends the name for the call.
     let name = unsafe { code::text(name) };
+    let of_threads = (ThreadsV1::NAME, ThreadsV1::MAJOR, ThreadsV1::MINOR);
+    if (name.as_str(), major, minor) == of_threads {
+        return (&raw const THREADS).cast();
+    }
     state.services.find(&name, major, minor)
 }
 
 unsafe extern "C" fn raise(_host: *mut c_void, message: Str) {
     // SAFETY: the plugin lends the message for the call.
     calls::raise(unsafe { code::text(message) }.into());
+}
+
+unsafe extern "C" fn spawn(host: *mut c_void, name: Str, run: Run, data: *mut c_void) -> i32 {
+    // SAFETY: plugins pass back the pointer they were given.
+    let state = unsafe { state(host) };
+    // SAFETY: the plugin lends the name for the call.
+    let name = unsafe { code::text(name) };
+    // SAFETY: what the service asks of the plugin.
+    unsafe { state.threads.spawn(&name, run, data) }
+}
+
+unsafe extern "C" fn should_stop(host: *mut c_void) -> i32 {
+    // SAFETY: plugins pass back the pointer they were given.
+    i32::from(unsafe { state(host) }.threads.should_stop())
+}
+
+unsafe extern "C" fn sleep(host: *mut c_void, nanoseconds: u64) -> i32 {
+    let time = match nanoseconds {
+        u64::MAX => Duration::MAX,
+        nanoseconds => Duration::from_nanos(nanoseconds),
+    };
+    // SAFETY: plugins pass back the pointer they were given.
+    i32::from(unsafe { state(host) }.threads.sleep(time))
+}
+
+unsafe extern "C" fn stop_fd(host: *mut c_void) -> i32 {
+    // SAFETY: plugins pass back the pointer they were given.
+    unsafe { state(host) }.threads.stop_fd()
 }

@@ -22,13 +22,17 @@ use crate::quiesce::Undrained;
 use crate::registry::Leaving;
 use crate::stages::Stages;
 use crate::stall;
-use crate::sys::task;
+use crate::sys;
+use crate::task;
 use crate::unload;
 use crate::verdict::Unloaded;
 
 /// A plugin that is being unloaded: it is Going, calls and pins refuse, and whoever is inside may
 /// leave. Nothing of it has been undone yet: until its `exit` runs, [`Departure::cancel`] makes it
 /// Live again, and so does dropping this.
+///
+/// Whoever begins to wait has the plugin's threads told to stop, those that it had the loader start.
+/// Where the wait is given up, those that still run go on, and those that ended are not started anew.
 ///
 /// [`Departure::wait`] waits on the calling thread. Awaiting it waits on a thread of the loader's,
 /// started at the first poll, under any executor; the future is ready with the verdict, or, after
@@ -43,6 +47,8 @@ pub struct Departure {
     deadline: Deadline,
     /// Whether a thread of the loader's waits.
     is_polled: bool,
+    /// Whether tasks are given up.
+    cancels: bool,
 }
 
 /// What the departure and the thread that waits for it share.
@@ -107,6 +113,7 @@ impl Departure {
             }),
             deadline: Deadline::after(Duration::MAX),
             is_polled: false,
+            cancels: false,
         })
     }
 
@@ -146,9 +153,19 @@ impl Departure {
         if self.is_polled {
             self.shared.wait(deadline)
         } else {
-            self.shared.run(deadline);
+            self.shared.run(deadline, self.cancels);
             self.shared.wait(Deadline::now())
         }
+    }
+
+    /// Has tasks of the plugin's given up when somebody begins to wait, instead of waiting until they
+    /// are ready: they are dropped on a thread of the loader's, those that are being polled by who
+    /// polls them, and are then ready with [`CallError::Cancelled`](crate::CallError::Cancelled). So are
+    /// the wakers of the plugin's own that futures of the host's keep, which wake nobody afterwards.
+    /// There is no way back for them, whatever becomes of the unload.
+    pub fn cancel_tasks(mut self) -> Self {
+        self.cancels = true;
+        self
     }
 
     /// Lets a future that is awaited give up after `deadline`: the plugin is then Live again and
@@ -163,9 +180,9 @@ impl Departure {
         if mem::replace(&mut self.is_polled, true) {
             return;
         }
-        let (shared, deadline) = (Arc::clone(&self.shared), self.deadline);
+        let (shared, deadline, cancels) = (Arc::clone(&self.shared), self.deadline, self.cancels);
         let run = move || {
-            if catch_unwind(AssertUnwindSafe(|| shared.run(deadline))).is_err() {
+            if catch_unwind(AssertUnwindSafe(|| shared.run(deadline, cancels))).is_err() {
                 let message = "the thread that waited for its users panicked";
                 shared.settle(Err(shared.named(Error::new(ErrorKind::Thread, message))));
             }
@@ -220,10 +237,14 @@ impl Shared {
     }
 
     /// Waits for its users and unloads it; from inside a plugin nobody gets here.
-    fn run(&self, deadline: Deadline) {
+    fn run(&self, deadline: Deadline, cancels: bool) {
         let name = &*self.record.name;
         let span = tracing::info_span!(target: "plug::unload", "unload", plugin = name);
         let _entered = span.enter();
+        if cancels && let Err(error) = task::cancel_all(&self.record, deadline) {
+            self.retreat(self.named(error));
+            return;
+        }
         let wanted = || matches!(self.lock().progress, Progress::Going(..));
         let workers = match unload::drain(self.process, &self.record, deadline, wanted) {
             Ok(workers) => workers,
@@ -257,7 +278,7 @@ impl Shared {
     /// The refusal, with the names of threads that are inside without being workers.
     fn in_use(&self, mut holders: Vec<Holder>) -> Error {
         stall::name_callers(&mut holders, &self.record);
-        let own = task::remembered_id();
+        let own = sys::task::remembered_id();
         let mut pins = holders
             .iter()
             .filter(|holder| holder.kind == HolderKind::Pins);

@@ -160,6 +160,12 @@ pub enum HolderKind {
     Pins,
     /// A reader is inside a section.
     Section,
+    /// A thread that the plugin had the host start, and that has been told to stop.
+    Thread,
+    /// Tasks of the plugin's that have not ended.
+    Tasks,
+    /// Wakers of the plugin's own, which futures of the host's keep.
+    Wakers,
 }
 
 /// One holder of a plugin at one moment.
@@ -172,14 +178,36 @@ pub struct Holder {
     pub thread: Box<str>,
     /// Its thread id; 0 where unknown.
     pub tid: u32,
-    /// The plugin's function the worker is in; empty where unknown.
+    /// The plugin's function the worker is in, or the plugin's thread was started at; empty where
+    /// unknown.
     pub function: Box<str>,
-    /// How many calls or pins.
+    /// How many calls, pins, tasks or wakers.
     pub count: u64,
     /// How long it has held at least; of several pins the oldest.
     pub since: Duration,
-    /// Where in the host's source the pins were taken.
+    /// Where in the host's source the pins were taken, or the tasks were made.
     pub place: Option<&'static Location<'static>>,
+}
+
+impl HolderKind {
+    /// The kind in one word.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Call => "call",
+            Self::UnregisteredCalls => "unregistered_calls",
+            Self::Pins => "pins",
+            Self::Section => "section",
+            Self::Thread => "thread",
+            Self::Tasks => "tasks",
+            Self::Wakers => "wakers",
+        }
+    }
+
+    /// Whether it holds by a promise and not by a thread that is inside.
+    pub(crate) const fn is_promise(self) -> bool {
+        matches!(self, Self::Pins | Self::Tasks | Self::Wakers)
+    }
 }
 
 impl fmt::Display for Holder {
@@ -205,15 +233,28 @@ impl fmt::Display for Holder {
                 write!(f, "{} call{s} from unregistered threads", self.count)?;
                 write!(f, " since at least {since:.1?}")
             }
-            HolderKind::Pins => {
+            HolderKind::Pins | HolderKind::Tasks | HolderKind::Wakers => {
                 let s = if self.count == 1 { "" } else { "s" };
-                write!(f, "{} pin{s} held", self.count)?;
+                let (what, came) = match self.kind {
+                    HolderKind::Tasks => (format!("task{s} in flight"), "made"),
+                    HolderKind::Wakers => (
+                        format!("waker{s} of its own held by the host"),
+                        "by a future lent",
+                    ),
+                    _ => (format!("pin{s} held"), "taken"),
+                };
+                write!(f, "{} {what}", self.count)?;
                 let Some(place) = self.place else {
                     return Ok(());
                 };
-                write!(f, ", taken at {}:{}", place.file(), place.line())?;
+                write!(f, ", {came} at {}:{}", place.file(), place.line())?;
                 write!(f, " by {} (tid {})", self.thread, self.tid)?;
                 write!(f, " since {since:.1?}")
+            }
+            HolderKind::Thread => {
+                write!(f, "its thread {} (tid {})", self.thread, self.tid)?;
+                write!(f, ", started at {}, still runs", self.function)?;
+                write!(f, " {since:.1?} after it was told to stop")
             }
             HolderKind::Section => write!(f, "a reader inside a section (tid {})", self.tid),
         }
@@ -431,6 +472,10 @@ pub enum CallError {
     Gone,
     /// The plugin caught a panic or an exception, or raised an error; its message.
     Raised(Box<str>),
+    /// The task was given up by the unload that was asked to cancel it.
+    Cancelled,
+    /// What the plugin returned is not a task of its own; why.
+    NoTask(&'static str),
 }
 
 impl fmt::Display for CallError {
@@ -438,6 +483,8 @@ impl fmt::Display for CallError {
         match self {
             Self::Gone => f.write_str("the plugin is gone; load it again and take a new handle"),
             Self::Raised(message) => write!(f, "the plugin raised: {message}"),
+            Self::Cancelled => f.write_str("the task was cancelled, since its plugin leaves"),
+            Self::NoTask(why) => write!(f, "the plugin returned no task: {why}"),
         }
     }
 }

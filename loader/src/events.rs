@@ -43,6 +43,9 @@ pub enum EventKind {
     /// Somebody replaced the loader's crash handler for these signals; seen after the load of the
     /// plugin that the event names, if it names one.
     CrashHandlerReplaced(Vec<CrashSignal>),
+    /// A thread that the plugin had the host start ended in a panic, an exception or an error;
+    /// which, and its message.
+    ThreadFailed(Box<str>),
 }
 
 impl EventKind {
@@ -61,6 +64,7 @@ impl EventKind {
             Self::Pinned(_) => "pinned",
             Self::Collected => "collected",
             Self::CrashHandlerReplaced(_) => "crash-handler-replaced",
+            Self::ThreadFailed(_) => "thread-failed",
         }
     }
 }

@@ -23,7 +23,6 @@ use crate::footprint::{self, ledger};
 use crate::image;
 use crate::indexer;
 use crate::load;
-use crate::pins::Pins;
 use crate::plugin::Record;
 use crate::process::Process;
 use crate::reaper;
@@ -58,7 +57,7 @@ struct Held {
     _others: Box<dyn Any>,
 }
 
-/// The lists of pins of one plugin.
+/// The lists of pins, threads and tasks of one plugin.
 struct HeldPins {
     /// Dropped before the record that they are in.
     _lists: Box<dyn Any>,
@@ -68,9 +67,14 @@ struct HeldPins {
 impl HeldPins {
     fn of(record: Arc<Record>, deadline: Deadline) -> Option<Self> {
         // SAFETY: the record is kept as long as the lists are held, and stays where it is.
-        let pins: &'static Pins = unsafe { &*ptr::from_ref(&record.pins) };
+        let kept: &'static Record = unsafe { &*Arc::as_ptr(&record) };
+        let context = &kept.context;
         Some(Self {
-            _lists: Box::new(pins.hold(deadline)?),
+            _lists: Box::new((
+                kept.pins.hold(deadline)?,
+                context.threads().hold(deadline)?,
+                context.roll().hold(deadline)?,
+            )),
             _record: record,
         })
     }

@@ -37,6 +37,7 @@ use crate::registry::{Claim, canonical, claim_error};
 use crate::settlement;
 use crate::stages::Stages;
 use crate::sys::{code, dl, process_exit};
+use crate::threads::PluginThreads;
 use crate::trust::{Origin, Source};
 use crate::zombies::{Until, Zombie};
 
@@ -463,6 +464,11 @@ fn describe(
         fini,
         dso_handles: facts.dso_handles.iter().map(|&handle| at(handle)).collect(),
     };
+    let owner = Owner {
+        id: claim.id,
+        generation: claim.generation,
+    };
+    let threads = PluginThreads::new(flight.name, owner, &process.workers, &process.events);
     let record = Record {
         name: flight.name.into(),
         canonical: canonical(flight.name),
@@ -488,7 +494,7 @@ fn describe(
             })
             .collect(),
         calls_before: process.workers.calls(claim.id),
-        context: Context::new(flight.name, flight.params, &process.services),
+        context: Context::new(flight.name, flight.params, &process.services, threads),
         times: OnceLock::new(),
         info: flight.info.clone(),
         pins: Pins::default(),
@@ -570,6 +576,7 @@ impl Settled<'_> {
 
 impl Drop for Settled<'_> {
     fn drop(&mut self) {
+        self.record.context.threads().stop();
         let owed = match executor::wait_all(self.threads.take(), LAST_WORDS) {
             // Its code may still run: it stays, and for ever.
             Err(reason) => Some((Why::from(reason), None)),

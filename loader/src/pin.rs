@@ -9,7 +9,7 @@ use plug_readside::gate;
 use plug_readside::state;
 
 use crate::calls::By;
-use crate::error::CallError;
+use crate::error::{CallError, HolderKind};
 use crate::pins::Ticket;
 use crate::plugin::{PluginInterface, Record};
 use crate::worker::Worker;
@@ -39,8 +39,27 @@ impl PluginPin {
         let (pins, state) = (gate::pins(record.id), gate::state(record.id));
         gate::pin(pins, state, record.live_word()).then(|| Self {
             record: Arc::clone(record),
-            ticket: record.pins.add(place),
+            ticket: record.pins.add(HolderKind::Pins, place),
         })
+    }
+
+    /// Tells what the pin was taken for.
+    pub(crate) fn held_for(self, kind: HolderKind) -> Self {
+        self.record.pins.set_kind(&self.ticket, kind);
+        self
+    }
+
+    /// Another pin of the same plugin, whatever its state, that is asked for at `place`.
+    pub(crate) fn again(&self, place: &'static Location<'static>) -> Self {
+        gate::pin_again(gate::pins(self.record.id));
+        Self {
+            record: Arc::clone(&self.record),
+            ticket: self.record.pins.add(HolderKind::Pins, place),
+        }
+    }
+
+    pub(crate) fn record(&self) -> &Arc<Record> {
+        &self.record
     }
 
     /// The pinned plugin's name.
@@ -84,11 +103,7 @@ impl PluginPin {
 impl Clone for PluginPin {
     #[track_caller]
     fn clone(&self) -> Self {
-        gate::pin_again(gate::pins(self.record.id));
-        Self {
-            record: Arc::clone(&self.record),
-            ticket: self.record.pins.add(Location::caller()),
-        }
+        self.again(Location::caller())
     }
 }
 

@@ -14,6 +14,7 @@ use std::time::Duration;
 use slab::Slab;
 
 use crate::deadline::{Deadline, lock_until};
+use crate::error::HolderKind;
 use crate::sys::{clock, task};
 
 /// Locks of one load: more than the cores that take pins at one moment are of no use, and each
@@ -35,6 +36,7 @@ struct Shard(Mutex<Slab<Taken>>);
 /// One pin.
 #[derive(Clone, Copy, Debug)]
 struct Taken {
+    kind: HolderKind,
     place: &'static Location<'static>,
     tid: u32,
     /// Nanoseconds of the coarse monotonic clock.
@@ -49,9 +51,11 @@ pub(crate) struct Ticket {
     key: usize,
 }
 
-/// Pins that one thread took at one place.
+/// Pins of one kind that one thread took at one place.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Group {
+    /// Pins, tasks or wakers.
+    pub(crate) kind: HolderKind,
     pub(crate) place: &'static Location<'static>,
     pub(crate) tid: u32,
     pub(crate) count: u64,
@@ -71,15 +75,28 @@ impl Pins {
         shards.collect::<Option<Vec<_>>>()
     }
 
-    /// Notes a pin that the running thread takes at `place`.
-    pub(crate) fn add(&self, place: &'static Location<'static>) -> Ticket {
+    /// Notes a pin that the running thread takes at `place`, for something of that kind.
+    pub(crate) fn add(&self, kind: HolderKind, place: &'static Location<'static>) -> Ticket {
         let tid = task::remembered_id();
         let shard = tid as usize % SHARDS;
         let at = clock::coarse();
-        let taken = Taken { place, tid, at };
+        let taken = Taken {
+            kind,
+            place,
+            tid,
+            at,
+        };
         // The remainder is in range.
         let key = self.shard(shard).map_or(0, |mut pins| pins.insert(taken));
         Ticket { shard, key }
+    }
+
+    /// Tells what a pin was taken for.
+    pub(crate) fn set_kind(&self, ticket: &Ticket, kind: HolderKind) {
+        let mut pins = self.shard(ticket.shard);
+        if let Some(taken) = pins.as_mut().and_then(|pins| pins.get_mut(ticket.key)) {
+            taken.kind = kind;
+        }
     }
 
     /// Forgets a pin that is given back.
@@ -94,11 +111,19 @@ impl Pins {
 
     /// The pins held at this moment, the oldest first.
     pub(crate) fn groups(&self) -> Vec<Group> {
-        let mut groups: BTreeMap<(&str, u32, u32, u32), (Taken, u64)> = BTreeMap::new();
+        /// Kind, file, line, column and thread.
+        type Key = (&'static str, &'static str, u32, u32, u32);
+        let mut groups: BTreeMap<Key, (Taken, u64)> = BTreeMap::new();
         for shard in 0..SHARDS {
             for (_, taken) in self.shard(shard).iter().flat_map(|pins| pins.iter()) {
                 let place = taken.place;
-                let key = (place.file(), place.line(), place.column(), taken.tid);
+                let key = (
+                    taken.kind.name(),
+                    place.file(),
+                    place.line(),
+                    place.column(),
+                    taken.tid,
+                );
                 let (oldest, count) = groups.entry(key).or_insert((*taken, 0));
                 oldest.at = oldest.at.min(taken.at);
                 *count += 1;
@@ -108,6 +133,7 @@ impl Pins {
         let mut groups: Vec<Group> = groups
             .into_values()
             .map(|(taken, count)| Group {
+                kind: taken.kind,
                 place: taken.place,
                 tid: taken.tid,
                 count,
@@ -128,10 +154,12 @@ mod tests {
         let pins = Pins::default();
         let here = Location::caller();
         let there = Location::caller();
-        let mut tickets: Vec<Ticket> = (0..1000).map(|_| pins.add(here)).collect();
-        tickets.push(pins.add(there));
+        let mut tickets: Vec<Ticket> = (0..1000)
+            .map(|_| pins.add(HolderKind::Pins, here))
+            .collect();
+        tickets.push(pins.add(HolderKind::Tasks, there));
         let elsewhere = std::thread::scope(|scope| {
-            let other = scope.spawn(|| pins.add(here));
+            let other = scope.spawn(|| pins.add(HolderKind::Pins, here));
             other.join().expect("no panic")
         });
         let mut counts: Vec<u64> = pins.groups().iter().map(|group| group.count).collect();

@@ -126,6 +126,14 @@ impl Record {
         unsafe { departed::add(&self.row(), name, version, self.index.view().build_id(), at) };
     }
 
+    /// The exported symbol that covers a run-time address, or where in the file it is.
+    pub(crate) fn function_at(&self, address: usize) -> Box<str> {
+        match self.symbol_at(address) {
+            symbol if symbol.is_empty() => format!("{:#x}", address.wrapping_sub(self.bias)).into(),
+            symbol => symbol,
+        }
+    }
+
     /// The exported symbol that covers a run-time address, as text; for the table of an interface
     /// the interface.
     pub(crate) fn symbol_at(&self, address: usize) -> Box<str> {

@@ -180,6 +180,16 @@ impl Presence {
             since: waited,
             place: None,
         };
+        let threads = record.context.threads().running().into_iter();
+        holders.extend(threads.map(|thread| Holder {
+            kind: HolderKind::Thread,
+            thread: thread.name,
+            tid: thread.tid,
+            function: record.function_at(thread.start),
+            count: 1,
+            since: thread.told.unwrap_or_default(),
+            place: None,
+        }));
         let unregistered = gate::shared_inside(record.id);
         if unregistered > 0 {
             holders.push(nobody(HolderKind::UnregisteredCalls, unregistered));
@@ -190,7 +200,7 @@ impl Presence {
             for group in record.pins.groups().into_iter().take(MOST_GROUPS) {
                 let worker = rows.iter().find(|row| row.tid() == group.tid);
                 holders.push(Holder {
-                    kind: HolderKind::Pins,
+                    kind: group.kind,
                     thread: worker.map_or_else(|| task::name_of(group.tid), |row| row.name.clone()),
                     tid: group.tid,
                     function: Box::default(),

@@ -97,6 +97,7 @@ pub(crate) fn drain(
     deadline: Deadline,
     mut watch: impl FnMut(Duration) -> ControlFlow<()>,
 ) -> Result<Vec<WorkerProof>, Undrained> {
+    record.context.threads().stop();
     barrier().map_err(Undrained::Barrier)?;
     let closed = Instant::now();
     let rows = workers.rows();
@@ -132,10 +133,12 @@ pub(crate) fn drain(
         if look_for_dead {
             rows.iter().for_each(|row| row.tell_death());
         }
+        // The plugin's own threads before all: what they hold they hold no longer once they ended.
+        let threads_ended = record.context.threads().have_ended();
         // Pins first: a pin's holder may still enter, and only then come the gates.
         let pins = gate::pinned(gate::pins(record.id));
         let all_out = proofs.iter().all(Option::is_some);
-        if pins == 0 && all_out && gate::shared_inside(record.id) == 0 {
+        if threads_ended && pins == 0 && all_out && gate::shared_inside(record.id) == 0 {
             // While a pin was held, its holder could enter behind a gate already seen empty.
             let is_out = |row: &WorkerRow| row.is_dead() || inside(row, record) == 0;
             if rows.iter().all(|row| is_out(row)) {

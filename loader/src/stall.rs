@@ -64,7 +64,7 @@ fn report(waited: Duration, holders: &[Holder]) -> String {
     let mut shown = 0;
     for holder in holders {
         let _written = write!(text, "\n{holder}");
-        if holder.kind == HolderKind::Pins || holder.tid == 0 || shown == SHOWN {
+        if holder.kind.is_promise() || holder.tid == 0 || shown == SHOWN {
             continue;
         }
         shown += 1;

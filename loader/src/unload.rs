@@ -79,6 +79,8 @@ fn still_here(
 /// Puts a plugin back that was taken: it is Live again, because of `why`.
 pub(crate) fn put_back(process: &'static Process, leaving: Leaving, why: &str) {
     let record = Arc::clone(leaving.record());
+    record.context.threads().go_on();
+    record.context.roll().go_on();
     process.registry.put_back(leaving);
     let kind = EventKind::Stayed(why.into());
     process.events.push(&record.name, record.generation, kind);
@@ -246,6 +248,7 @@ fn close(
         None => Err(Why::from("it was given back to ld.so before".to_owned())),
     };
     stages.end(Stage::Observe);
+    record.context.threads().close();
     let why = match observed {
         Ok(observed) if !observed.is_listed => {
             leave_history(process, loaded, record);

@@ -153,6 +153,8 @@ impl Render {
             let kind = match holder.kind.as_str() {
                 "unregistered_calls" => "call",
                 "pins" => "pin",
+                "tasks" => "task",
+                "wakers" => "waker",
                 kind => kind,
             };
             let tid = match holder.tid {

@@ -32,6 +32,8 @@
 
 #ifdef __cplusplus
 #include <exception>
+#include <memory>
+#include <type_traits>
 #include <utility>
 #if defined(__GLIBCXX__) || defined(__GLIBCPP__)
 #include <cxxabi.h>
@@ -104,6 +106,64 @@ typedef struct plug_descriptor {
     size_t n_interfaces;
 } plug_descriptor;
 
+/* Statuses of plug_threads_v1.spawn beside PLUG_OK. */
+#define PLUG_SPAWN_GOING -1     /* the plugin is on its way out */
+#define PLUG_SPAWN_NO_THREAD -2 /* the system has no thread left */
+
+/*
+ * The service "plug.threads" 1.0, which a host offers to every plugin: threads that it tells to stop
+ * when the plugin leaves, and joins before exit. Every function takes `host` first.
+ */
+typedef struct plug_threads_v1 {
+    /* A thread of that name runs run(data); unless the status is PLUG_OK, none does. The plugin
+       neither joins nor detaches it. run may leave by pthread_exit. */
+    int32_t (*spawn)(void *host, plug_str name, void (*run)(void *data), void *data);
+    /* 1 while threads are told to stop, else 0 */
+    int32_t (*should_stop)(void *host);
+    /* Sleeps, UINT64_MAX for ever; 1 as soon as threads are told to stop, 0 when the time is over */
+    int32_t (*sleep)(void *host, uint64_t nanoseconds);
+    /* Readable while threads are told to stop, -1 where there is none; neither read nor close it */
+    int32_t (*stop_fd)(void *host);
+} plug_threads_v1;
+
+/*
+ * Tasks: futures that cross the border. A plugin returns a plug_task from an exported function or a
+ * table's; the host polls it, one call at a time on any thread, and drops it once.
+ */
+#define PLUG_TASK_PENDING 0 /* not ready; the waker will be woken */
+#define PLUG_TASK_READY 1   /* ready, *output is written */
+#define PLUG_TASK_FAILED 2  /* it failed; why was raised */
+
+struct plug_waker_vtable;
+
+/* What wakes a task: borrowed where poll gets it, owned where clone returned it. */
+typedef struct plug_waker {
+    const void *data;
+    const struct plug_waker_vtable *vtable;
+} plug_waker;
+
+/* A waker's functions: on any thread, at any time, but not in a signal handler. */
+typedef struct plug_waker_vtable {
+    uint32_t size;
+    uint32_t reserved;
+    plug_waker (*clone)(const void *data);
+    void (*wake)(const void *data); /* gives the waker up, too */
+    void (*wake_by_ref)(const void *data);
+    void (*drop)(const void *data);
+} plug_waker_vtable;
+
+typedef struct plug_task_vtable {
+    uint32_t size;
+    uint32_t output_size; /* bytes of the output */
+    int32_t (*poll)(void *state, const plug_waker *waker, void *output);
+    void (*drop)(void *state);
+} plug_task_vtable;
+
+typedef struct plug_task {
+    void *state;
+    const plug_task_vtable *vtable; /* null where there is no task */
+} plug_task;
+
 #ifdef __cplusplus
 }
 #define PLUG_STATIC_ASSERT_(condition, text) static_assert(condition, text)
@@ -142,6 +202,29 @@ PLUG_OFFSET_(plug_descriptor, init, 8);
 PLUG_OFFSET_(plug_descriptor, exit, 16);
 PLUG_OFFSET_(plug_descriptor, interfaces, 24);
 PLUG_OFFSET_(plug_descriptor, n_interfaces, 32);
+PLUG_SIZE_(plug_threads_v1, 32);
+PLUG_OFFSET_(plug_threads_v1, spawn, 0);
+PLUG_OFFSET_(plug_threads_v1, should_stop, 8);
+PLUG_OFFSET_(plug_threads_v1, sleep, 16);
+PLUG_OFFSET_(plug_threads_v1, stop_fd, 24);
+PLUG_SIZE_(plug_waker, 16);
+PLUG_OFFSET_(plug_waker, data, 0);
+PLUG_OFFSET_(plug_waker, vtable, 8);
+PLUG_SIZE_(plug_waker_vtable, 40);
+PLUG_OFFSET_(plug_waker_vtable, size, 0);
+PLUG_OFFSET_(plug_waker_vtable, reserved, 4);
+PLUG_OFFSET_(plug_waker_vtable, clone, 8);
+PLUG_OFFSET_(plug_waker_vtable, wake, 16);
+PLUG_OFFSET_(plug_waker_vtable, wake_by_ref, 24);
+PLUG_OFFSET_(plug_waker_vtable, drop, 32);
+PLUG_SIZE_(plug_task_vtable, 24);
+PLUG_OFFSET_(plug_task_vtable, size, 0);
+PLUG_OFFSET_(plug_task_vtable, output_size, 4);
+PLUG_OFFSET_(plug_task_vtable, poll, 8);
+PLUG_OFFSET_(plug_task_vtable, drop, 16);
+PLUG_SIZE_(plug_task, 16);
+PLUG_OFFSET_(plug_task, state, 0);
+PLUG_OFFSET_(plug_task, vtable, 8);
 #endif
 
 /* ---- Names and sections ----------------------------------------------------------------- */
@@ -373,6 +456,103 @@ static inline void plug_raise(const plug_host_context *ctx, const char *message)
     }
 }
 
+/* ---- Threads ---------------------------------------------------------------------------- */
+
+static inline const plug_threads_v1 *plug_threads(const plug_host_context *ctx) {
+    return (const plug_threads_v1 *)plug_service(ctx, "plug.threads", 1, 0);
+}
+
+/*
+ * Starts a thread that runs run(data), which is to return soon after plug_should_stop() says so:
+ *
+ *     static void tick(void *data) {
+ *         while (!plug_sleep(plug_context(), 1000000000)) { ... }
+ *     }
+ *     plug_spawn(ctx, "ticker", tick, NULL);
+ *
+ * PLUG_OK, PLUG_SPAWN_GOING or PLUG_SPAWN_NO_THREAD.
+ */
+static inline int32_t plug_spawn(const plug_host_context *ctx, const char *name,
+                                 void (*run)(void *data), void *data) {
+    const plug_threads_v1 *threads = plug_threads(ctx);
+    return threads == PLUG_NULL_ ? PLUG_SPAWN_NO_THREAD
+                                 : threads->spawn(ctx->host, plug_text(name), run, data);
+}
+
+/* Whether the plugin's threads are told to stop; they are, too, where there is no context any more. */
+static inline int plug_should_stop(const plug_host_context *ctx) {
+    const plug_threads_v1 *threads = plug_threads(ctx);
+    return ctx == PLUG_NULL_ || (threads != PLUG_NULL_ && threads->should_stop(ctx->host) == 1);
+}
+
+/* Sleeps no longer than until threads are told to stop; whether they are. */
+static inline int plug_sleep(const plug_host_context *ctx, uint64_t nanoseconds) {
+    const plug_threads_v1 *threads = plug_threads(ctx);
+    return ctx == PLUG_NULL_ || (threads != PLUG_NULL_ && threads->sleep(ctx->host, nanoseconds) == 1);
+}
+
+/* A descriptor for poll and epoll, readable while threads are told to stop; the host's. */
+static inline int plug_stop_fd(const plug_host_context *ctx) {
+    const plug_threads_v1 *threads = plug_threads(ctx);
+    return threads == PLUG_NULL_ ? -1 : threads->stop_fd(ctx->host);
+}
+
+/* ---- Tasks ------------------------------------------------------------------------------ */
+
+/* A waker of the same task to keep: give it up by plug_waker_wake or plug_waker_drop, once. */
+static inline plug_waker plug_waker_clone(const plug_waker *waker) {
+    return waker->vtable->clone(waker->data);
+}
+
+/* Wakes, and gives the waker up. */
+static inline void plug_waker_wake(plug_waker waker) {
+    waker.vtable->wake(waker.data);
+}
+
+static inline void plug_waker_wake_by_ref(const plug_waker *waker) {
+    waker->vtable->wake_by_ref(waker->data);
+}
+
+static inline void plug_waker_drop(plug_waker waker) {
+    waker.vtable->drop(waker.data);
+}
+
+/*
+ * The functions of tasks with that output: a step of a state machine, and its end.
+ *
+ *     struct adding { int step; uint64_t a, b; };
+ *     static int32_t add_poll(void *state, const plug_waker *waker, void *output) {
+ *         struct adding *adding = state;
+ *         if (adding->step++ == 0) {
+ *             plug_waker_wake_by_ref(waker);
+ *             return PLUG_TASK_PENDING;
+ *         }
+ *         *(uint64_t *)output = adding->a + adding->b;
+ *         return PLUG_TASK_READY;
+ *     }
+ *     PLUG_TASK(add_task, uint64_t, add_poll, free);
+ *     PLUG_EXPORT(plug_task, add_slowly, (uint64_t a, uint64_t b)) {
+ *         struct adding *adding = calloc(1, sizeof *adding);
+ *         ...
+ *         return plug_task_of(&add_task, adding);
+ *     }
+ */
+#define PLUG_TASK(name, output, poll, drop)                                          \
+    static const plug_task_vtable name = {(uint32_t)sizeof(plug_task_vtable),        \
+                                          (uint32_t)sizeof(output), poll, drop}
+
+static inline plug_task plug_task_of(const plug_task_vtable *vtable, void *state) {
+    plug_task task;
+    task.state = state;
+    task.vtable = vtable;
+    return task;
+}
+
+/* No task: what a function returns that raised an error. */
+static inline plug_task plug_task_none(void) {
+    return plug_task_of(PLUG_NULL_, PLUG_NULL_);
+}
+
 #ifdef __cplusplus
 namespace plug {
 
@@ -411,6 +591,75 @@ template <class Body> void guard(const plug_host_context *ctx, Body &&body) {
         std::forward<Body>(body)();
         return 0;
     });
+}
+
+/*
+ * Starts a thread that runs `body`, as plug_spawn; an exception ends that thread alone, and its text
+ * goes to the host.
+ */
+template <class Body>
+PLUG_HIDDEN_ int32_t spawn(const plug_host_context *ctx, const char *name, Body &&body) {
+    struct Start {
+        const plug_host_context *ctx;
+        typename std::decay<Body>::type body;
+        static void run(void *data) {
+            std::unique_ptr<Start> start(static_cast<Start *>(data));
+            guard(start->ctx, [&] { start->body(); });
+        }
+    };
+    std::unique_ptr<Start> start(new Start{ctx, std::forward<Body>(body)});
+    int32_t status = plug_spawn(ctx, name, Start::run, start.get());
+    if (status == PLUG_OK) {
+        start.release();
+    }
+    return status;
+}
+
+/* A waker to keep. */
+class Waker {
+public:
+    Waker() noexcept : raw_{nullptr, nullptr} {}
+    explicit Waker(const plug_waker &borrowed) : raw_(plug_waker_clone(&borrowed)) {}
+    Waker(const Waker &other) : raw_(other ? plug_waker_clone(&other.raw_) : other.raw_) {}
+    Waker(Waker &&other) noexcept : raw_(other.raw_) { other.raw_ = {nullptr, nullptr}; }
+    Waker &operator=(Waker other) noexcept {
+        std::swap(raw_, other.raw_);
+        return *this;
+    }
+    ~Waker() {
+        if (*this) {
+            plug_waker_drop(raw_);
+        }
+    }
+    explicit operator bool() const noexcept { return raw_.vtable != nullptr; }
+    void wake() const {
+        if (*this) {
+            plug_waker_wake_by_ref(&raw_);
+        }
+    }
+
+private:
+    plug_waker raw_;
+};
+
+/*
+ * A task of an object with `bool poll(const plug_waker &waker, Output &output)`, which is true when
+ * the output is there; it may throw. The object goes with the task.
+ */
+template <class Output, class State>
+PLUG_HIDDEN_ plug_task task(std::unique_ptr<State> state) {
+    struct Functions {
+        static int32_t poll(void *state, const plug_waker *waker, void *output) {
+            return guard(plug_context(), int32_t(PLUG_TASK_FAILED), [&] {
+                bool ready = static_cast<State *>(state)->poll(*waker, *static_cast<Output *>(output));
+                return int32_t(ready ? PLUG_TASK_READY : PLUG_TASK_PENDING);
+            });
+        }
+        static void drop(void *state) { delete static_cast<State *>(state); }
+    };
+    static const plug_task_vtable vtable = {sizeof(plug_task_vtable), sizeof(Output),
+                                            Functions::poll, Functions::drop};
+    return plug_task_of(&vtable, state.release());
 }
 
 } // namespace plug

@@ -2,6 +2,7 @@
 //!
 //! Everything here runs in thread context only: the host may lock and allocate behind it.
 
+use core::ffi::c_void;
 use core::fmt;
 use core::ptr;
 use core::sync::atomic::{AtomicPtr, Ordering};
@@ -64,6 +65,11 @@ impl Context {
     /// The pointer this context came from, to pass on to a table's functions.
     pub fn as_raw(&self) -> *const HostContext {
         &raw const self.0
+    }
+
+    /// What the host's functions take first.
+    pub(crate) fn host(&self) -> *mut c_void {
+        self.0.host
     }
 
     /// The value of the parameter `key`, if the host was given one that is UTF-8.

@@ -37,7 +37,8 @@
 //! The host maps the library, runs its constructors, then `init`. If that returns `Ok`, exported
 //! functions and tables may be called from any thread, several at once, until the host has
 //! waited for the last call to return; then it calls `exit` and takes the library away. Threads
-//! that the plugin started must have ended when `exit` returns.
+//! of [`Context::spawn`] have been told to stop and have ended when `exit` is called; those that the
+//! plugin started by itself must have ended when it returns. A [`Task`] is dropped before.
 //!
 //! # What must not cross the border
 //! - **Panics.** The macros catch them and tell the host the text. A function that reaches the
@@ -72,11 +73,14 @@ mod export;
 mod interface;
 mod metadata;
 mod plugin;
+pub mod task;
+pub mod threads;
 mod value;
 
 pub use catch::catch;
 pub use context::{Context, Level, Params, with_context};
 pub use error::{Error, Result};
+pub use task::Task;
 pub use value::{Status, Value};
 
 /// What the macros expand to; nothing here is for authors.

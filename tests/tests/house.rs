@@ -8,7 +8,7 @@ use plug_tests::matrix::ROWS;
 use plug_tests::standalone::repository;
 
 /// The only files of the loader that may contain unsafe code.
-const UNSAFE: [&str; 40] = [
+const UNSAFE: &[&str] = &[
     "calls",
     "constructors",
     "context",
@@ -23,6 +23,7 @@ const UNSAFE: [&str; 40] = [
     "footprint/ledger",
     "fork",
     "index",
+    "lend",
     "load",
     "pin",
     "plugin",
@@ -44,6 +45,8 @@ const UNSAFE: [&str; 40] = [
     "sys/task",
     "sys/thread",
     "sys/thread_exit",
+    "task",
+    "threads",
     "trust",
     "unload",
     "worker",
@@ -52,7 +55,7 @@ const UNSAFE: [&str; 40] = [
 ];
 
 /// The one file of the loader that names an outside crate.
-const OUTSIDE: [(&str, &str); 7] = [
+const OUTSIDE: &[(&str, &str)] = &[
     ("gimli", "crash/cfi"),
     ("object", "image/elf"),
     ("libloading", "sys/dl"),

@@ -7,6 +7,8 @@ use std::path::Path;
 use std::process::Command;
 
 use plug_api::abi::{Descriptor, HostContext, InterfaceEntry, Str};
+use plug_api::task::{RawTask, TaskVtable, TaskWaker, WakerVtable};
+use plug_api::threads::ThreadsV1;
 use plug_filter::{FilterV1, Params, Sink};
 use plug_tests::standalone::{self, Scratch, native, run};
 
@@ -154,6 +156,13 @@ fn layouts_in_c_equal_those_in_rust() {
         InterfaceEntry "plug_interface_entry" { name major minor table table_size kind }
         Descriptor "plug_descriptor" { abi_version size init exit interfaces n_interfaces }
     };
+    let later = layouts! {
+        ThreadsV1 "plug_threads_v1" { spawn should_stop sleep stop_fd }
+        TaskWaker "plug_waker" { data vtable }
+        WakerVtable "plug_waker_vtable" { size reserved clone wake wake_by_ref drop }
+        TaskVtable "plug_task_vtable" { size output_size poll drop }
+        RawTask "plug_task" { state vtable }
+    };
     let filter = layouts! {
         Sink "plug_sink" { state write }
         Params "plug_params" { }
@@ -166,6 +175,7 @@ fn layouts_in_c_equal_those_in_rust() {
     let cases = [
         ("plugin_api.h", standalone::include(), &contract),
         ("plugin_api.h", frozen, &contract),
+        ("plugin_api.h", standalone::include(), &later),
         ("plug_filter.h", filters, &filter),
     ];
     for (header, include, (expected, printing)) in cases {

@@ -127,6 +127,9 @@ fn user(holder: &Holder) -> String {
         HolderKind::UnregisteredCalls => "unregistered".to_owned(),
         HolderKind::Pins => "pins".to_owned(),
         HolderKind::Section => "reader".to_owned(),
+        HolderKind::Thread => holder.thread.to_string(),
+        HolderKind::Tasks => "tasks".to_owned(),
+        HolderKind::Wakers => "wakers".to_owned(),
     }
 }
 
@@ -212,12 +215,7 @@ fn nobodys(address: usize) -> ResolvedRow {
 }
 
 pub(super) fn holder(holder: &Holder) -> HolderRow {
-    let kind = match holder.kind {
-        HolderKind::Call => "call",
-        HolderKind::UnregisteredCalls => "unregistered_calls",
-        HolderKind::Pins => "pins",
-        HolderKind::Section => "section",
-    };
+    let kind = holder.kind.name();
     HolderRow {
         kind: kind.to_owned(),
         thread: holder.thread.to_string(),
@@ -249,9 +247,10 @@ pub(super) fn worker(worker: &WorkerInfo) -> WorkerRow {
 pub(super) fn event(event: &Event) -> EventRow {
     let (message, times): (String, &[(Stage, Duration)]) = match &event.kind {
         EventKind::Live(times) | EventKind::Unloaded(times) => (String::new(), times),
-        EventKind::Failed(_, why) | EventKind::Stayed(why) | EventKind::Stalled(why) => {
-            (why.to_string(), &[])
-        }
+        EventKind::Failed(_, why)
+        | EventKind::Stayed(why)
+        | EventKind::Stalled(why)
+        | EventKind::ThreadFailed(why) => (why.to_string(), &[]),
         EventKind::Zombie(reasons) | EventKind::Pinned(reasons) => (reasons.join("; "), &[]),
         EventKind::CrashHandlerReplaced(signals) => {
             let signals: Vec<_> = signals.iter().map(|signal| signal.name()).collect();

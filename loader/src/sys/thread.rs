@@ -4,6 +4,7 @@
 //! forked while another thread held it, no thread of the standard library's begins any more; one
 //! made here does.
 
+use std::borrow::Cow;
 use std::ffi::{CStr, c_int, c_void};
 use std::io;
 use std::mem::MaybeUninit;
@@ -50,12 +51,13 @@ impl Thread {
     /// # Errors
     /// The operating system's, when no thread could be started.
     pub(crate) fn start(
-        name: &'static CStr,
+        name: impl Into<Cow<'static, CStr>>,
         main: impl FnOnce() + Send + 'static,
     ) -> io::Result<Self> {
+        let name = name.into();
         let main: Main = Box::new(move || {
             // Nothing but a name.
-            let _named = rustix::thread::set_name(name);
+            let _named = rustix::thread::set_name(&name);
             main();
         });
         let argument = Box::into_raw(Box::new(main));
@@ -70,6 +72,18 @@ impl Thread {
         }
         // SAFETY: written, as it did not fail.
         Ok(Self(Some(unsafe { thread.assume_init() })))
+    }
+
+    /// Whether it has ended, its thread-local destructors included: the kernel has said so.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        let has_ended = self.0.is_none_or(|thread| {
+            // SAFETY: neither joined nor detached before, since the handle was there.
+            unsafe { libc::pthread_tryjoin_np(thread, ptr::null_mut()) == 0 }
+        });
+        if has_ended {
+            self.0 = None;
+        }
+        has_ended
     }
 
     /// Waits until it has ended.
