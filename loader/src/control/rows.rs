@@ -5,8 +5,8 @@
 use std::time::{Duration, UNIX_EPOCH};
 
 use super::messages::{
-    DepartedRow, EventRow, Field, HolderRow, InsideRow, PluginRow, ProofRow, Refused, ResolvedRow,
-    StageTime, SymbolRow, UnloadReply, WorkerRow,
+    DepartedRow, EventRow, Field, HolderRow, InsideRow, ParamRow, ParamsReply, PluginRow, ProofRow,
+    Refused, ResolvedRow, StageTime, SymbolRow, UnloadReply, WorkerRow,
 };
 use super::wire::Fault;
 use crate::error::{Error, ErrorKind, Holder, HolderKind, Stage};
@@ -17,6 +17,7 @@ use crate::loader::Loader;
 use crate::plugin::Plugin;
 use crate::presence::WorkerInfo;
 use crate::quiesce::Proof;
+use crate::settings::ParamSetting;
 use crate::unload::Unloaded;
 
 pub(super) fn plugin(loader: &Loader, plugin: &Plugin) -> PluginRow {
@@ -69,6 +70,21 @@ pub(super) fn fields(plugin: &Plugin) -> Vec<Field> {
             value: value.clone(),
         })
         .collect()
+}
+
+pub(super) fn params(plugin: &Plugin) -> ParamsReply {
+    let row = |ParamSetting { param, value }: ParamSetting| ParamRow {
+        kind: param.kind.to_string(),
+        name: param.name,
+        value,
+        has_default: param.default.is_some(),
+        default: param.default.unwrap_or_default(),
+        writable: param.is_writable,
+        doc: param.doc,
+    };
+    ParamsReply {
+        params: plugin.params().into_iter().map(row).collect(),
+    }
 }
 
 /// One defined symbol as nm would show it, at its run-time address.
@@ -293,6 +309,7 @@ fn kind(kind: ErrorKind) -> &'static str {
         ErrorKind::Stage => "stage",
         ErrorKind::Damaged => "damaged",
         ErrorKind::Incompatible => "incompatible",
+        ErrorKind::Parameter => "parameter",
         ErrorKind::AlreadyLoaded => "already_loaded",
         ErrorKind::Busy => "busy",
         ErrorKind::NotFound => "not_found",
