@@ -18,7 +18,7 @@ use crate::deadline::{Deadline, write_until};
 use crate::error::{Error, ErrorKind, Stage};
 use crate::executor::{Ending, Executor, Outcome};
 use crate::image::Facts;
-use crate::plugin::{Destructors, Record};
+use crate::plugin::{self, Destructors, Record};
 use crate::stages::Stages;
 use crate::sys::arguments::{Arguments, arguments};
 use crate::sys::code;
@@ -108,6 +108,7 @@ fn construct(
     checkpoint::pass("load.init").map_err(|error| error.at(Stage::Init))?;
     if let Some(init) = init {
         let _phase = phase::enter(thread_pointer(), record.generation, Phase::Init);
+        set_params(record).map_err(|error| error.at(Stage::Init))?;
         // SAFETY: the plugin is constructed; its context lives as long as its record, which
         // stays until its exit has returned.
         let status = unsafe { code::init(init, record.context.as_ptr()) };
@@ -119,6 +120,26 @@ fn construct(
         }
     }
     Ok(constructed)
+}
+
+/// Tells the plugin its parameters, which it may refuse.
+fn set_params(record: &Record) -> Result<(), Error> {
+    for (param, value) in record.settings.to_set() {
+        let setter = plugin::setter(record, &param)?;
+        // SAFETY: the plugin is constructed, and nobody unloads it while it is Coming.
+        let status = unsafe { code::set_param(setter, record.context.as_ptr(), &value) };
+        let raised = calls::take_raised();
+        if status != STATUS_OK || raised.is_some() {
+            let why = raised.unwrap_or_else(|| "no message given".into());
+            let shown = param.kind.human(&value);
+            let message = format!(
+                "parameter {}: {shown:?} refused by the plugin: {why}; declared as {param}",
+                param.name
+            );
+            return Err(Error::new(ErrorKind::Parameter, message));
+        }
+    }
+    Ok(())
 }
 
 fn run_constructors(

@@ -104,6 +104,8 @@ pub enum ErrorKind {
     Damaged,
     /// The plugin and the host do not fit together; nothing of it ran.
     Incompatible,
+    /// A parameter is unknown, missing, not writable or does not fit, or the plugin refused it.
+    Parameter,
     /// A plugin of this name is Live.
     AlreadyLoaded,
     /// A plugin of this name is Coming or Going, or the plugin may not be unloaded right now.

@@ -34,6 +34,7 @@ use crate::plugin::{Destructors, Export, Loaded, Plugin, Record};
 use crate::process::Process;
 use crate::quiesce;
 use crate::registry::{Claim, canonical, claim_error};
+use crate::settings::Settings;
 use crate::settlement;
 use crate::stages::Stages;
 use crate::sys::{code, dl, process_exit};
@@ -161,6 +162,8 @@ fn run(
     let name = wanted.name.or(info.name()).unwrap_or(&file_name).to_owned();
     let descriptor =
         admit(&facts, &info, &staged).map_err(|e| e.at(Stage::Metadata).plugin(&name))?;
+    let (settings, params) =
+        Settings::resolve(&info, params).map_err(|e| e.at(Stage::Metadata).plugin(&name))?;
     stages.end(Stage::Metadata);
 
     checkpoint::pass("load.claim").map_err(|error| error.at(Stage::Claim))?;
@@ -180,7 +183,8 @@ fn run(
             name: &name,
             permanent: wanted.permanent,
             descriptor,
-            params,
+            params: &params,
+            settings: RefCell::new(settings),
         },
         staged,
         claim,
@@ -199,7 +203,10 @@ struct Flight<'a> {
     permanent: bool,
     /// Link-time address and size of the descriptor; none for a foreign library.
     descriptor: Option<(u64, u64)>,
+    /// What the plugin is told.
     params: &'a Params,
+    /// What was declared and what it is set to; moved into the record.
+    settings: RefCell<Settings>,
 }
 
 /// Refuses a plugin that does not fit this host; finds its descriptor.
@@ -496,6 +503,7 @@ fn describe(
         calls_before: process.workers.calls(claim.id),
         context: Context::new(flight.name, flight.params, &process.services, threads),
         times: OnceLock::new(),
+        settings: flight.settings.take(),
         info: flight.info.clone(),
         pins: Pins::default(),
         permanent: permanent(flight).map(Box::from),

@@ -14,14 +14,16 @@ use plug_readside::{departed, gate};
 
 use crate::calls::{self, By};
 use crate::context::Context;
+use crate::deadline::Deadline;
 use crate::error::{CallError, Error, ErrorKind, Stage};
-use crate::executor::Ending;
+use crate::executor::{Ending, Executor, Outcome};
 use crate::footprint::{self, Footprint};
 use crate::image::symbols;
-use crate::image::{Edit, Info, StageLink, SymbolRow};
+use crate::image::{Edit, Info, Param, StageLink, SymbolRow};
 use crate::index::OwnedIndex;
 use crate::pin::PluginPin;
 use crate::pins::Pins;
+use crate::settings::{ParamSetting, Settings};
 use crate::signature::Signature;
 use crate::sys::{clock, code, dl};
 use crate::worker::Worker;
@@ -49,6 +51,8 @@ pub(crate) struct Record {
     /// Calls that the slot had counted before this load.
     pub(crate) calls_before: u64,
     pub(crate) times: OnceLock<Vec<(Stage, Duration)>>,
+    /// Its declared parameters.
+    pub(crate) settings: Settings,
     /// The author's metadata.
     pub(crate) info: Info,
     /// Who took its pins.
@@ -193,6 +197,67 @@ impl Plugin {
     #[must_use]
     pub fn info(&self) -> &Info {
         &self.record.info
+    }
+
+    /// The parameters it declares and their values at this moment, by name.
+    #[must_use]
+    pub fn params(&self) -> Vec<ParamSetting> {
+        self.record.settings.shown()
+    }
+
+    /// Sets a parameter that is declared writable: its plugin may refuse the value, and then keeps
+    /// the old one.
+    ///
+    /// Thread context. The plugin is told on a thread of the loader's, counted as a call like any
+    /// other; `patience` is how long its answer is awaited. Writes of one plugin follow each other.
+    ///
+    /// # Errors
+    /// - [`ErrorKind::Parameter`] where the parameter is unknown, not writable, its value does not
+    ///   fit, or the plugin refuses it.
+    /// - [`ErrorKind::Gone`] when the plugin is not Live.
+    /// - [`ErrorKind::Deadline`] when it has not answered: whether it takes the value is unknown.
+    /// - [`ErrorKind::SelfDeadlock`] from inside a plugin's code or a read section.
+    /// - [`ErrorKind::Thread`] where no thread is to be had.
+    pub fn set_param(&self, name: &str, text: &str, patience: Duration) -> Result<(), Error> {
+        calls::must_be_outside("a parameter's change")?;
+        let record = &self.record;
+        let of = |error: Error| error.plugin(&record.name);
+        let (param, value) = record.settings.writable(name, text).map_err(of)?;
+        let address = setter(record, param).map_err(of)?;
+        let _one = record.settings.begin_write();
+        let told = value.clone();
+        let (id, word, context) = (record.id, record.live_word(), Arc::clone(record));
+        let job = move || {
+            let gate = calls::enter(None, id, By::Word(word), address)?;
+            // SAFETY: the gate keeps the plugin mapped, the record its context.
+            let status = unsafe { code::set_param(address, context.context.as_ptr(), &told) };
+            gate.finish().map(|()| status)
+        };
+        let executor = Executor::start(c"plug-param").map_err(of)?;
+        let (outcome, thread) = executor
+            .run(Some(Deadline::after(patience)), job)
+            .map_err(of)?;
+        let refused = |why: &str| {
+            let message = format!("parameter {name}: {text:?} refused by the plugin: {why}");
+            Err(of(Error::new(ErrorKind::Parameter, message)))
+        };
+        // What the thread leaves behind is the unload's to wait for, like any thread's.
+        drop(thread);
+        match outcome {
+            Outcome::Done(Ok(0)) => {
+                record.settings.wrote(&param.name, value);
+                Ok(())
+            }
+            Outcome::Done(Ok(_)) => refused("no message given"),
+            Outcome::Done(Err(CallError::Raised(why))) => refused(&why),
+            Outcome::Done(Err(CallError::Gone)) => Err(gone(record)),
+            Outcome::Vanished => refused("it ended the loader's thread instead of answering"),
+            Outcome::Late => {
+                let message =
+                    format!("parameter {name}: no answer from the plugin in {patience:?}");
+                Err(of(Error::new(ErrorKind::Deadline, message)))
+            }
+        }
     }
 
     /// The process-wide number of this load, never reused.
@@ -430,6 +495,26 @@ fn undone(staged: &[u8], undo: &[Edit]) -> Vec<u8> {
         }
     }
     original
+}
+
+/// The address of the function by which `param` is set.
+///
+/// # Errors
+/// [`ErrorKind::Parameter`] where the plugin does not export it.
+pub(crate) fn setter(record: &Record, param: &Param) -> Result<usize, Error> {
+    let name = param.setter.as_deref().unwrap_or_default();
+    match record.index.view().by_name(name.as_bytes()) {
+        Some(symbol) if symbol.kind == SymbolKind::Func => {
+            Ok(code::run_time(record.bias, symbol.svma))
+        }
+        _ => {
+            let message = format!(
+                "parameter {}: expected its setter {name} to be an exported function, found none",
+                param.name
+            );
+            Err(Error::new(ErrorKind::Parameter, message))
+        }
+    }
 }
 
 fn gone(record: &Record) -> Error {

@@ -40,6 +40,8 @@ pub(crate) enum Command {
     List,
     /// Show what a file or a loaded plugin says about itself, as modinfo does.
     Info(Info),
+    /// Show the parameters that a file or a loaded plugin declares, or set one of a loaded plugin.
+    Params(Params),
     /// Show dynamic symbols in nm's columns: link-time addresses of a file, run-time ones of a
     /// loaded plugin.
     Symbols(Symbols),
@@ -127,6 +129,19 @@ pub(crate) struct Info {
     /// End each line by NUL instead of a newline.
     #[arg(short = '0', long)]
     pub(crate) null: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Params {
+    /// A file if it contains a slash, or has ".so" in its name and exists; else a plugin.
+    #[arg(value_name = "FILE|NAME")]
+    pub(crate) target: String,
+    /// Show the value of this parameter, or set it if a value is given.
+    #[arg(value_name = "KEY[=VALUE]")]
+    pub(crate) param: Option<String>,
+    /// How long to wait for the plugin's answer to a new value.
+    #[arg(long, value_name = "SECONDS", default_value_t = 5.0, value_parser = seconds)]
+    pub(crate) wait: f64,
 }
 
 #[derive(Debug, Args)]

@@ -15,6 +15,7 @@ mod info;
 mod list;
 mod load;
 mod man;
+mod params;
 mod render;
 mod resolve;
 mod serve;
@@ -51,6 +52,7 @@ fn run(cli: &Cli, render: &Render) -> Outcome {
         Command::Unload(args) => unload::run(args, host, render),
         Command::List => list::run(host, render),
         Command::Info(args) => info::run(args, host, render),
+        Command::Params(args) => params::run(args, host, render),
         Command::Symbols(args) => symbols::run(args, host, render),
         Command::Resolve(args) => resolve::run(args, host, render),
         Command::Workers => workers::run(host, render),

@@ -14,8 +14,8 @@ use crate::demangle::demangle;
 use crate::failure::{Failure, LINGERING};
 use crate::hosts::LiveHost;
 use plug_loader::control::messages::{
-    DepartedRow, EventRow, LoadReply, PluginRow, ResolvedRow, StageTime, SymbolRow, UnloadReply,
-    WorkerRow,
+    DepartedRow, EventRow, LoadReply, ParamRow, PluginRow, ResolvedRow, StageTime, SymbolRow,
+    UnloadReply, WorkerRow,
 };
 
 const HEAD: Style = Style::new().bold();
@@ -426,6 +426,36 @@ impl Render {
         });
         let heads = ["Worker", "TID", "Calls", "Quiescent", "Inside"];
         self.table(&heads, rows.collect());
+    }
+
+    pub(crate) fn params(self, params: &[ParamRow]) {
+        if self.json {
+            return self.value(&params);
+        }
+        let rows = params.iter().map(|row| {
+            let default = match row.has_default {
+                true => row.default.as_str(),
+                false => "(must be given)",
+            };
+            vec![
+                cell(row.name.as_str()),
+                cell(row.value.as_str()),
+                cell(row.kind.as_str()),
+                cell(default),
+                cell(if row.writable { "rw" } else { "r" }),
+                cell(row.doc.as_str()),
+            ]
+        });
+        let heads = ["Parameter", "Value", "Type", "Default", "Mode", "What"];
+        self.table(&heads, rows.collect());
+    }
+
+    /// One parameter: its value alone.
+    pub(crate) fn param(self, row: &ParamRow) {
+        if self.json {
+            return self.value(row);
+        }
+        self.line(&row.value);
     }
 
     pub(crate) fn history(self, departed: &[DepartedRow]) {

@@ -333,6 +333,44 @@ PLUG_OFFSET_(plug_task, vtable, 8);
     PLUG_C_END_                                                             \
     PLUG_C_ ret name args
 
+/*
+ * A parameter: type is "bool", "int(0..=9)", "uint(..)", "float", "string", "enum(one|two)",
+ * "duration(1ms..=1h)", "bytes(..=1GiB)" or "list(TYPE)", value its default as text. The host checks
+ * what it is given against that, and plug_param and its kin tell it: numbers in decimal, durations in
+ * nanoseconds, sizes in bytes, true or false.
+ *     PLUG_PARAM(level, "int(0..=9)", "6", "how hard to try");
+ */
+#define PLUG_PARAM(name, type, value, doc) \
+    PLUG_META_(_param_##name, "param=" #name ":" type "\0param-default=" #name ":" value "\0param-doc=" #name ":" doc)
+
+/* The same for one that must be given. */
+#define PLUG_PARAM_REQUIRED(name, type, doc) \
+    PLUG_META_(_param_##name, "param=" #name ":" type "\0param-doc=" #name ":" doc)
+
+/*
+ * A parameter that can be written while the plugin is Live: `set` is told its value before init, and
+ * whenever it is written; what it refuses by a status other than PLUG_OK, saying why by plug_raise,
+ * stays as it was. It runs on a thread of the host's. In C++ it may throw.
+ *     static int32_t set_level(const plug_host_context *ctx, plug_str value);
+ *     PLUG_PARAM_WRITABLE(level, "int(0..=9)", "6", "how hard to try", set_level);
+ */
+#define PLUG_PARAM_WRITABLE(name, type, value, doc, set)                                        \
+    PLUG_META_(_param_##name, "param=" #name ":" type " writable\0param-default=" #name ":" value \
+               "\0param-doc=" #name ":" doc "\0param-set=" #name ":plug_param_v1_" #name);         \
+    PLUG_C_BEGIN_                                                                               \
+    PLUG_PARAM_VISIBLE_ int32_t PLUG_NAME_(plug_param_v1_##name)(const plug_host_context *ctx, plug_str text); \
+    PLUG_PARAM_VISIBLE_ int32_t PLUG_NAME_(plug_param_v1_##name)(const plug_host_context *ctx, plug_str text) { \
+        return PLUG_CALL_SET_(ctx, set, text);                                                  \
+    }                                                                                           \
+    PLUG_C_END_                                                                                 \
+    PLUG_STATIC_ASSERT_(1, "takes the semicolon")
+
+#ifdef PLUG_STATIC_NAME
+#define PLUG_PARAM_VISIBLE_
+#else
+#define PLUG_PARAM_VISIBLE_ PLUG_VISIBLE_
+#endif
+
 /* The host's context between the start of init and the end of exit, else null. */
 #define plug_context() ((const plug_host_context *)PLUG_NAME_(plug_context_v1))
 
@@ -372,7 +410,9 @@ PLUG_C_END_
 #ifdef __cplusplus
 #define PLUG_CALL_INIT_(ctx, init) plug::guard(ctx, int32_t(PLUG_CAUGHT), [&] { return init(ctx); })
 #define PLUG_CALL_EXIT_(ctx, exit) plug::guard(ctx, [] { exit(); })
+#define PLUG_CALL_SET_(ctx, set, text) plug::guard(ctx, int32_t(PLUG_CAUGHT), [&] { return set(ctx, text); })
 #else
+#define PLUG_CALL_SET_(ctx, set, text) set(ctx, text)
 #define PLUG_CALL_INIT_(ctx, init) init(ctx)
 #define PLUG_CALL_EXIT_(ctx, exit) exit()
 #endif
@@ -415,6 +455,45 @@ static inline int plug_text_eq(plug_str str, const char *text) {
 /* 1 and *value when the parameter was given, else 0. */
 static inline int plug_param(const plug_host_context *ctx, const char *key, plug_str *value) {
     return ctx != PLUG_NULL_ && ctx->param(ctx->host, plug_text(key), value) == 1;
+}
+
+/* A number out of what plug_param told: 1 and *number, or 0. For int. */
+static inline int plug_int(plug_str text, int64_t *number) {
+    int negative = text.len > 0 && text.ptr[0] == '-';
+    uint64_t sum = 0;
+    size_t i = (size_t)negative;
+    if (i == text.len || text.len - i > 19) {
+        return 0;
+    }
+    for (; i < text.len; i++) {
+        if (text.ptr[i] < '0' || text.ptr[i] > '9') {
+            return 0;
+        }
+        sum = sum * 10 + (uint64_t)(text.ptr[i] - '0');
+    }
+    if (sum > (uint64_t)INT64_MAX + (uint64_t)negative) {
+        return 0;
+    }
+    *number = negative && sum != 0 ? -(int64_t)(sum - 1) - 1 : (int64_t)sum;
+    return 1;
+}
+
+/* The same for uint, for duration in nanoseconds, and for bytes. */
+static inline int plug_uint(plug_str text, uint64_t *number) {
+    uint64_t sum = 0;
+    size_t i;
+    if (text.len == 0) {
+        return 0;
+    }
+    for (i = 0; i < text.len; i++) {
+        uint64_t digit = (uint64_t)(unsigned char)text.ptr[i] - '0';
+        if (digit > 9 || sum > (UINT64_MAX - digit) / 10) {
+            return 0;
+        }
+        sum = sum * 10 + digit;
+    }
+    *number = sum;
+    return 1;
 }
 
 static inline void plug_log(const plug_host_context *ctx, int32_t level, const char *message) {

@@ -63,6 +63,8 @@
 //! toolchain= target= panic= lang=                 how it was built
 //! interface=NAME/MAJOR.MINOR service=...          one for each table
 //! export=NAME:SIGNATURE                           one for each function
+//! param=NAME:TYPE param-default=NAME:TEXT         for each parameter
+//! param-doc=NAME:TEXT param-set=NAME:SYMBOL
 //! ```
 
 pub mod abi;
@@ -72,6 +74,7 @@ mod error;
 mod export;
 mod interface;
 mod metadata;
+mod param;
 mod plugin;
 pub mod task;
 pub mod threads;
@@ -80,6 +83,7 @@ mod value;
 pub use catch::catch;
 pub use context::{Context, Level, Params, with_context};
 pub use error::{Error, Result};
+pub use param::{Param, ParamValue};
 pub use task::Task;
 pub use value::{Status, Value};
 
@@ -88,4 +92,5 @@ pub use value::{Status, Value};
 pub mod __private {
     pub use crate::catch::{exit, export, init};
     pub use crate::metadata::{API, Part, TARGET, TOOLCHAIN, join, len, name};
+    pub use crate::param::{DURATIONS, SIZES, measured};
 }

@@ -37,6 +37,8 @@ pub const TARGET: &str = match option_env!("PLUG_API_TARGET") {
 pub enum Part<'a> {
     /// Text as it is.
     Text(&'a str),
+    /// Text with small letters for capitals.
+    Lower(&'a str),
     /// A number in decimal.
     Number(u32),
     /// The zero that ends a string.
@@ -51,7 +53,7 @@ pub const fn len(parts: &[Part<'_>]) -> usize {
     let (mut i, mut total) = (0, 0);
     while i < parts.len() {
         total += match parts[i] {
-            Part::Text(text) => text.len(),
+            Part::Text(text) | Part::Lower(text) => text.len(),
             Part::Number(number) => digits(number),
             Part::End => 1,
         };
@@ -70,12 +72,17 @@ pub const fn join<const N: usize>(parts: &[Part<'_>]) -> [u8; N] {
     let (mut i, mut at) = (0, 0);
     while i < parts.len() {
         match parts[i] {
-            Part::Text(text) => {
+            Part::Text(text) | Part::Lower(text) => {
+                let is_lower = matches!(parts[i], Part::Lower(_));
                 let text = text.as_bytes();
                 let mut j = 0;
                 while j < text.len() {
                     assert!(text[j] != 0, "metadata must not contain a zero byte");
-                    out[at + j] = text[j];
+                    out[at + j] = if is_lower {
+                        text[j].to_ascii_lowercase()
+                    } else {
+                        text[j]
+                    };
                     j += 1;
                 }
                 at += text.len();

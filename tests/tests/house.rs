@@ -62,6 +62,7 @@ const OUTSIDE: &[(&str, &str)] = &[
     ("dashmap", "flights"),
     ("arc_swap", "registry"),
     ("slab", "pins"),
+    ("strsim", "settings"),
     ("serde_json", "control/wire"),
 ];
 

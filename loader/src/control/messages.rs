@@ -97,6 +97,25 @@ pub struct Field {
     pub value: String,
 }
 
+/// One declared parameter: `Param` of the interface.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ParamRow {
+    /// Its name.
+    pub name: String,
+    /// Its type with its range.
+    pub kind: String,
+    /// Its value, with its unit.
+    pub value: String,
+    /// Whether it may be left out at the load.
+    pub has_default: bool,
+    /// What it is then; empty where it may not.
+    pub default: String,
+    /// Whether it can be written while the plugin is Live.
+    pub writable: bool,
+    /// The author's line about it.
+    pub doc: String,
+}
+
 /// One exported symbol: `Symbol` of the interface.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SymbolRow {
@@ -353,6 +372,26 @@ pub struct InfoReply {
     pub stages: Vec<StageTime>,
     /// The plugin.
     pub plugin: PluginRow,
+}
+
+/// Reply of `Params` and `SetParam`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ParamsReply {
+    /// By name.
+    pub params: Vec<ParamRow>,
+}
+
+/// Call of `SetParam`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SetParamCall {
+    /// The plugin.
+    pub name: String,
+    /// The parameter.
+    pub key: String,
+    /// The new value.
+    pub value: String,
+    /// How long to wait for the plugin's answer.
+    pub wait_micros: u64,
 }
 
 /// Reply of `Symbols`.

@@ -137,6 +137,11 @@ impl Host {
             (INTERFACE, "Load") => self.load(parameters, descriptors),
             (INTERFACE, "Unload") => self.unload(parameters, more),
             (INTERFACE, "Info") => self.named(parameters).map(|plugin| self.info(&plugin)),
+            (INTERFACE, "Params") => {
+                let plugin = self.named(parameters)?;
+                Ok(reply(&rows::params(&plugin)))
+            }
+            (INTERFACE, "SetParam") => self.set_param(parameters),
             (INTERFACE, "Symbols") => {
                 let plugin = self.named(parameters)?;
                 listing("symbols", plugin.symbol_table(), rows::symbol, more)
@@ -226,10 +231,32 @@ impl Host {
         })
     }
 
+    fn set_param(&self, mut parameters: Parameters) -> Result<Answer, Fault> {
+        let name: String = parameters.take("name")?;
+        let key: String = parameters.take("key")?;
+        let value: String = parameters.take("value")?;
+        let wait = wait(&mut parameters)?;
+        parameters.end()?;
+        let plugin = self.find(name)?;
+        let work = move || match plugin.set_param(&key, &value, wait) {
+            Ok(()) => wire::reply(&rows::params(&plugin), false),
+            Err(error) => wire::error(&rows::fault(&error, plugin.name())),
+        };
+        Ok(Answer::Job(Job {
+            name: "param",
+            work: Box::new(work),
+        }))
+    }
+
     /// The plugin that the only parameter names, zombies included.
     fn named(&self, mut parameters: Parameters) -> Result<Plugin, Fault> {
         let name: String = parameters.take("name")?;
         parameters.end()?;
+        self.find(name)
+    }
+
+    /// The plugin of this name, zombies included.
+    fn find(&self, name: String) -> Result<Plugin, Fault> {
         let plugin = self.loader.plugin(&name).or_else(|| {
             let wanted = canonical(&name);
             let mut plugins = self.loader.plugins().into_iter();
@@ -294,12 +321,8 @@ impl Host {
     fn unload(self: &Arc<Self>, mut parameters: Parameters, more: bool) -> Result<Answer, Fault> {
         let name: String = parameters.take("name")?;
         let generation: Option<u64> = parameters.take("generation")?;
-        let wait: u64 = parameters.take("wait_micros")?;
+        let wait = wait(&mut parameters)?;
         parameters.end()?;
-        let wait = Duration::from_micros(wait);
-        if wait > LONGEST_WAIT {
-            return Err(Fault::InvalidParameter("wait_micros".to_owned()));
-        }
         let waiting = Waiting {
             plugin: self.loader.plugin(&name),
             name: name.clone(),
@@ -339,6 +362,16 @@ impl Host {
             true => Answer::Unload(job, waiting),
             false => Answer::Job(job),
         })
+    }
+}
+
+/// How long the caller wants to wait.
+fn wait(parameters: &mut Parameters) -> Result<Duration, Fault> {
+    let micros: u64 = parameters.take("wait_micros")?;
+    let wait = Duration::from_micros(micros);
+    match wait > LONGEST_WAIT {
+        true => Err(Fault::InvalidParameter("wait_micros".to_owned())),
+        false => Ok(wait),
     }
 }
 

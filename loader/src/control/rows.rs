@@ -7,8 +7,9 @@ use std::time::{Duration, UNIX_EPOCH};
 use plug_readside::state::State;
 
 use super::messages::{
-    DepartedRow, EventRow, Field, HolderRow, InsideRow, LingeringRow, ObservedRow, PluginRow,
-    ProofRow, Refused, ResolvedRow, StageTime, SymbolRow, UnloadReply, WorkerRow,
+    DepartedRow, EventRow, Field, HolderRow, InsideRow, LingeringRow, ObservedRow, ParamRow,
+    ParamsReply, PluginRow, ProofRow, Refused, ResolvedRow, StageTime, SymbolRow, UnloadReply,
+    WorkerRow,
 };
 use super::wire::Fault;
 use crate::error::{Error, ErrorKind, Holder, HolderKind, Stage};
@@ -20,6 +21,7 @@ use crate::loader::Loader;
 use crate::plugin::Plugin;
 use crate::presence::WorkerInfo;
 use crate::quiesce::Proof;
+use crate::settings::ParamSetting;
 use crate::verdict::Unloaded;
 
 pub(super) fn plugin(loader: &Loader, plugin: &Plugin) -> PluginRow {
@@ -141,6 +143,21 @@ pub(super) fn fields(plugin: &Plugin) -> Vec<Field> {
             value: value.clone(),
         })
         .collect()
+}
+
+pub(super) fn params(plugin: &Plugin) -> ParamsReply {
+    let row = |ParamSetting { param, value }: ParamSetting| ParamRow {
+        kind: param.kind.to_string(),
+        name: param.name,
+        value,
+        has_default: param.default.is_some(),
+        default: param.default.unwrap_or_default(),
+        writable: param.is_writable,
+        doc: param.doc,
+    };
+    ParamsReply {
+        params: plugin.params().into_iter().map(row).collect(),
+    }
 }
 
 /// One defined symbol as nm would show it, at its run-time address.
@@ -373,6 +390,7 @@ fn kind(kind: ErrorKind) -> &'static str {
         ErrorKind::Stage => "stage",
         ErrorKind::Damaged => "damaged",
         ErrorKind::Incompatible => "incompatible",
+        ErrorKind::Parameter => "parameter",
         ErrorKind::AlreadyLoaded => "already_loaded",
         ErrorKind::Busy => "busy",
         ErrorKind::NotFound => "not_found",

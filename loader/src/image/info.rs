@@ -14,6 +14,7 @@ use plug_api::abi::METADATA_PREFIX;
 
 use super::dynsym::ElfSymbol;
 use super::facts::Facts;
+use super::param::Param;
 
 /// Bytes of metadata a plugin may have in all.
 pub(super) const MAX_METADATA: u64 = 64 * 1024;
@@ -99,7 +100,7 @@ impl Info {
             info.read_symbol(facts, bytes, symbol, &label, &mut left)?;
             last = Some((symbol, label));
         }
-        if let Some((symbol, label)) = last
+        if let Some((symbol, label)) = &last
             && info.name().is_none()
         {
             let offset = facts
@@ -107,8 +108,18 @@ impl Info {
                 .unwrap_or(symbol.entry_offset);
             let (expected, found) = ("a name= somewhere", "none".into());
             return Err(Malformed {
-                symbol: label,
+                symbol: label.clone(),
                 offset,
+                expected,
+                found,
+            });
+        }
+        if let Some((symbol, label)) = last
+            && let Some((expected, found)) = info.params_objection()
+        {
+            return Err(Malformed {
+                symbol: label,
+                offset: symbol.entry_offset,
                 expected,
                 found,
             });
@@ -188,8 +199,35 @@ impl Info {
             "interface" | "service" if offer(value).is_none() => Some("NAME/MAJOR.MINOR"),
             "export" if export(value).is_none() => Some("NAME:SIGNATURE"),
             "permanent" if value.trim().is_empty() => Some("a reason"),
+            "param" => match value.parse::<Param>() {
+                Err(expected) => Some(expected),
+                Ok(param) if self.param(&param.name).is_some() => Some("one parameter of a name"),
+                Ok(_) => None,
+            },
+            "param-default" | "param-doc" | "param-set" if !value.contains(':') => {
+                Some("NAME:TEXT")
+            }
             _ => None,
         }
+    }
+
+    /// What is wrong with the parameters as a whole.
+    fn params_objection(&self) -> Option<(&'static str, String)> {
+        for key in ["param-default", "param-doc", "param-set"] {
+            for value in self.all(key) {
+                let name = value.split_once(':').map_or(value, |(name, _)| name);
+                if self.param(name).is_none() {
+                    let found = format!("{key} of {name:?}");
+                    return Some(("a param= of that name", found));
+                }
+            }
+        }
+        let mut params = self.params();
+        params.find_map(|param| {
+            let default = param.default.as_deref()?;
+            let fits = param.kind.canonical(default).is_some();
+            (!fits).then(|| ("a default that fits its type", param.to_string()))
+        })
     }
 
     /// All fields, in the author's order.
@@ -258,6 +296,39 @@ impl Info {
     /// The functions it exports.
     pub fn exports(&self) -> impl Iterator<Item = Export<'_>> {
         self.all("export").filter_map(export)
+    }
+
+    /// The parameters it declares, with their defaults and documentation, by name: compilers keep
+    /// no order between the author's declarations.
+    pub fn params(&self) -> impl Iterator<Item = Param> {
+        let mut texts: Vec<&str> = self.all("param").collect();
+        texts.sort_unstable();
+        texts.into_iter().filter_map(|text| {
+            let mut param: Param = text.parse().ok()?;
+            param.default = self
+                .of_param("param-default", &param.name)
+                .map(str::to_owned);
+            param.setter = self.of_param("param-set", &param.name).map(str::to_owned);
+            param.doc = self
+                .of_param("param-doc", &param.name)
+                .unwrap_or_default()
+                .into();
+            Some(param)
+        })
+    }
+
+    /// The declared parameter `name`; `-` and `_` are the same.
+    pub fn param(&self, name: &str) -> Option<Param> {
+        self.params()
+            .find(|param| canonical_name(&param.name) == canonical_name(name))
+    }
+
+    /// What the field `key` says of the parameter `name`.
+    fn of_param(&self, key: &str, name: &str) -> Option<&str> {
+        self.fields()
+            .filter(|(k, _)| *k == key)
+            .filter_map(|(_, value)| value.split_once(':'))
+            .find_map(|(of, text)| (of == name).then_some(text.trim()))
     }
 
     /// The interfaces it exports for the host.

@@ -153,6 +153,19 @@ pub(crate) unsafe fn init(
     unsafe { init(context) }
 }
 
+/// Tells a plugin the value of a parameter; its status, 0 where it took it.
+///
+/// # Safety
+/// - `setter` is the parameter's setter in a mapped plugin whose constructors ran, and stays so
+///   during the call; `context` is the plugin's.
+pub(crate) unsafe fn set_param(setter: usize, context: *const HostContext, value: &str) -> i32 {
+    type Setter = unsafe extern "C-unwind" fn(*const HostContext, Str) -> i32;
+    // SAFETY: the caller vouches for the address.
+    let setter: Setter = unsafe { std::mem::transmute(setter as *const c_void) };
+    // SAFETY: as above; the text is lent for the call.
+    unsafe { setter(context, Str::new(value)) }
+}
+
 /// The bytes of a mapped plugin at a run-time address.
 ///
 /// # Safety
