@@ -23,6 +23,7 @@ use crate::pin::PluginPin;
 use crate::pins::Pins;
 use crate::signature::Signature;
 use crate::sys::{clock, code, dl};
+use crate::taint::Taints;
 use crate::worker::Worker;
 
 /// What is known about one load, in plain memory that outlives the plugin.
@@ -54,6 +55,8 @@ pub(crate) struct Record {
     pub(crate) pins: Pins,
     /// Why it is never unloaded, if it is not.
     pub(crate) permanent: Option<Box<str>>,
+    /// Sticky facts about this load.
+    pub(crate) taints: Taints,
 }
 
 /// One interface or service that a plugin exports.
@@ -214,6 +217,12 @@ impl Plugin {
     #[must_use]
     pub fn permanent(&self) -> Option<&str> {
         self.record.permanent.as_deref()
+    }
+
+    /// Sticky facts about this load.
+    #[must_use]
+    pub fn taints(&self) -> Taints {
+        self.record.taints
     }
 
     /// Pins held right now.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use plug_tests::standalone::repository;
 
 /// The only files of the loader that may contain unsafe code.
-const UNSAFE: [&str; 39] = [
+const UNSAFE: [&str; 41] = [
     "calls",
     "constructors",
     "context",
@@ -35,11 +35,13 @@ const UNSAFE: [&str; 39] = [
     "sys/clock",
     "sys/code",
     "sys/dl",
+    "sys/inherited",
     "sys/mapping",
     "sys/membarrier",
     "sys/objects",
     "sys/process_exit",
     "sys/slots",
+    "sys/spawn",
     "sys/task",
     "sys/thread",
     "sys/thread_exit",
@@ -50,7 +52,7 @@ const UNSAFE: [&str; 39] = [
 ];
 
 /// The one file of the loader that names an outside crate.
-const OUTSIDE: [(&str, &str); 7] = [
+const OUTSIDE: [(&str, &str); 9] = [
     ("gimli", "crash/cfi"),
     ("object", "image/elf"),
     ("libloading", "sys/dl"),
@@ -58,6 +60,8 @@ const OUTSIDE: [(&str, &str); 7] = [
     ("arc_swap", "registry"),
     ("slab", "pins"),
     ("serde_json", "control/wire"),
+    ("minisign_verify", "authority/minisign"),
+    ("sha2", "digest"),
 ];
 
 fn sources(under: &Path) -> Vec<PathBuf> {

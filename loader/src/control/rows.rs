@@ -32,16 +32,11 @@ pub(super) fn plugin(loader: &Loader, plugin: &Plugin) -> PluginRow {
         base: hex(start),
         build_id: build_id(plugin),
         generation: plugin.generation(),
-        taints: taints(plugin),
+        taints: plugin.taints().to_string(),
         calls: loader.calls(plugin),
         interfaces: plugin.interfaces().collect(),
         permanent: plugin.permanent().unwrap_or_default().to_owned(),
     }
-}
-
-/// The letters of a plugin's sticky facts. None are kept so far.
-fn taints(_plugin: &Plugin) -> String {
-    String::new()
 }
 
 /// Each user once.
@@ -180,9 +175,10 @@ pub(super) fn worker(worker: &WorkerInfo) -> WorkerRow {
 pub(super) fn event(event: &Event) -> EventRow {
     let (message, times): (String, &[(Stage, Duration)]) = match &event.kind {
         EventKind::Live(times) | EventKind::Unloaded(times) => (String::new(), times),
-        EventKind::Failed(_, why) | EventKind::Stayed(why) | EventKind::Stalled(why) => {
-            (why.to_string(), &[])
-        }
+        EventKind::Failed(_, why)
+        | EventKind::Stayed(why)
+        | EventKind::Stalled(why)
+        | EventKind::Probed(why) => (why.to_string(), &[]),
         EventKind::Zombie(reasons) | EventKind::Pinned(reasons) => (reasons.join("; "), &[]),
         EventKind::CrashHandlerReplaced(signals) => {
             let signals: Vec<_> = signals.iter().map(|signal| signal.name()).collect();
@@ -293,6 +289,13 @@ fn kind(kind: ErrorKind) -> &'static str {
         ErrorKind::Stage => "stage",
         ErrorKind::Damaged => "damaged",
         ErrorKind::Incompatible => "incompatible",
+        ErrorKind::Unsigned => "unsigned",
+        ErrorKind::Signature => "signature",
+        ErrorKind::Denied => "denied",
+        ErrorKind::Quarantined => "quarantined",
+        ErrorKind::Probe => "probe",
+        ErrorKind::Keys => "keys",
+        ErrorKind::State => "state",
         ErrorKind::AlreadyLoaded => "already_loaded",
         ErrorKind::Busy => "busy",
         ErrorKind::NotFound => "not_found",
