@@ -2,7 +2,11 @@
 
 #![forbid(unsafe_code)]
 
+use std::path::PathBuf;
 use std::time::Duration;
+
+use crate::authority::SignaturePolicy;
+use crate::probe::plan::Probe;
 
 /// How the loader behaves.
 #[derive(Clone, Debug)]
@@ -19,6 +23,15 @@ pub struct Config {
     pub stall_warning: Option<Duration>,
     /// How many unloaded plugins are remembered with their symbols. Default 64.
     pub history: usize,
+    /// What is asked of signatures. Default nothing.
+    pub signatures: SignaturePolicy,
+    /// How a file is rehearsed before its first load in this process, by its digest. Default none
+    /// is.
+    pub probe: Option<Probe>,
+    /// Where it is written down which plugin is being loaded, so that one that ends this process is
+    /// refused by the next one, as is one that ended a probe; and what probes said. Made if it is not
+    /// there; several hosts may share one. Default none, and no such memory.
+    pub state: Option<PathBuf>,
 }
 
 impl Default for Config {
@@ -28,6 +41,9 @@ impl Default for Config {
             run_exits_at_process_exit: true,
             stall_warning: Some(Duration::from_secs(10)),
             history: 64,
+            signatures: SignaturePolicy::default(),
+            probe: None,
+            state: None,
         }
     }
 }

@@ -22,6 +22,7 @@ use crate::plugin::{self, Destructors, Record};
 use crate::stages::Stages;
 use crate::sys::arguments::{Arguments, arguments};
 use crate::sys::code;
+use crate::witness;
 
 /// Read while a constructor or destructor runs, which may hold the C library's lock over functions
 /// for the process's end; a child forked just then would find it locked for ever.
@@ -105,6 +106,7 @@ fn construct(
     run_constructors(constructors, arguments(), done, record.generation)?;
     checkpoint::pass("load.constructors").map_err(|error| error.at(Stage::Constructors))?;
     let constructed = began.elapsed();
+    witness::ended(Stage::Constructors);
     checkpoint::pass("load.init").map_err(|error| error.at(Stage::Init))?;
     if let Some(init) = init {
         let _phase = phase::enter(thread_pointer(), record.generation, Phase::Init);

@@ -20,10 +20,14 @@ pub enum Stage {
     Open,
     /// The bytes are copied into a private file.
     Stage,
+    /// Deny lists, quarantine and signature are asked.
+    Verify,
     /// The ELF structures are read.
     Facts,
     /// The author's metadata is read and compared with the host.
     Metadata,
+    /// Another process rehearses the load.
+    Probe,
     /// The name is reserved.
     Claim,
     /// The private copy is edited and sealed.
@@ -65,8 +69,10 @@ impl fmt::Display for Stage {
         f.write_str(match self {
             Self::Open => "open",
             Self::Stage => "stage",
+            Self::Verify => "verify",
             Self::Facts => "facts",
             Self::Metadata => "metadata",
+            Self::Probe => "probe",
             Self::Symbols => "symbols",
             Self::Claim => "claim",
             Self::Rewrite => "rewrite",
@@ -106,6 +112,20 @@ pub enum ErrorKind {
     Incompatible,
     /// A parameter is unknown, missing, not writable or does not fit, or the plugin refused it.
     Parameter,
+    /// The plugin has no signature by a trusted key; nothing of it ran.
+    Unsigned,
+    /// The plugin's signature is not one of this file; nothing of it ran.
+    Signature,
+    /// The plugin, or who signed it, is on a deny list; nothing of it ran.
+    Denied,
+    /// The plugin crashed a host or a probe before; nothing of it ran in this process.
+    Quarantined,
+    /// The rehearsal of the load could not be made.
+    Probe,
+    /// A trusted key, or a deny list, cannot be used.
+    Keys,
+    /// The state folder cannot be used.
+    State,
     /// A plugin of this name is Live.
     AlreadyLoaded,
     /// A plugin of this name is Coming or Going, or the plugin may not be unloaded right now.

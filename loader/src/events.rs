@@ -20,6 +20,8 @@ const KEPT: usize = 1024;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum EventKind {
+    /// Another process rehearsed its load; what it found.
+    Probed(Box<str>),
     /// Readers see it; its constructors are about to run.
     Coming,
     /// It is usable; how long each stage of the load took.
@@ -53,6 +55,7 @@ impl EventKind {
     #[must_use]
     pub const fn name(&self) -> &'static str {
         match self {
+            Self::Probed(_) => "probed",
             Self::Coming => "coming",
             Self::Live(_) => "live",
             Self::Failed(..) => "failed",

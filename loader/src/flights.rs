@@ -15,9 +15,9 @@ use crate::error::{Error, ErrorKind};
 use crate::image::FileKey;
 use crate::plugin::Plugin;
 
-/// The file, the name it is loaded under where the caller chose one, and whether it is to be
-/// permanent.
-pub(crate) type FlightKey = (FileKey, Option<String>, bool);
+/// The file, the name it is loaded under where the caller chose one, whether it is to be permanent,
+/// and whether it is forced.
+pub(crate) type FlightKey = (FileKey, Option<String>, bool, bool);
 
 /// Loads in flight, by file.
 ///

@@ -152,6 +152,7 @@ fn hold(process: &'static Process) -> Option<Held> {
         process.history.hold(soon)?,
         process.events.hold(soon)?,
         process.services.hold(soon)?,
+        process.probes.hold(soon)?,
         process_exit::hold(soon)?,
     );
     let mapped = writer.mapped();

@@ -65,6 +65,7 @@
 //! that can still be given up. [`Worker`] makes calls cheap and nameable. [`image`] reads files
 //! without running them.
 
+pub mod authority;
 mod calls;
 #[cfg(feature = "testing")]
 pub mod checkpoint;
@@ -78,6 +79,7 @@ pub mod control;
 mod crash;
 mod deadline;
 mod departure;
+mod digest;
 mod drainer;
 mod error;
 mod events;
@@ -86,6 +88,10 @@ mod farewell;
 mod flights;
 mod footprint;
 mod fork;
+#[cfg(feature = "testing")]
+#[doc(hidden)]
+pub mod fuzzing;
+mod gate;
 mod history;
 pub mod image;
 mod index;
@@ -102,12 +108,15 @@ mod pins;
 mod plugin;
 mod points;
 mod presence;
+pub mod probe;
 mod process;
+mod quarantine;
 mod quiesce;
 mod reaper;
 mod registry;
 mod retired;
 mod roll;
+mod screening;
 mod settings;
 mod settlement;
 mod signature;
@@ -116,11 +125,13 @@ mod stack;
 mod stages;
 mod stall;
 mod sys;
+mod taint;
 mod task;
 mod threads;
 mod trust;
 mod unload;
 mod verdict;
+mod witness;
 mod worker;
 mod zombies;
 
@@ -129,9 +140,11 @@ pub use crash::CrashOptions;
 pub use crash::signal::CrashSignal;
 pub use deadline::Deadline;
 pub use departure::Departure;
+pub use digest::{Digest, NotADigest};
 pub use error::{CallError, Error, ErrorKind, Holder, HolderKind, Stage};
 pub use events::{Event, EventKind};
 pub use footprint::Footprint;
+pub use gate::{Mismatch, mismatches};
 pub use history::{Attribution, Departed};
 pub use lend::lend;
 pub use lingering::{Debtor, Lingering, Observed};
@@ -143,11 +156,13 @@ pub use plug_readside::state::{MAX_PLUGINS, State};
 pub use plug_readside::{Location, PluginView, Resolved, SymbolReader, SymbolView, Symbols, Text};
 pub use plugin::{Plugin, PluginFn, PluginInterface};
 pub use presence::{Inside, WorkerInfo};
+pub use quarantine::{Entry as Quarantined, Quarantine};
 pub use quiesce::{Proof, WorkerProof};
 pub use reaper::Reaped;
 pub use settings::ParamSetting;
 pub use signature::Signature;
 pub use snapshot::Snapshot;
+pub use taint::{Taint, Taints};
 pub use task::PluginTask;
 pub use trust::{Policy, Source, Trust};
 pub use verdict::{UnloadReport, Unloaded};

@@ -8,7 +8,7 @@ use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use plug_api::abi::{ABI_VERSION, DESCRIPTOR_SYMBOL, Descriptor};
+use plug_api::abi::Descriptor;
 use plug_readside::state::State;
 
 use crate::checkpoint;
@@ -21,6 +21,7 @@ use crate::events::EventKind;
 use crate::executor::{self, Ending, Executor};
 use crate::footprint::{self, Owner};
 use crate::fork;
+use crate::gate;
 use crate::image::tables::Tables;
 use crate::image::{
     Backing, DEFAULT_MAX_SIZE, Edit, Facts, ImageError, Info, Opened, RewritePolicy, StageLink,
@@ -31,13 +32,16 @@ use crate::lingering::{Lingering, Why};
 use crate::params::Params;
 use crate::pins::Pins;
 use crate::plugin::{Destructors, Export, Loaded, Plugin, Record};
+use crate::probe::request::Request;
 use crate::process::Process;
 use crate::quiesce;
 use crate::registry::{Claim, canonical, claim_error};
+use crate::screening;
 use crate::settings::Settings;
 use crate::settlement;
 use crate::stages::Stages;
 use crate::sys::{code, dl, process_exit};
+use crate::taint::{Taint, Taints};
 use crate::threads::PluginThreads;
 use crate::trust::{Origin, Source};
 use crate::zombies::{Until, Zombie};
@@ -58,7 +62,7 @@ pub(crate) fn load(
     let _entered = span.enter();
     fork::settle(process)?;
     let deadline = Deadline::after(process.config.load_patience);
-    let (name, permanent) = (source.name, source.permanent);
+    let (name, permanent, force) = (source.name, source.permanent, source.force);
     let named = name.as_deref().unwrap_or(&described);
     let result = (|| {
         if let Some(name) = name.as_deref().filter(|name| !is_name(name)) {
@@ -67,10 +71,16 @@ pub(crate) fn load(
             };
             return Err(image_error(bad, Stage::Open));
         }
+        let signature = match (&source.signature, &source.origin) {
+            (None, Origin::Path(path)) => screening::detached(&process.config, path)
+                .map_err(|error| error.at(Stage::Verify))?,
+            _ => source.signature,
+        };
         let opened = open(source.origin)?;
-        process
-            .flights
-            .join((opened.key(), name.clone(), permanent), deadline, || {
+        process.flights.join(
+            (opened.key(), name.clone(), permanent, force),
+            deadline,
+            || {
                 let mut stages = Stages::start();
                 let mut left = None;
                 run(
@@ -79,6 +89,8 @@ pub(crate) fn load(
                     Wanted {
                         name: name.as_deref(),
                         permanent,
+                        force,
+                        signature: signature.as_deref(),
                     },
                     params,
                     deadline,
@@ -94,7 +106,8 @@ pub(crate) fn load(
                         .push(plugin.name(), plugin.generation(), kind);
                 })
                 .inspect_err(|error| report_failure(process, error))
-            })
+            },
+        )
     })();
     let result = result.map_err(|error| error.plugin(named));
     match &result {
@@ -130,6 +143,10 @@ struct Wanted<'a> {
     name: Option<&'a str>,
     /// For as long as the process.
     permanent: bool,
+    /// Although its metadata does not fit.
+    force: bool,
+    /// Its detached signature.
+    signature: Option<&'a [u8]>,
 }
 
 fn run(
@@ -150,6 +167,10 @@ fn run(
         .map_err(|error| image_error(error, Stage::Stage))?;
     stages.end(Stage::Stage);
 
+    let mut screened = screening::verify(process, staged.bytes(), wanted.signature)
+        .map_err(|error| error.at(Stage::Verify))?;
+    stages.end(Stage::Verify);
+
     checkpoint::pass("load.facts").map_err(|error| error.at(Stage::Facts))?;
     let facts =
         Facts::read(staged.bytes()).map_err(|damage| image_error(damage.into(), Stage::Facts))?;
@@ -160,11 +181,29 @@ fn run(
     let info = Info::read(&facts, staged.bytes())
         .map_err(|malformed| image_error(malformed.into(), Stage::Metadata))?;
     let name = wanted.name.or(info.name()).unwrap_or(&file_name).to_owned();
-    let descriptor =
-        admit(&facts, &info, &staged).map_err(|e| e.at(Stage::Metadata).plugin(&name))?;
-    let (settings, params) =
+    let pass = screened
+        .compare(&facts, &info, opened.path())
+        .map_err(|error| error.at(Stage::Verify))
+        .and_then(|()| gate::admit(&facts, &info, staged.bytes(), wanted.force))
+        .map_err(|error| error.at(Stage::Metadata).plugin(&name))?;
+    if pass.is_forced {
+        screened.taints.add(Taint::Forced);
+    }
+    let (settings, told) =
         Settings::resolve(&info, params).map_err(|e| e.at(Stage::Metadata).plugin(&name))?;
     stages.end(Stage::Metadata);
+
+    // What would crash or hang does so in another process first.
+    let request = || Request {
+        path: opened.path().display().to_string(),
+        name: wanted.name.map(str::to_owned),
+        force: wanted.force,
+        params: params.clone(),
+    };
+    screened
+        .probe(process, &name, staged.bytes(), deadline, request)
+        .map_err(|error| error.at(Stage::Probe).plugin(&name))?;
+    stages.end(Stage::Probe);
 
     checkpoint::pass("load.claim").map_err(|error| error.at(Stage::Claim))?;
     let claim = process
@@ -174,6 +213,10 @@ fn run(
     process.workers.grow(claim.id);
     stages.end(Stage::Claim);
 
+    // From here until the load has ended, well or not.
+    let _loading = screened
+        .begin(process, &name, opened.path())
+        .map_err(|error| error.at(Stage::Map).plugin(&name))?;
     land(
         process,
         Flight {
@@ -182,8 +225,9 @@ fn run(
             info,
             name: &name,
             permanent: wanted.permanent,
-            descriptor,
-            params: &params,
+            descriptor: pass.descriptor,
+            taints: screened.taints,
+            params: &told,
             settings: RefCell::new(settings),
         },
         staged,
@@ -203,50 +247,11 @@ struct Flight<'a> {
     permanent: bool,
     /// Link-time address and size of the descriptor; none for a foreign library.
     descriptor: Option<(u64, u64)>,
+    taints: Taints,
     /// What the plugin is told.
     params: &'a Params,
     /// What was declared and what it is set to; moved into the record.
     settings: RefCell<Settings>,
-}
-
-/// Refuses a plugin that does not fit this host; finds its descriptor.
-fn admit(facts: &Facts, info: &Info, staged: &Staged) -> Result<Option<(u64, u64)>, Error> {
-    let incompatible = |message: String| Err(Error::new(ErrorKind::Incompatible, message));
-    let symbol = facts
-        .declared
-        .iter()
-        .find(|s| facts.symbol_name(staged.bytes(), s) == DESCRIPTOR_SYMBOL.as_bytes());
-    if info.is_foreign() {
-        if symbol.is_some() {
-            return incompatible(format!(
-                "metadata: expected symbols beginning with {}, found none beside {DESCRIPTOR_SYMBOL}; \
-                 declare the plugin by plug-api's macro",
-                plug_api::abi::METADATA_PREFIX
-            ));
-        }
-        return Ok(None);
-    }
-    let api = info.api().unwrap_or("nothing");
-    if api != ABI_VERSION.to_string() {
-        return incompatible(format!(
-            "metadata: api: expected {ABI_VERSION}, found {api}; rebuild the plugin with this \
-             host's plug-api"
-        ));
-    }
-    let Some(symbol) = symbol else {
-        return incompatible(format!(
-            "descriptor: expected the exported symbol {DESCRIPTOR_SYMBOL}, found none; declare the \
-             plugin by plug-api's macro and do not hide the symbol"
-        ));
-    };
-    let needed = size_of::<Descriptor>() as u64;
-    if symbol.size < needed || facts.offset_at(symbol.value, needed).is_none() {
-        return incompatible(format!(
-            "descriptor: expected {needed} bytes of data at {:#x}, found {}",
-            symbol.value, symbol.size
-        ));
-    }
-    Ok(Some((symbol.value, symbol.size)))
 }
 
 /// From the claim to Live.
@@ -507,6 +512,7 @@ fn describe(
         info: flight.info.clone(),
         pins: Pins::default(),
         permanent: permanent(flight).map(Box::from),
+        taints: flight.taints,
     };
     Ok((record, destructors, descriptor))
 }

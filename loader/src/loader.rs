@@ -14,6 +14,7 @@ use crate::crash::signal::CrashSignal;
 use crate::crash::{self, CrashOptions};
 use crate::deadline::Deadline;
 use crate::departure::Departure;
+use crate::digest::Digest;
 use crate::drainer;
 use crate::error::{Error, ErrorKind, Holder};
 use crate::events::Event;
@@ -25,7 +26,9 @@ use crate::load;
 use crate::params::Params;
 use crate::plugin::Plugin;
 use crate::presence::WorkerInfo;
+use crate::probe::request::must_be_answered;
 use crate::process::Process;
+use crate::quarantine::{Entry as Quarantined, Quarantine};
 use crate::quiesce;
 use crate::reaper::{self, Reaped};
 use crate::settlement;
@@ -55,15 +58,25 @@ impl Loader {
     /// section whether they must fence.
     ///
     /// # Errors
-    /// [`ErrorKind::AlreadyInitialised`] the second time; [`ErrorKind::Thread`] when the drainer
+    /// [`ErrorKind::AlreadyInitialised`] the second time; [`ErrorKind::State`] when
+    /// [`Config::state`] cannot be used; [`ErrorKind::Probe`] in a process that was started as a probe
+    /// and does not [serve](crate::probe::serve); [`ErrorKind::Thread`] when the drainer
     /// could not be started, or no key for thread-specific data is left.
     pub fn new(config: Config) -> Result<Self, Error> {
-        let Some(process) = Process::start(config) else {
+        must_be_answered()?;
+        let quarantine = config.state.as_ref().map(Quarantine::open).transpose()?;
+        let Some(process) = Process::start(config, quarantine) else {
             return Err(Error::new(
                 ErrorKind::AlreadyInitialised,
                 "this process has its loader already; clone the handle",
             ));
         };
+        if let Some(quarantine) = &process.quarantine {
+            for left in quarantine.sweep()? {
+                let Quarantined { plugin, why, .. } = left;
+                tracing::warn!(target: "plug::quarantine", plugin, "in quarantine: {why}");
+            }
+        }
         footprint::prepare()?;
         fork::prepare();
         if process.config.run_exits_at_process_exit {
@@ -188,6 +201,19 @@ impl Loader {
     #[must_use]
     pub fn check_crash_handler(&self) -> Vec<CrashSignal> {
         crash::check(self.process, None)
+    }
+
+    /// Lets a file be loaded again that crashed a host or a probe; false if it was not refused.
+    ///
+    /// # Errors
+    /// [`ErrorKind::State`].
+    pub fn pardon(&self, digest: &Digest) -> Result<bool, Error> {
+        let was_known = self.process.probes.forget(digest);
+        let was_listed = match &self.process.quarantine {
+            Some(quarantine) => quarantine.clear(digest)?,
+            None => false,
+        };
+        Ok(was_known || was_listed)
     }
 
     /// Offers a service to all plugins loaded from now on and before.

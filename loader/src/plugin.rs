@@ -26,6 +26,7 @@ use crate::pins::Pins;
 use crate::settings::{ParamSetting, Settings};
 use crate::signature::Signature;
 use crate::sys::{clock, code, dl};
+use crate::taint::Taints;
 use crate::worker::Worker;
 
 /// What is known about one load, in plain memory that outlives the plugin.
@@ -59,6 +60,8 @@ pub(crate) struct Record {
     pub(crate) pins: Pins,
     /// Why it is never unloaded, if it is not.
     pub(crate) permanent: Option<Box<str>>,
+    /// Sticky facts about this load.
+    pub(crate) taints: Taints,
 }
 
 /// One interface or service that a plugin exports.
@@ -250,7 +253,7 @@ impl Plugin {
             }
             Outcome::Done(Ok(_)) => refused("no message given"),
             Outcome::Done(Err(CallError::Raised(why))) => refused(&why),
-            Outcome::Done(Err(CallError::Gone)) => Err(gone(record)),
+            Outcome::Done(Err(_)) => Err(gone(record)),
             Outcome::Vanished => refused("it ended the loader's thread instead of answering"),
             Outcome::Late => {
                 let message =
@@ -288,6 +291,12 @@ impl Plugin {
     #[must_use]
     pub fn permanent(&self) -> Option<&str> {
         self.record.permanent.as_deref()
+    }
+
+    /// Sticky facts about this load.
+    #[must_use]
+    pub fn taints(&self) -> Taints {
+        self.record.taints
     }
 
     /// Pins held right now.

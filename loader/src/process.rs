@@ -16,6 +16,8 @@ use crate::flights::Flights;
 use crate::history::History;
 use crate::indexer::Indexer;
 use crate::presence::Presence;
+use crate::probe::cache::Probes;
+use crate::quarantine::Quarantine;
 use crate::registry::Registry;
 use crate::sys::{membarrier, objects, task};
 use crate::worker::Workers;
@@ -33,13 +35,15 @@ pub(crate) struct Process {
     pub(crate) events: Events,
     pub(crate) history: History,
     pub(crate) indexer: Indexer,
+    pub(crate) probes: Probes,
+    pub(crate) quarantine: Option<Quarantine>,
 }
 
 static PROCESS: OnceLock<Process> = OnceLock::new();
 
 impl Process {
     /// Makes the parts; none the second time.
-    pub(crate) fn start(config: Config) -> Option<&'static Self> {
+    pub(crate) fn start(config: Config, quarantine: Option<Quarantine>) -> Option<&'static Self> {
         let mut made = false;
         let process = PROCESS.get_or_init(|| {
             made = true;
@@ -54,6 +58,8 @@ impl Process {
                 presence: Presence::default(),
                 services: Services::default(),
                 events: Events::default(),
+                probes: Probes::default(),
+                quarantine,
             }
         });
         if made {

@@ -5,6 +5,7 @@
 use std::time::{Duration, Instant};
 
 use crate::error::Stage;
+use crate::witness;
 
 /// A stop-watch with named laps.
 #[derive(Debug)]
@@ -27,15 +28,17 @@ impl Stages {
         self.laps
             .push((stage, now.saturating_duration_since(self.began)));
         self.began = now;
+        witness::ended(stage);
     }
 
-    /// As `end` for two stages that ran elsewhere, of which the first took `first`.
+    /// As `end` for two stages that ran elsewhere, of which the first took `first` and was told.
     pub(crate) fn split(&mut self, one: Stage, first: Duration, two: Stage) {
         let now = Instant::now();
         let both = now.saturating_duration_since(self.began);
         self.laps.push((one, first));
         self.laps.push((two, both.saturating_sub(first)));
         self.began = now;
+        witness::ended(two);
     }
 
     pub(crate) fn into_inner(self) -> Vec<(Stage, Duration)> {

@@ -48,6 +48,8 @@ pub struct Source {
     pub(crate) origin: Origin,
     pub(crate) name: Option<String>,
     pub(crate) permanent: bool,
+    pub(crate) force: bool,
+    pub(crate) signature: Option<Vec<u8>>,
 }
 
 #[derive(Debug)]
@@ -65,6 +67,8 @@ impl Source {
             origin: Origin::Path(path.as_ref().to_owned()),
             name: None,
             permanent: false,
+            force: false,
+            signature: None,
         }
     }
 
@@ -82,6 +86,8 @@ impl Source {
             origin: Origin::Descriptor(fd, path.as_ref().to_owned()),
             name: None,
             permanent: false,
+            force: false,
+            signature: None,
         }
     }
 
@@ -101,6 +107,23 @@ impl Source {
     #[must_use]
     pub fn permanent(mut self) -> Self {
         self.permanent = true;
+        self
+    }
+
+    /// Loads it although its metadata does not fit this host, with a taint. Overlooks what
+    /// [`Mismatch::forceable`](crate::Mismatch::forceable) says, and nothing else: neither damage nor
+    /// signatures nor the quarantine.
+    #[must_use]
+    pub fn force(mut self) -> Self {
+        self.force = true;
+        self
+    }
+
+    /// Gives it this detached signature, instead of the one beside its path. A file that somebody
+    /// opened already has no other.
+    #[must_use]
+    pub fn signature(mut self, text: impl Into<Vec<u8>>) -> Self {
+        self.signature = Some(text.into());
         self
     }
 

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
 /// Operates the plugins of running hosts, and runs one.
@@ -36,6 +36,22 @@ pub(crate) enum Command {
     Load(Load),
     /// Unload plugins and tell how nobody was proved to be inside.
     Unload(Unload),
+    /// Check files without a host.
+    Check(Check),
+    /// Make a key pair for signatures, in minisign's formats.
+    Keygen(Keygen),
+    /// Sign files for their name, version, ABI and build-id, as minisign does.
+    Sign(Sign),
+    /// Verify the signatures of files.
+    Verify(Verify),
+    /// Show or clear the plugins that are refused because they crashed a host or a probe.
+    Quarantine {
+        /// The hosts' state folder.
+        #[arg(long, value_name = "DIR", global = true, required = false)]
+        state: Option<PathBuf>,
+        #[command(subcommand)]
+        command: Quarantine,
+    },
     /// List plugins: name, size and users first, as lsmod does.
     List,
     /// Show what a file or a loaded plugin says about itself, as modinfo does.
@@ -85,6 +101,21 @@ pub(crate) struct Serve {
     /// Do not pause between blocks.
     #[arg(long)]
     pub(crate) full_speed: bool,
+    /// What is asked of signatures; without one, permissive hosts taint a plugin.
+    #[arg(long, value_enum, default_value_t = Signatures::Off)]
+    pub(crate) signatures: Signatures,
+    /// A folder of trusted public keys, *.pub.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) keys: Option<PathBuf>,
+    /// A file of denied keys and digests.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) deny: Option<PathBuf>,
+    /// Rehearse each file in another process before its first load.
+    #[arg(long)]
+    pub(crate) probe: bool,
+    /// A folder to remember plugins in that crashed a host or a probe.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) state: Option<PathBuf>,
     /// Files to load at start.
     #[arg(value_name = "PLUGIN")]
     pub(crate) plugins: Vec<PathBuf>,
@@ -103,6 +134,102 @@ pub(crate) struct Load {
     /// Never unload it.
     #[arg(long)]
     pub(crate) permanent: bool,
+    /// Load it although its metadata does not fit the host; damage and signatures still count.
+    #[arg(long)]
+    pub(crate) force: bool,
+}
+
+/// What a host asks of signatures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Signatures {
+    Off,
+    Permissive,
+    Enforce,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Check {
+    /// The files.
+    #[arg(required = true, value_name = "FILE")]
+    pub(crate) files: Vec<PathBuf>,
+    /// Load and unload each in a process of its own.
+    #[arg(long)]
+    pub(crate) probe: bool,
+    /// Overlook what a forced load would.
+    #[arg(long)]
+    pub(crate) force: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Keygen {
+    /// Where to write the public key.
+    #[arg(short, long, value_name = "FILE", default_value = "plug.pub")]
+    pub(crate) public: PathBuf,
+    /// Where to write the secret key.
+    #[arg(short, long, value_name = "FILE", default_value = "plug.key")]
+    pub(crate) secret: PathBuf,
+    #[command(flatten)]
+    pub(crate) password: Password,
+}
+
+/// How the password of a secret key is learnt; by default it is asked for.
+#[derive(Debug, Args)]
+pub(crate) struct Password {
+    /// The secret key has no password.
+    #[arg(short = 'W', long)]
+    pub(crate) no_password: bool,
+    /// The first line of this file is the password.
+    #[arg(long, value_name = "FILE", conflicts_with = "no_password")]
+    pub(crate) password_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Sign {
+    /// The files.
+    #[arg(required = true, value_name = "FILE")]
+    pub(crate) files: Vec<PathBuf>,
+    /// The secret key.
+    #[arg(short, long, value_name = "FILE", default_value = "plug.key")]
+    pub(crate) secret: PathBuf,
+    /// Append the signature to the file instead of writing it beside it.
+    #[arg(long)]
+    pub(crate) append: bool,
+    #[command(flatten)]
+    pub(crate) password: Password,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Verify {
+    /// The files.
+    #[arg(required = true, value_name = "FILE")]
+    pub(crate) files: Vec<PathBuf>,
+    /// A trusted public key.
+    #[arg(
+        short,
+        long,
+        value_name = "FILE",
+        required_unless_present = "keys",
+        conflicts_with = "keys"
+    )]
+    pub(crate) public: Option<PathBuf>,
+    /// A folder of trusted public keys, *.pub.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) keys: Option<PathBuf>,
+    /// A file of denied keys and digests.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) deny: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Quarantine {
+    /// List the plugins that are refused.
+    List,
+    /// Let plugins in again.
+    Clear {
+        /// Their digests, or the files.
+        #[arg(required = true, value_name = "DIGEST|FILE")]
+        plugins: Vec<String>,
+    },
 }
 
 #[derive(Debug, Args)]

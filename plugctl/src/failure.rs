@@ -5,6 +5,7 @@ use std::io;
 use std::path::Path;
 
 use plug_loader::image::ImageError;
+use plug_loader::{Error, ErrorKind};
 use serde::Serialize;
 
 use crate::render::{micros, plural};
@@ -96,12 +97,43 @@ impl Failure {
         Self::new(code, kind, format!("{}: {why}", path.display()))
     }
 
+    /// A refusal of the loader in this process.
+    pub(crate) fn loader(error: &Error) -> Self {
+        let code = match error.kind() {
+            ErrorKind::Open | ErrorKind::NotFound => NOT_FOUND,
+            ErrorKind::Busy | ErrorKind::AlreadyLoaded => BUSY,
+            ErrorKind::Damaged
+            | ErrorKind::Incompatible
+            | ErrorKind::Parameter
+            | ErrorKind::Map
+            | ErrorKind::Unsigned
+            | ErrorKind::Signature
+            | ErrorKind::Denied
+            | ErrorKind::Quarantined => INCOMPATIBLE,
+            ErrorKind::Deadline => DEADLINE,
+            _ => FAILED,
+        };
+        let mut failure = Self::new(code, &format!("{:?}", error.kind()), format!("{error:#}"));
+        failure.stage = error
+            .stage()
+            .map_or_else(Box::default, |stage| stage.to_string().into());
+        failure
+    }
+
+    /// A refusal of the loader in this process, about a file.
+    pub(crate) fn file_refused(path: &Path, error: &Error) -> Self {
+        let mut failure = Self::loader(error);
+        failure.message = format!("{}: {}", path.display(), failure.message).into();
+        failure
+    }
+
     /// What a host refused.
     pub(crate) fn refused(refused: Refused) -> Self {
         let code = match refused.kind.as_str() {
             "not_found" | "gone" => NOT_FOUND,
             "permanent" | "busy" | "already_loaded" | "too_many_plugins" | "self_deadlock" => BUSY,
-            "damaged" | "incompatible" | "parameter" | "map" => INCOMPATIBLE,
+            "damaged" | "incompatible" | "parameter" | "map" | "unsigned" | "signature" | "denied"
+            | "quarantined" => INCOMPATIBLE,
             "deadline" => DEADLINE,
             "zombie" | "pinned" => LINGERING,
             _ => FAILED,

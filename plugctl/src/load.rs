@@ -9,6 +9,7 @@ use crate::client::Replies;
 use crate::failure::{Failure, Outcome};
 use crate::hosts;
 use crate::render::Render;
+use plug_loader::authority::detached;
 use plug_loader::control::messages::{Field, LoadCall, LoadReply};
 
 /// Opens the file and has it loaded.
@@ -19,11 +20,15 @@ pub(crate) fn run(args: &args::Load, host: Option<&str>, render: &Render) -> Out
         key: key.clone(),
         value: value.clone(),
     });
+    let signature = detached(&path).map_err(|error| Failure::file_refused(&args.file, &error))?;
+    let signature = signature.map(|text| String::from_utf8_lossy(&text).into_owned());
     let call = LoadCall {
         file: 0,
         path: path.display().to_string(),
         name: args.name.clone(),
         permanent: args.permanent.then_some(true),
+        force: args.force.then_some(true),
+        signature,
         params: fields.collect(),
     };
     let mut client = hosts::connect(host)?;

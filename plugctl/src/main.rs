@@ -4,6 +4,7 @@
 //! that prints.
 
 mod args;
+mod check;
 mod client;
 mod completions;
 mod demangle;
@@ -12,26 +13,38 @@ mod failure;
 mod history;
 mod hosts;
 mod info;
+mod keygen;
 mod list;
 mod load;
 mod man;
 mod params;
+mod probe;
+mod quarantine;
 mod render;
 mod resolve;
+mod secret;
 mod serve;
+mod sign;
 mod symbols;
 mod unload;
+mod verify;
 mod workers;
 
 use std::process::ExitCode;
 
 use clap::Parser;
+use plug_loader::{Policy, Trust, probe as rehearsal};
 
 use args::{Cli, Command};
 use failure::Outcome;
 use render::Render;
 
 fn main() -> ExitCode {
+    // SAFETY: whoever starts a probe, a host of the same user, vouches for the file that it is given.
+    let trust = unsafe { Trust::new(Policy::default()) };
+    if let Some(code) = rehearsal::serve(&trust) {
+        return code;
+    }
     let cli = Cli::parse();
     let render = Render::new(cli.json, cli.no_demangle);
     match run(&cli, &render) {
@@ -50,6 +63,13 @@ fn run(cli: &Cli, render: &Render) -> Outcome {
         Command::Hosts => hosts::run(render),
         Command::Load(args) => load::run(args, host, render),
         Command::Unload(args) => unload::run(args, host, render),
+        Command::Check(args) => check::run(args, render),
+        Command::Keygen(args) => keygen::run(args, render),
+        Command::Sign(args) => sign::run(args, render),
+        Command::Verify(args) => verify::run(args, render),
+        Command::Quarantine { state, command } => {
+            quarantine::run(state.as_deref(), command, render)
+        }
         Command::List => list::run(host, render),
         Command::Info(args) => info::run(args, host, render),
         Command::Params(args) => params::run(args, host, render),

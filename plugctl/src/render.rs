@@ -10,9 +10,11 @@ use std::io::{self, IsTerminal, Write};
 use anstyle::{AnsiColor, Style};
 use serde::Serialize;
 
+use crate::check::CheckRow;
 use crate::demangle::demangle;
 use crate::failure::{Failure, LINGERING};
 use crate::hosts::LiveHost;
+use plug_loader::Quarantined;
 use plug_loader::control::messages::{
     DepartedRow, EventRow, LoadReply, ParamRow, PluginRow, ResolvedRow, StageTime, SymbolRow,
     UnloadReply, WorkerRow,
@@ -265,6 +267,61 @@ impl Render {
             "Taints",
         ];
         self.table(&heads, rows.collect());
+    }
+
+    /// A file a line, and what there is to say about it below.
+    pub(crate) fn checked(self, rows: &[CheckRow]) {
+        if self.json {
+            return rows.iter().for_each(|row| self.value(row));
+        }
+        for row in rows {
+            self.line(&format!("{}: {}", row.file, row.verdict));
+            for finding in &row.findings {
+                self.line(&format!("  {finding}"));
+            }
+            let Some(probe) = &row.probe else { continue };
+            match probe.unloaded {
+                Some(true) => self.line("  unloadable: yes"),
+                Some(false) => self.line(&format!("  unloadable: no, because {}", probe.because)),
+                None => {}
+            }
+            for left in &probe.left {
+                self.line(&format!("  left behind: {left}"));
+            }
+            let stages = probe.stages.iter();
+            let stages: Vec<String> = stages
+                .map(|stage| format!("{} {}", stage.name, micros(stage.micros)))
+                .collect();
+            self.line(&format!(
+                "  probed in {}: {}",
+                micros(probe.micros),
+                stages.join(", ")
+            ));
+        }
+    }
+
+    pub(crate) fn quarantine(self, entries: &[Quarantined]) {
+        if self.json {
+            let rows = entries.iter().map(|entry| {
+                serde_json::json!({
+                    "digest": entry.digest.to_string(),
+                    "plugin": entry.plugin,
+                    "path": entry.path,
+                    "why": entry.why,
+                })
+            });
+            return self.value(&rows.collect::<Vec<_>>());
+        }
+        for entry in entries {
+            let Quarantined {
+                digest,
+                plugin,
+                path,
+                why,
+                ..
+            } = entry;
+            self.line(&format!("{digest} {plugin}: {why} ({path})"));
+        }
     }
 
     pub(crate) fn loaded(self, reply: &LoadReply) {

@@ -13,7 +13,9 @@ use std::time::Duration;
 
 use plug_api::abi::HostContext;
 use plug_filter::{FilterV1, Instance, ParamList};
+use plug_loader::authority::{DenyList, Enforcement, Keys, SignaturePolicy};
 use plug_loader::control::Options;
+use plug_loader::probe::Probe;
 use plug_loader::{
     CallError, Config, Deadline, Error, ErrorKind, Loader, Params, Plugin, PluginInterface, Policy,
     Source, State, Trust, Unloaded, Worker,
@@ -22,9 +24,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::args;
-use crate::failure::{
-    BUSY, DEADLINE, FAILED, Failure, INCOMPATIBLE, LINGERING, NOT_FOUND, Outcome, USAGE,
-};
+use crate::failure::{FAILED, Failure, LINGERING, Outcome, USAGE};
 use crate::render::Render;
 
 /// Bytes of one call.
@@ -51,14 +51,15 @@ pub(crate) fn run(args: &args::Serve, render: &Render) -> Outcome {
     // Before any thread, so that no signal ends the process half-way.
     let mut signals = Signals::new([SIGTERM, SIGINT])
         .map_err(|error| Failure::new(FAILED, "signals", format!("no signal handler: {error}")))?;
-    let loader = Loader::new(Config::default()).map_err(|error| refused(&error))?;
+    let config = config(args).map_err(|error| Failure::loader(&error))?;
+    let loader = Loader::new(config).map_err(|error| Failure::loader(&error))?;
     // SAFETY: whoever runs this vouches for the files named on the command line and for those
     // that the same user, or root, loads by the socket.
     let trust = unsafe { Trust::new(Policy::default()) };
     for path in &args.plugins {
         loader
             .load(&trust, Source::path(path), &Params::new())
-            .map_err(|error| refused(&error))?;
+            .map_err(|error| Failure::loader(&error))?;
     }
     let floor = Floor {
         loader: &loader,
@@ -90,7 +91,7 @@ pub(crate) fn run(args: &args::Serve, render: &Render) -> Outcome {
         options.socket.clone_from(&args.socket);
         let server = loader.serve_control(&trust, options).map_err(|error| {
             floor.end();
-            refused(&error)
+            Failure::loader(&error)
         })?;
         render.ready(&server.path().display().to_string());
         // Ends with the first signal.
@@ -100,6 +101,26 @@ pub(crate) fn run(args: &args::Serve, render: &Render) -> Outcome {
         Ok(())
     })?;
     Ok(shut_down(&loader, *render))
+}
+
+/// What the host asks of plugins.
+fn config(args: &args::Serve) -> Result<Config, Error> {
+    let keys = args
+        .keys
+        .as_ref()
+        .map_or_else(|| Ok(Keys::default()), Keys::from_dir)?;
+    let enforcement = match args.signatures {
+        args::Signatures::Off => Enforcement::Off,
+        args::Signatures::Permissive => Enforcement::Permissive,
+        args::Signatures::Enforce => Enforcement::Enforce,
+    };
+    let deny = args.deny.as_ref();
+    let denied = deny.map_or_else(|| Ok(DenyList::default()), DenyList::from_file)?;
+    let mut config = Config::default();
+    config.signatures = SignaturePolicy::new(enforcement, keys).deny(denied);
+    config.probe = args.probe.then(Probe::default);
+    config.state.clone_from(&args.state);
+    Ok(config)
 }
 
 /// What the workers share.
@@ -249,7 +270,7 @@ fn shut_down(loader: &Loader, render: Render) -> u8 {
         Ok(verdicts) => verdicts,
         Err(error) => {
             render.warning(&error.to_string());
-            return refused(&error).code;
+            return Failure::loader(&error).code;
         }
     };
     for (_, verdict) in verdicts {
@@ -258,30 +279,12 @@ fn shut_down(loader: &Loader, render: Render) -> u8 {
             // Its exit runs when the process ends.
             Err(error) if error.kind() == ErrorKind::Permanent => continue,
             Ok(Unloaded::Zombie(left) | Unloaded::Pinned(left)) => (LINGERING, left.to_string()),
-            Err(error) => (refused(&error).code, error.to_string()),
+            Err(error) => (Failure::loader(&error).code, error.to_string()),
         };
         code = if code == 0 { failed } else { code };
         render.warning(&text);
     }
     code
-}
-
-/// A refusal of the loader in this process.
-fn refused(error: &Error) -> Failure {
-    let code = match error.kind() {
-        ErrorKind::Open | ErrorKind::NotFound => NOT_FOUND,
-        ErrorKind::Busy | ErrorKind::AlreadyLoaded => BUSY,
-        ErrorKind::Damaged | ErrorKind::Incompatible | ErrorKind::Parameter | ErrorKind::Map => {
-            INCOMPATIBLE
-        }
-        ErrorKind::Deadline => DEADLINE,
-        _ => FAILED,
-    };
-    let mut failure = Failure::new(code, &format!("{:?}", error.kind()), format!("{error:#}"));
-    failure.stage = error
-        .stage()
-        .map_or_else(Box::default, |stage| stage.to_string().into());
-    failure
 }
 
 /// A text of a megabyte, the same each time.

@@ -37,11 +37,13 @@ const UNSAFE: &[&str] = &[
     "sys/clock",
     "sys/code",
     "sys/dl",
+    "sys/inherited",
     "sys/mapping",
     "sys/membarrier",
     "sys/objects",
     "sys/process_exit",
     "sys/slots",
+    "sys/spawn",
     "sys/task",
     "sys/thread",
     "sys/thread_exit",
@@ -64,6 +66,8 @@ const OUTSIDE: &[(&str, &str)] = &[
     ("slab", "pins"),
     ("strsim", "settings"),
     ("serde_json", "control/wire"),
+    ("minisign_verify", "authority/minisign"),
+    ("sha2", "digest"),
 ];
 
 fn sources(under: &Path) -> Vec<PathBuf> {

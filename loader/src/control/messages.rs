@@ -266,6 +266,12 @@ pub struct LoadCall {
     /// Whether it is never to be unloaded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub permanent: Option<bool>,
+    /// Whether it is loaded although its metadata does not fit the host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub force: Option<bool>,
+    /// Its detached signature.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signature: Option<String>,
     /// Parameters for the plugin.
     pub params: Vec<Field>,
 }

@@ -274,6 +274,8 @@ impl Host {
         let path: String = parameters.take("path")?;
         let name: Option<String> = parameters.take("name")?;
         let permanent: Option<bool> = parameters.take("permanent")?;
+        let force: Option<bool> = parameters.take("force")?;
+        let signature: Option<String> = parameters.take("signature")?;
         let given: Vec<Field> = parameters.take("params")?;
         parameters.end()?;
         if file >= descriptors.len() {
@@ -297,6 +299,14 @@ impl Host {
         let source = match permanent {
             Some(true) => source.permanent(),
             Some(false) | None => source,
+        };
+        let source = match force {
+            Some(true) => source.force(),
+            Some(false) | None => source,
+        };
+        let source = match signature {
+            Some(text) => source.signature(text),
+            None => source,
         };
         let params = given
             .into_iter()

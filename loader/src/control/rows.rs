@@ -55,7 +55,7 @@ pub(super) fn plugin(loader: &Loader, plugin: &Plugin) -> PluginRow {
         base: hex(start),
         build_id: build_id(plugin),
         generation: plugin.generation(),
-        taints: taints(plugin),
+        taints: plugin.taints().to_string(),
         calls: loader.calls(plugin),
         interfaces: plugin.interfaces().collect(),
         permanent: plugin.permanent().unwrap_or_default().to_owned(),
@@ -108,11 +108,6 @@ fn observed(observed: &Observed) -> ObservedRow {
         removals_before: observed.removals.0,
         removals_after: observed.removals.1,
     }
-}
-
-/// The letters of a plugin's sticky facts. None are kept so far.
-fn taints(_plugin: &Plugin) -> String {
-    String::new()
 }
 
 /// Each user once.
@@ -267,7 +262,8 @@ pub(super) fn event(event: &Event) -> EventRow {
         EventKind::Failed(_, why)
         | EventKind::Stayed(why)
         | EventKind::Stalled(why)
-        | EventKind::ThreadFailed(why) => (why.to_string(), &[]),
+        | EventKind::ThreadFailed(why)
+        | EventKind::Probed(why) => (why.to_string(), &[]),
         EventKind::Zombie(reasons) | EventKind::Pinned(reasons) => (reasons.join("; "), &[]),
         EventKind::CrashHandlerReplaced(signals) => {
             let signals: Vec<_> = signals.iter().map(|signal| signal.name()).collect();
@@ -391,6 +387,13 @@ fn kind(kind: ErrorKind) -> &'static str {
         ErrorKind::Damaged => "damaged",
         ErrorKind::Incompatible => "incompatible",
         ErrorKind::Parameter => "parameter",
+        ErrorKind::Unsigned => "unsigned",
+        ErrorKind::Signature => "signature",
+        ErrorKind::Denied => "denied",
+        ErrorKind::Quarantined => "quarantined",
+        ErrorKind::Probe => "probe",
+        ErrorKind::Keys => "keys",
+        ErrorKind::State => "state",
         ErrorKind::AlreadyLoaded => "already_loaded",
         ErrorKind::Busy => "busy",
         ErrorKind::NotFound => "not_found",

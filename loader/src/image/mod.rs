@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod bytes;
+mod claims;
 mod damage;
 mod dynamic;
 mod dynsym;
@@ -31,6 +32,7 @@ mod tag;
 mod versions;
 
 pub(crate) use bytes::Bytes;
+pub use claims::claims;
 pub use damage::Damage;
 pub use dynsym::{Binding, ElfSymbol, SymbolKind, Visibility};
 pub use error::ImageError;

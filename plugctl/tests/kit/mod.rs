@@ -195,6 +195,12 @@ impl Ended {
         );
     }
 
+    /// Checks the exit code alone.
+    #[track_caller]
+    pub(crate) fn code_is(&self, code: i32) {
+        assert_eq!(self.code, Some(code), "{self:?}");
+    }
+
     #[track_caller]
     pub(crate) fn json(&self) -> serde_json::Value {
         assert_eq!((self.code, self.stderr.as_str()), (Some(0), ""), "{self:?}");
