@@ -158,6 +158,38 @@ pub enum HolderKind {
     Pins,
     /// A reader is inside a section.
     Section,
+    /// A thread has the plugin's code on its stack, without a call through the loader.
+    Stack,
+    /// A thread may have the plugin's code on its stack; why that cannot be told.
+    PerhapsStack(Doubt),
+}
+
+/// Why a thread cannot be told to be outside a plugin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Doubt {
+    /// It runs and did not come to rest, nor answer a signal.
+    Runs,
+    /// It runs and blocks the signal by which it could be asked.
+    BlocksSignal,
+    /// It is not on the stack that it was started with: on a fiber's, or one that is not known.
+    ForeignStack,
+    /// Something there looks like a call from the plugin, and the frames cannot be followed past it.
+    UnclearFrames,
+    /// The kernel does not let its stack be read.
+    Unreadable,
+}
+
+impl fmt::Display for Doubt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Runs => "it runs and gave no answer",
+            Self::BlocksSignal => "it runs and blocks the signal that asks where",
+            Self::ForeignStack => "it is on a stack that is not its own",
+            Self::UnclearFrames => "its frames cannot be followed",
+            Self::Unreadable => "its stack cannot be read",
+        })
+    }
 }
 
 /// One holder of a plugin at one moment.
@@ -214,6 +246,18 @@ impl fmt::Display for Holder {
                 write!(f, " since {since:.1?}")
             }
             HolderKind::Section => write!(f, "a reader inside a section (tid {})", self.tid),
+            HolderKind::Stack | HolderKind::PerhapsStack(_) => {
+                write!(f, "thread {} (tid {})", self.thread, self.tid)?;
+                if let HolderKind::PerhapsStack(doubt) = self.kind {
+                    write!(f, " may be inside, as {doubt}")?;
+                } else {
+                    f.write_str(" has its code on the stack")?;
+                }
+                if !self.function.is_empty() {
+                    write!(f, ", in {}", self.function)?;
+                }
+                Ok(())
+            }
         }
     }
 }

@@ -65,6 +65,7 @@
 //! that can still be given up. [`Worker`] makes calls cheap and nameable. [`image`] reads files
 //! without running them.
 
+mod audit;
 mod calls;
 #[cfg(feature = "testing")]
 pub mod checkpoint;
@@ -116,12 +117,12 @@ mod trust;
 mod unload;
 mod worker;
 
-pub use config::{Capabilities, Config};
+pub use config::{Audit, Capabilities, Config};
 pub use crash::CrashOptions;
 pub use crash::signal::CrashSignal;
 pub use deadline::Deadline;
 pub use departure::Departure;
-pub use error::{CallError, Error, ErrorKind, Holder, HolderKind, Lingering, Stage};
+pub use error::{CallError, Doubt, Error, ErrorKind, Holder, HolderKind, Lingering, Stage};
 pub use events::{Event, EventKind};
 pub use history::{Attribution, Departed};
 pub use loader::{Loader, Shutdown};

@@ -2,12 +2,14 @@
 
 #![forbid(unsafe_code)]
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
 use plug_api::abi::Interface;
 use plug_readside::SymbolReader;
 
+use crate::audit;
 use crate::calls;
 use crate::config::{Capabilities, Config};
 use crate::crash::signal::CrashSignal;
@@ -260,6 +262,24 @@ impl Loader {
         process
             .presence
             .holders(&process.workers, plugin.record(), Duration::ZERO)
+    }
+
+    /// The threads that are inside `plugin`, or may be, without a call through the loader: what their
+    /// stacks tell, as an unload asks them. Waits for those that are until the deadline; empty once
+    /// nobody is.
+    ///
+    /// What is found holds for a moment only, unless nobody comes in any more. Whose stacks are
+    /// looked at is said by [`Config::audit`].
+    ///
+    /// # Contexts
+    /// Thread context. About 10 us for each thread that sleeps; see [`Audit`](crate::Audit) for those
+    /// that do not.
+    #[must_use]
+    pub fn audit(&self, plugin: &Plugin, deadline: Deadline) -> Vec<Holder> {
+        let process = self.process;
+        let go_on = |_| ControlFlow::Continue(());
+        let record = plugin.record();
+        audit::wait_until_outside(&process.config, &process.workers, record, deadline, go_on)
     }
 
     /// Plugins that left the process, the last one first; as many as [`Config::history`].

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use plug_readside::phase::{self, Phase};
 use plug_readside::thread_pointer;
 
+use crate::audit;
 use crate::calls;
 use crate::checkpoint;
 use crate::constructors;
@@ -115,7 +116,7 @@ pub(crate) fn drain(
     checkpoint::note("unload.drain");
     let (workers, presence) = (&process.workers, &process.presence);
     let mut stall = Stall::new(process.config.stall_warning);
-    let watch = |waited| {
+    let mut watch = |waited| {
         if !wanted() {
             return ControlFlow::Break(());
         }
@@ -128,9 +129,13 @@ pub(crate) fn drain(
         }
         ControlFlow::Continue(())
     };
-    let workers = quiesce::drain(workers, presence, record, deadline, watch)?;
+    let proofs = quiesce::drain(workers, presence, record, deadline, &mut watch)?;
     checkpoint::note("unload.drained");
-    Ok(workers)
+    let inside = audit::wait_until_outside(&process.config, workers, record, deadline, watch);
+    match inside.is_empty() {
+        true => Ok(proofs),
+        false => Err(Undrained::Held(inside)),
+    }
 }
 
 /// From here on there is no way back: the plugin leaves, or becomes a zombie.

@@ -152,6 +152,7 @@ impl Render {
             let kind = match holder.kind.as_str() {
                 "unregistered_calls" => "call",
                 "pins" => "pin",
+                "perhaps_stack" => "stack?",
                 kind => kind,
             };
             let tid = match holder.tid {

@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use plug_tests::standalone::repository;
 
 /// The only files of the loader that may contain unsafe code.
-const UNSAFE: [&str; 39] = [
+const UNSAFE: [&str; 42] = [
+    "audit",
+    "audit/signal",
     "calls",
     "constructors",
     "context",
@@ -30,6 +32,7 @@ const UNSAFE: [&str; 39] = [
     "registry",
     "signature",
     "snapshot",
+    "sys/actions",
     "sys/alternate_stack",
     "sys/arguments",
     "sys/clock",

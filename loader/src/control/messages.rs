@@ -105,7 +105,7 @@ pub struct ResolvedRow {
 /// Who holds a plugin: `Holder` of the interface.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HolderRow {
-    /// call, `unregistered_calls`, pins or section.
+    /// call, `unregistered_calls`, pins, section, stack or `perhaps_stack`.
     pub kind: String,
     /// Name of the worker, or of the thread that took the pins; may be empty.
     pub thread: String,

@@ -58,6 +58,7 @@ fn user(holder: &Holder) -> String {
         HolderKind::UnregisteredCalls => "unregistered".to_owned(),
         HolderKind::Pins => "pins".to_owned(),
         HolderKind::Section => "reader".to_owned(),
+        HolderKind::Stack | HolderKind::PerhapsStack(_) => holder.thread.to_string(),
     }
 }
 
@@ -148,6 +149,8 @@ pub(super) fn holder(holder: &Holder) -> HolderRow {
         HolderKind::UnregisteredCalls => "unregistered_calls",
         HolderKind::Pins => "pins",
         HolderKind::Section => "section",
+        HolderKind::Stack => "stack",
+        HolderKind::PerhapsStack(_) => "perhaps_stack",
     };
     HolderRow {
         kind: kind.to_owned(),

@@ -5,6 +5,8 @@
 
 #![forbid(unsafe_code)]
 
+use std::ops::Range;
+
 use super::memory::Memory;
 
 /// Segments looked at; objects have about ten.
@@ -79,6 +81,13 @@ impl Object {
     pub(crate) fn is_code(&self, address: usize) -> bool {
         let mut code = self.segments.iter().filter(|segment| segment.executable);
         code.any(|segment| (segment.start..segment.end).contains(&address))
+    }
+
+    /// The range from the first byte of code to the last; empty where there is none.
+    pub(crate) fn code(&self) -> Range<usize> {
+        let code = || self.segments.iter().filter(|segment| segment.executable);
+        let start = code().map(|segment| segment.start).min().unwrap_or(0);
+        start..code().map(|segment| segment.end).max().unwrap_or(0)
     }
 
     /// Bytes from `address` to the end of its segment; 0 outside of all.

@@ -1,5 +1,6 @@
 //! The only calls into libc and ld.so, and the only address casts.
 
+pub(crate) mod actions;
 pub(crate) mod alternate_stack;
 pub(crate) mod arguments;
 pub(crate) mod clock;
