@@ -50,6 +50,8 @@ pub enum Stage {
     Exit,
     /// Its destructors run.
     Destructors,
+    /// It is mapped still, and its code is inaccessible.
+    Quarantine,
     /// Readers no longer see it, and those that did have left.
     Unpublish,
     /// ld.so unmaps it.
@@ -79,6 +81,7 @@ impl fmt::Display for Stage {
             Self::Drain => "drain",
             Self::Exit => "exit",
             Self::Destructors => "destructors",
+            Self::Quarantine => "quarantine",
             Self::Unpublish => "unpublish",
             Self::Close => "close",
             Self::Observe => "observe",

@@ -29,6 +29,7 @@ use crate::presence::WorkerInfo;
 use crate::process::Process;
 use crate::quiesce;
 use crate::reaper::{self, Reaped};
+use crate::roots::{self, Root};
 use crate::snapshot::Snapshot;
 use crate::sys::process_exit;
 use crate::trust::{Source, Trust};
@@ -280,6 +281,16 @@ impl Loader {
         let go_on = |_| ControlFlow::Continue(());
         let record = plugin.record();
         audit::wait_until_outside(&process.config, &process.workers, record, deadline, go_on)
+    }
+
+    /// Pointers into `plugin` that somebody else keeps at this moment, by which an unload would make
+    /// it a zombie, and such in data of the program and of other objects, which it only logs.
+    ///
+    /// # Contexts
+    /// Thread context. About 50 us, and 0.2 ms for each MiB of such data.
+    #[must_use]
+    pub fn roots(&self, plugin: &Plugin) -> Vec<Root> {
+        roots::scan(plugin.record(), true)
     }
 
     /// Plugins that left the process, the last one first; as many as [`Config::history`].

@@ -18,6 +18,7 @@ use crate::farewell::Farewell;
 use crate::footprint::ledger;
 use crate::index::OwnedIndex;
 use crate::plugin::{Loaded, Record};
+use crate::recheck::Recheck;
 use crate::retired::Retired;
 use crate::snapshot::Snapshot;
 use crate::sys::dl;
@@ -94,6 +95,8 @@ pub(crate) enum Until {
     Said(Arc<Farewell>),
     /// Threads owe it something, before or after its own destructors.
     Settled { destroyed: bool },
+    /// Somebody is inside, or keeps a pointer into it, after its own destructors.
+    Free(Recheck),
 }
 
 /// A reserved name with its slot and generation, given back when dropped unless kept.
@@ -512,6 +515,7 @@ impl Registry {
             .filter(|(generation, until)| match until {
                 Until::Said(farewell) => farewell.is_over(),
                 Until::Settled { .. } => ledger::debts(*generation).is_empty(),
+                Until::Free(recheck) => recheck.holds(),
             });
         let take = |(generation, until)| {
             let mut writer = self.lock();

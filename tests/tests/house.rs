@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use plug_tests::standalone::repository;
 
 /// The only files of the loader that may contain unsafe code.
-const UNSAFE: [&str; 42] = [
+const UNSAFE: [&str; 45] = [
     "audit",
     "audit/signal",
     "calls",
@@ -28,6 +28,7 @@ const UNSAFE: [&str; 42] = [
     "pin",
     "plugin",
     "process",
+    "quarantine",
     "reaper",
     "registry",
     "signature",
@@ -37,10 +38,12 @@ const UNSAFE: [&str; 42] = [
     "sys/arguments",
     "sys/clock",
     "sys/code",
+    "sys/data",
     "sys/dl",
     "sys/mapping",
     "sys/membarrier",
     "sys/objects",
+    "sys/pages",
     "sys/process_exit",
     "sys/slots",
     "sys/task",

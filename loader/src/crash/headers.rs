@@ -85,9 +85,14 @@ impl Object {
 
     /// The range from the first byte of code to the last; empty where there is none.
     pub(crate) fn code(&self) -> Range<usize> {
-        let code = || self.segments.iter().filter(|segment| segment.executable);
-        let start = code().map(|segment| segment.start).min().unwrap_or(0);
-        start..code().map(|segment| segment.end).max().unwrap_or(0)
+        let start = self.executable().map(|code| code.start).min();
+        start.unwrap_or(0)..self.executable().map(|code| code.end).max().unwrap_or(0)
+    }
+
+    /// The segments that hold code.
+    pub(crate) fn executable(&self) -> impl Iterator<Item = Range<usize>> {
+        let code = self.segments.iter().filter(|segment| segment.executable);
+        code.map(|segment| segment.start..segment.end)
     }
 
     /// Bytes from `address` to the end of its segment; 0 outside of all.
