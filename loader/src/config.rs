@@ -21,6 +21,22 @@ pub struct Config {
     /// their threads is doing; again when it has waited twice as long, and so on. Default 10 s,
     /// about half of what the kernel gives its own readers. None for no warnings.
     pub stall_warning: Option<Duration>,
+    /// Whose stacks an unload looks at before a plugin's `exit` and before it is unmapped. Default
+    /// [`Audit::Unregistered`] on x86-64; [`Audit::Off`] elsewhere, where stacks are not read yet.
+    pub audit: Audit,
+    /// The real-time signal by which threads that compute without a pause are asked where they are.
+    /// Default none: the highest one that nobody handles when the first is asked.
+    pub audit_signal: Option<i32>,
+    /// How long an unload leaves a plugin mapped with its code made inaccessible, once nobody is
+    /// found inside and its destructors have run: who calls it nevertheless faults, and a crash
+    /// report names the plugin and the symbol. The unload takes that much longer. Default zero: not
+    /// at all.
+    pub quarantine: Duration,
+    /// How long addresses of an unmapped plugin are kept from being mapped again, so that a call
+    /// that comes too late faults there. As far as that can be done: between the unmapping and the
+    /// reservation another thread's mapping may take the place. Costs address space alone. Default
+    /// zero: not at all.
+    pub reservation: Duration,
     /// How many unloaded plugins are remembered with their symbols. Default 64.
     pub history: usize,
     /// What is asked of signatures. Default nothing.
@@ -40,10 +56,42 @@ impl Default for Config {
             load_patience: Duration::from_secs(30),
             run_exits_at_process_exit: true,
             stall_warning: Some(Duration::from_secs(10)),
+            audit: Audit::default(),
+            audit_signal: None,
+            quarantine: Duration::ZERO,
+            reservation: Duration::ZERO,
             history: 64,
             signatures: SignaturePolicy::default(),
             probe: None,
             state: None,
+        }
+    }
+}
+
+/// Whose stacks are looked at for a plugin's code.
+///
+/// Calls through the loader are counted, and need no such look. It is for all others: a pointer
+/// that left a call, a callback that a library kept, a thread of the plugin's own. A thread that
+/// sleeps is read from outside and notices nothing; one that computes without a pause for about a
+/// millisecond is sent a signal, which would end a system call that it makes just then with `EINTR`
+/// if that is one that signals always end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum Audit {
+    /// Nobody's: calls and pins alone count.
+    Off,
+    /// Those of threads that are no workers. Of all threads where the plugin's code handles signals,
+    /// since handlers run on any.
+    Unregistered,
+    /// Those of all threads.
+    All,
+}
+
+impl Default for Audit {
+    fn default() -> Self {
+        match cfg!(target_arch = "x86_64") {
+            true => Self::Unregistered,
+            false => Self::Off,
         }
     }
 }

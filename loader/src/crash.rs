@@ -3,11 +3,11 @@
 //!
 //! This file and [`watch`] are for thread context. All others of the folder run in the handler.
 
-mod attempt;
+pub(crate) mod attempt;
 pub(crate) mod backtrace;
-mod cfi;
+pub(crate) mod cfi;
 mod handler;
-mod headers;
+pub(crate) mod headers;
 mod json;
 pub(crate) mod memory;
 mod out;

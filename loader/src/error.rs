@@ -56,6 +56,8 @@ pub enum Stage {
     Exit,
     /// Its destructors run.
     Destructors,
+    /// It is mapped still, and its code is inaccessible.
+    Quarantine,
     /// Readers no longer see it, and those that did have left.
     Unpublish,
     /// ld.so unmaps it.
@@ -87,6 +89,7 @@ impl fmt::Display for Stage {
             Self::Drain => "drain",
             Self::Exit => "exit",
             Self::Destructors => "destructors",
+            Self::Quarantine => "quarantine",
             Self::Unpublish => "unpublish",
             Self::Close => "close",
             Self::Observe => "observe",
@@ -188,6 +191,38 @@ pub enum HolderKind {
     Tasks,
     /// Wakers of the plugin's own, which futures of the host's keep.
     Wakers,
+    /// A thread has the plugin's code on its stack, without a call through the loader.
+    Stack,
+    /// A thread may have the plugin's code on its stack; why that cannot be told.
+    PerhapsStack(Doubt),
+}
+
+/// Why a thread cannot be told to be outside a plugin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Doubt {
+    /// It runs and did not come to rest, nor answer a signal.
+    Runs,
+    /// It runs and blocks the signal by which it could be asked.
+    BlocksSignal,
+    /// It is not on the stack that it was started with: on a fiber's, or one that is not known.
+    ForeignStack,
+    /// Something there looks like a call from the plugin, and the frames cannot be followed past it.
+    UnclearFrames,
+    /// The kernel does not let its stack be read.
+    Unreadable,
+}
+
+impl fmt::Display for Doubt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Runs => "it runs and gave no answer",
+            Self::BlocksSignal => "it runs and blocks the signal that asks where",
+            Self::ForeignStack => "it is on a stack that is not its own",
+            Self::UnclearFrames => "its frames cannot be followed",
+            Self::Unreadable => "its stack cannot be read",
+        })
+    }
 }
 
 /// One holder of a plugin at one moment.
@@ -223,6 +258,8 @@ impl HolderKind {
             Self::Thread => "thread",
             Self::Tasks => "tasks",
             Self::Wakers => "wakers",
+            Self::Stack => "stack",
+            Self::PerhapsStack(_) => "perhaps_stack",
         }
     }
 
@@ -279,6 +316,18 @@ impl fmt::Display for Holder {
                 write!(f, " {since:.1?} after it was told to stop")
             }
             HolderKind::Section => write!(f, "a reader inside a section (tid {})", self.tid),
+            HolderKind::Stack | HolderKind::PerhapsStack(_) => {
+                write!(f, "thread {} (tid {})", self.thread, self.tid)?;
+                if let HolderKind::PerhapsStack(doubt) = self.kind {
+                    write!(f, " may be inside, as {doubt}")?;
+                } else {
+                    f.write_str(" has its code on the stack")?;
+                }
+                if !self.function.is_empty() {
+                    write!(f, ", in {}", self.function)?;
+                }
+                Ok(())
+            }
         }
     }
 }

@@ -65,6 +65,7 @@
 //! that can still be given up. [`Worker`] makes calls cheap and nameable. [`image`] reads files
 //! without running them.
 
+mod audit;
 pub mod authority;
 mod calls;
 #[cfg(feature = "testing")]
@@ -113,9 +114,11 @@ mod process;
 mod quarantine;
 mod quiesce;
 mod reaper;
+mod recheck;
 mod registry;
 mod retired;
 mod roll;
+mod roots;
 mod screening;
 mod settings;
 mod settlement;
@@ -124,6 +127,7 @@ mod snapshot;
 mod stack;
 mod stages;
 mod stall;
+mod suspects;
 mod sys;
 mod taint;
 mod task;
@@ -135,13 +139,13 @@ mod witness;
 mod worker;
 mod zombies;
 
-pub use config::{Capabilities, Config};
+pub use config::{Audit, Capabilities, Config};
 pub use crash::CrashOptions;
 pub use crash::signal::CrashSignal;
 pub use deadline::Deadline;
 pub use departure::Departure;
 pub use digest::{Digest, NotADigest};
-pub use error::{CallError, Error, ErrorKind, Holder, HolderKind, Stage};
+pub use error::{CallError, Doubt, Error, ErrorKind, Holder, HolderKind, Stage};
 pub use events::{Event, EventKind};
 pub use footprint::Footprint;
 pub use gate::{Mismatch, mismatches};
@@ -156,12 +160,13 @@ pub use plug_readside::state::{MAX_PLUGINS, State};
 pub use plug_readside::{Location, PluginView, Resolved, SymbolReader, SymbolView, Symbols, Text};
 pub use plugin::{Plugin, PluginFn, PluginInterface};
 pub use presence::{Inside, WorkerInfo};
-pub use quarantine::{Entry as Quarantined, Quarantine};
 pub use quiesce::{Proof, WorkerProof};
 pub use reaper::Reaped;
+pub use roots::{Root, RootKind};
 pub use settings::ParamSetting;
 pub use signature::Signature;
 pub use snapshot::Snapshot;
+pub use suspects::{Entry as Quarantined, Quarantine};
 pub use taint::{Taint, Taints};
 pub use task::PluginTask;
 pub use trust::{Policy, Source, Trust};

@@ -17,8 +17,8 @@ use crate::history::History;
 use crate::indexer::Indexer;
 use crate::presence::Presence;
 use crate::probe::cache::Probes;
-use crate::quarantine::Quarantine;
 use crate::registry::Registry;
+use crate::suspects::Quarantine;
 use crate::sys::{membarrier, objects, task};
 use crate::worker::Workers;
 

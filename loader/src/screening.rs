@@ -20,7 +20,7 @@ use crate::probe::plan::Probe;
 use crate::probe::report::{Report, Verdict};
 use crate::probe::request::Request;
 use crate::process::Process;
-use crate::quarantine::{Entry, Loading, Quarantine};
+use crate::suspects::{Entry, Loading, Quarantine};
 use crate::taint::{Taint, Taints};
 
 /// The signature that came with a source.

@@ -8,8 +8,10 @@ use std::time::{Duration, Instant};
 use plug_readside::phase::{self, Phase};
 use plug_readside::thread_pointer;
 
+use crate::audit;
 use crate::calls;
 use crate::checkpoint;
+use crate::config::Audit;
 use crate::constructors;
 use crate::deadline::Deadline;
 use crate::error::{Error, ErrorKind, Stage};
@@ -20,8 +22,11 @@ use crate::image::remove_stage_folder;
 use crate::lingering::{Observed, Why};
 use crate::plugin::{Loaded, Record};
 use crate::process::Process;
+use crate::quarantine::{self, Quarantine};
 use crate::quiesce::{self, Undrained, WorkerProof};
+use crate::recheck::Recheck;
 use crate::registry::Leaving;
+use crate::roots::{self, Root};
 use crate::settlement::{self, Unfinished};
 use crate::stages::Stages;
 use crate::stall::Stall;
@@ -98,7 +103,7 @@ pub(crate) fn drain(
     checkpoint::note("unload.drain");
     let (workers, presence) = (&process.workers, &process.presence);
     let mut stall = Stall::new(process.config.stall_warning);
-    let watch = |waited| {
+    let mut watch = |waited| {
         if !wanted() {
             return ControlFlow::Break(());
         }
@@ -111,9 +116,13 @@ pub(crate) fn drain(
         }
         ControlFlow::Continue(())
     };
-    let workers = quiesce::drain(workers, presence, record, deadline, watch)?;
+    let proofs = quiesce::drain(workers, presence, record, deadline, &mut watch)?;
     checkpoint::note("unload.drained");
-    Ok(workers)
+    let inside = audit::wait_until_outside(&process.config, workers, record, deadline, watch);
+    match inside.is_empty() {
+        true => Ok(proofs),
+        false => Err(Undrained::Held(inside)),
+    }
 }
 
 /// From here on there is no way back: the plugin leaves, or becomes a zombie.
@@ -208,10 +217,43 @@ fn depart(
     if !for_ever.is_empty() {
         return left(loaded, Why::for_ever(for_ever), None);
     }
+    let held = held_by(process, &record, deadline);
+    if !held.is_empty() {
+        let watched = Arc::clone(&record);
+        let is_free = move || held_by(process, &watched, Deadline::now()).is_empty();
+        return left(
+            loaded,
+            Why::for_ever(held),
+            Some(Until::Free(Recheck::new(is_free))),
+        );
+    }
     close(process, loaded, stages).or_else(|given_back| {
         let (loaded, why) = *given_back;
         left(loaded, why, None)
     })
+}
+
+/// What would crash after an unmapping, in words: threads that are inside when the deadline has
+/// passed, and pointers that somebody keeps. Such as may be of no use any more are logged.
+fn held_by(process: &'static Process, record: &Record, deadline: Deadline) -> Vec<String> {
+    let config = &process.config;
+    if config.audit == Audit::Off {
+        return Vec::new();
+    }
+    let go_on = |_| ControlFlow::Continue(());
+    let inside = audit::wait_until_outside(config, &process.workers, record, deadline, go_on);
+    let (roots, others): (Vec<_>, Vec<_>) =
+        roots::scan(record, true).into_iter().partition(Root::holds);
+    if roots.is_empty() && inside.is_empty() {
+        let (plugin, generation) = (&*record.name, record.generation);
+        for root in others {
+            tracing::warn!(target: "plug::unload", plugin, generation, %root, "a pointer stays behind");
+        }
+    }
+    let inside = inside.iter().map(ToString::to_string);
+    inside
+        .chain(roots.iter().map(ToString::to_string))
+        .collect()
 }
 
 /// Hides a plugin whose destructors have run, waits for readers, unmaps it and looks whether it is
@@ -225,6 +267,11 @@ fn close(
     settlement::release(&record);
     process_exit::run_first();
 
+    // SAFETY: nobody is inside, and the destructors, which were its last code, have run.
+    let quarantine = unsafe { Quarantine::hold(&process.config, &record) };
+    if quarantine.is_some() {
+        stages.end(Stage::Quarantine);
+    }
     checkpoint::note("unload.unpublish");
     process.registry.hide(record.generation);
     checkpoint::note("unload.grace");
@@ -251,6 +298,11 @@ fn close(
     record.context.threads().close();
     let why = match observed {
         Ok(observed) if !observed.is_listed => {
+            if let Some(quarantine) = quarantine {
+                quarantine.over();
+            }
+            quarantine::give_back();
+            quarantine::keep(&process.config, &record);
             leave_history(process, loaded, record);
             return Ok(observed);
         }
@@ -378,6 +430,7 @@ fn nobody_inside(
 /// Closes the plugins whose `exit` came back late, or that no thread owes anything any more; for the
 /// drainer.
 pub(crate) fn close_late(process: &'static Process) {
+    quarantine::give_back();
     for (loaded, until) in process.registry.take_returned() {
         let record = Arc::clone(&loaded.record);
         let said = match until {
@@ -386,6 +439,7 @@ pub(crate) fn close_late(process: &'static Process) {
                 None => Err("its exit ended the loader's thread instead of returning".to_owned()),
             },
             Until::Settled { destroyed } => Ok(destroyed),
+            Until::Free(_) => Ok(true),
         };
         let closed = match said {
             Ok(destroyed) => depart(

@@ -9,6 +9,7 @@ use crate::farewell::Farewell;
 use crate::footprint::ledger;
 use crate::lingering::Lingering;
 use crate::plugin::{Loaded, Record};
+use crate::recheck::Recheck;
 use crate::registry::Registry;
 use crate::sys::dl;
 
@@ -32,6 +33,8 @@ pub(crate) enum Until {
     Said(Arc<Farewell>),
     /// Threads owe it something, before or after its own destructors.
     Settled { destroyed: bool },
+    /// Somebody is inside, or keeps a pointer into it, after its own destructors.
+    Free(Recheck),
 }
 
 impl Registry {
@@ -119,6 +122,7 @@ impl Registry {
             .filter(|(generation, until)| match until {
                 Until::Said(farewell) => farewell.is_over(),
                 Until::Settled { .. } => ledger::debts(*generation).is_empty(),
+                Until::Free(recheck) => recheck.holds(),
             });
         let take = |(generation, until)| {
             let mut writer = self.lock();

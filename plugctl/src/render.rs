@@ -157,6 +157,7 @@ impl Render {
                 "pins" => "pin",
                 "tasks" => "task",
                 "wakers" => "waker",
+                "perhaps_stack" => "stack?",
                 kind => kind,
             };
             let tid = match holder.tid {

@@ -158,8 +158,8 @@ pub struct ResolvedRow {
 /// Who holds a plugin: `Holder` of the interface.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HolderRow {
-    /// call, `unregistered_calls`, pins, tasks, wakers, thread, section, or, of a closed plugin,
-    /// `thread_locals` or thread.
+    /// call, `unregistered_calls`, pins, tasks, wakers, thread, section, stack, `perhaps_stack`, or,
+    /// of a closed plugin, `thread_locals` or thread.
     pub kind: String,
     /// Name of the worker, or of the thread that took the pins or owes something; may be empty.
     pub thread: String,

@@ -127,6 +127,7 @@ fn user(holder: &Holder) -> String {
         HolderKind::Thread => holder.thread.to_string(),
         HolderKind::Tasks => "tasks".to_owned(),
         HolderKind::Wakers => "wakers".to_owned(),
+        HolderKind::Stack | HolderKind::PerhapsStack(_) => holder.thread.to_string(),
     }
 }
 

@@ -263,7 +263,7 @@ impl<'m> Walk<'m> {
 /// # Source
 /// Intel SDM volume 2, CALL: `E8` with four bytes, and `FF /2` with every form of address.
 #[cfg(target_arch = "x86_64")]
-fn follows_call(bytes: &[u8; 7]) -> bool {
+pub(crate) fn follows_call(bytes: &[u8; 7]) -> bool {
     let [.., e8, _, _, _, _] = bytes;
     if *e8 == 0xe8 {
         return true;
@@ -291,7 +291,7 @@ fn follows_call(bytes: &[u8; 7]) -> bool {
 /// # Source
 /// Arm Architecture Reference Manual, C6.2.
 #[cfg(target_arch = "aarch64")]
-fn follows_call(bytes: &[u8; 7]) -> bool {
+pub(crate) fn follows_call(bytes: &[u8; 7]) -> bool {
     let [_, _, _, word @ ..] = bytes;
     let word = u32::from_le_bytes(*word);
     word & 0xfc00_0000 == 0x9400_0000 || word & 0xffff_fc1f == 0xd63f_0000

@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 use std::borrow::Cow;
+use std::ops::Range;
 
 use gimli::{
     BaseAddresses, CfaRule, EhFrame, EhFrameHdr, Evaluation, EvaluationResult, EvaluationStorage,
@@ -149,14 +150,26 @@ pub(crate) enum Interrupted {
     Yes,
 }
 
-/// The caller of the frame whose registers are `frame`; none where the tables do not cover
-/// `lookup`, an address in the frame's function, or lead to memory that cannot be read.
-pub(crate) fn step(
-    memory: &Memory,
+/// Where the function that covers `lookup` begins and ends, if tables describe it.
+pub(crate) fn function(memory: &Memory, object: &Object, lookup: usize) -> Option<Range<usize>> {
+    let (section, bases, table) = tables(memory, object)?;
+    let table = EhFrameHdr::from(table);
+    let parsed = table.parse(&bases, 8).ok()?;
+    let entry = parsed
+        .table()?
+        .fde_for_address(&section, &bases, lookup as u64, EhFrame::cie_from_offset)
+        .ok()?;
+    let start = usize::try_from(entry.initial_address()).ok()?;
+    let end = start.checked_add(usize::try_from(entry.len()).ok()?)?;
+    (start..end).contains(&lookup).then_some(start..end)
+}
+
+/// The unwind table of an object, what its addresses are relative to, and the sorted table of
+/// functions.
+fn tables<'m>(
+    memory: &'m Memory,
     object: &Object,
-    frame: &Registers,
-    lookup: usize,
-) -> Option<Step> {
+) -> Option<(EhFrame<Window<'m>>, BaseAddresses, Window<'m>)> {
     let header = object.eh_frame_hdr;
     let window = |start: usize| Window {
         memory,
@@ -169,6 +182,19 @@ pub(crate) fn step(
     let bases = bases.set_eh_frame(start as u64);
     let mut section = EhFrame::from(window(start));
     section.set_address_size(8);
+    Some((section, bases, window(header)))
+}
+
+/// The caller of the frame whose registers are `frame`; none where the tables do not cover
+/// `lookup`, an address in the frame's function, or lead to memory that cannot be read.
+pub(crate) fn step(
+    memory: &Memory,
+    object: &Object,
+    frame: &Registers,
+    lookup: usize,
+) -> Option<Step> {
+    let (section, bases, header) = tables(memory, object)?;
+    let parsed = EhFrameHdr::from(header).parse(&bases, 8).ok()?;
     let address = lookup as u64;
     let table = parsed.table()?;
     let entry = table

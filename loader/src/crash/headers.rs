@@ -5,6 +5,8 @@
 
 #![forbid(unsafe_code)]
 
+use std::ops::Range;
+
 use super::memory::Memory;
 
 /// Segments looked at; objects have about ten.
@@ -79,6 +81,18 @@ impl Object {
     pub(crate) fn is_code(&self, address: usize) -> bool {
         let mut code = self.segments.iter().filter(|segment| segment.executable);
         code.any(|segment| (segment.start..segment.end).contains(&address))
+    }
+
+    /// The range from the first byte of code to the last; empty where there is none.
+    pub(crate) fn code(&self) -> Range<usize> {
+        let start = self.executable().map(|code| code.start).min();
+        start.unwrap_or(0)..self.executable().map(|code| code.end).max().unwrap_or(0)
+    }
+
+    /// The segments that hold code.
+    pub(crate) fn executable(&self) -> impl Iterator<Item = Range<usize>> {
+        let code = self.segments.iter().filter(|segment| segment.executable);
+        code.map(|segment| segment.start..segment.end)
     }
 
     /// Bytes from `address` to the end of its segment; 0 outside of all.

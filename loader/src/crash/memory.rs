@@ -4,22 +4,28 @@
 //! Another thread may unmap it right afterwards: the fault that follows ends the step of the report
 //! that reads, and nothing else. Where no handler waits for faults the kernel copies all of it.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::ffi::c_void;
 
 use crate::sys::task;
 
-const PAGE: usize = 4096;
+/// The least size of a page.
+pub(crate) const PAGE: usize = 4096;
 
 /// Pages remembered as readable: a report touches the program headers, the unwind tables and the
 /// code of a few objects and a few pages of stack.
 const REMEMBERED: usize = 64;
+
+type Copies = BTreeMap<usize, Option<Box<[u8; PAGE]>>>;
 
 /// Memory of the process, and which pages of it were found readable.
 #[derive(Debug)]
 pub(crate) struct Memory {
     /// Whether nothing is read but by the kernel.
     by_kernel: bool,
+    /// Copies of pages by their numbers, where they are kept; none for one that cannot be read.
+    copies: Option<RefCell<Copies>>,
     /// Numbers of pages found readable, at a place given by the number.
     pages: [Cell<usize>; REMEMBERED],
 }
@@ -28,17 +34,55 @@ impl Memory {
     pub(crate) const fn new() -> Self {
         Self {
             by_kernel: false,
+            copies: None,
             pages: [const { Cell::new(0) }; REMEMBERED],
         }
     }
 
     /// Memory that may go away at any moment, for a thread that must not fault: a system call a
     /// read.
-    pub(crate) const fn by_kernel() -> Self {
-        Self {
-            by_kernel: true,
-            ..Self::new()
+    pub(crate) fn by_kernel() -> Self {
+        let mut memory = Self::new();
+        memory.by_kernel = true;
+        memory
+    }
+
+    /// As [`Memory::by_kernel`], with a system call a page: each is copied once, and what is read is
+    /// what it held then. Thread context: allocates.
+    pub(crate) fn copied() -> Self {
+        let mut memory = Self::by_kernel();
+        memory.copies = Some(RefCell::new(BTreeMap::new()));
+        memory
+    }
+
+    /// Takes `bytes` for what is at the page that begins at `address`, whatever is there by now.
+    pub(crate) fn keep(&self, address: usize, bytes: &[u8; PAGE]) {
+        if let Some(copies) = &self.copies
+            && let Ok(mut copies) = copies.try_borrow_mut()
+        {
+            copies.insert(address / PAGE, Some(Box::new(*bytes)));
         }
+    }
+
+    /// Fills `to` from copies of pages.
+    fn copy_kept(&self, copies: &RefCell<Copies>, address: usize, to: &mut [u8]) -> Option<()> {
+        let mut copies = copies.try_borrow_mut().ok()?;
+        let (mut at, mut rest) = (address, to);
+        while !rest.is_empty() {
+            let (page, first) = (at / PAGE, at % PAGE);
+            let copy = copies.entry(page).or_insert_with(|| {
+                let mut bytes = Box::new([0; PAGE]);
+                let copied = copy_readable(page.wrapping_mul(PAGE), &mut bytes[..]);
+                (copied == PAGE).then_some(bytes)
+            });
+            let from = copy.as_ref()?.get(first..)?;
+            let n = from.len().min(rest.len());
+            let (now, later) = rest.split_at_mut(n);
+            now.copy_from_slice(from.get(..n)?);
+            at = at.checked_add(n)?;
+            rest = later;
+        }
+        Some(())
     }
 
     /// Whether the byte at `address` can be read.
@@ -62,6 +106,9 @@ impl Memory {
 
     /// Copies the bytes at `address`; none where not all of them can be read.
     pub(crate) fn copy(&self, address: usize, to: &mut [u8]) -> Option<()> {
+        if let Some(copies) = &self.copies {
+            return self.copy_kept(copies, address, to);
+        }
         if self.by_kernel {
             return (copy_readable(address, to) == to.len()).then_some(());
         }
@@ -145,7 +192,7 @@ mod tests {
 
     #[test]
     fn memory_that_is_not_there_is_not_read() {
-        for memory in [Memory::new(), Memory::by_kernel()] {
+        for memory in [Memory::new(), Memory::by_kernel(), Memory::copied()] {
             let word = 0x1234_5678_usize;
             let at = (&raw const word).expose_provenance();
             assert_eq!(memory.word(at), Some(word));

@@ -36,6 +36,57 @@ impl Registers {
     /// All zero.
     pub(crate) const NONE: Self = Self([0; COUNT]);
 
+    /// What a register holds of which nothing is known: no address, and none near it either.
+    pub(crate) const UNKNOWN: usize = 0x4000_0000_0000_0000;
+
+    /// As [`Registers::at`], with all others [`Registers::UNKNOWN`], so that what is computed from
+    /// one of them is no address.
+    pub(crate) fn only_at(pc: usize, stack: usize) -> Self {
+        let mut registers = Self([Self::UNKNOWN; COUNT]);
+        registers.set(STACK, stack);
+        registers.set_pc(pc);
+        registers
+    }
+
+    /// The registers that carry the arguments of a system call, in their order.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) const ARGUMENTS: [u16; 6] = [5, 4, 1, 10, 8, 9];
+    /// As above.
+    #[cfg(target_arch = "aarch64")]
+    pub(crate) const ARGUMENTS: [u16; 6] = [0, 1, 2, 3, 4, 5];
+
+    /// Those of the running function that its caller counts on, at the moment of the call; none on
+    /// machines where they are not read. The others are [`Registers::UNKNOWN`].
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    pub(crate) fn here() -> Option<Self> {
+        let mut registers = Self([Self::UNKNOWN; COUNT]);
+        // SAFETY: writes eight words of the array at `to`, by their numbers, and a scratch register.
+        unsafe {
+            std::arch::asm!(
+                "mov [{to} + 24], rbx",
+                "mov [{to} + 48], rbp",
+                "mov [{to} + 56], rsp",
+                "mov [{to} + 96], r12",
+                "mov [{to} + 104], r13",
+                "mov [{to} + 112], r14",
+                "mov [{to} + 120], r15",
+                "lea {pc}, [rip]",
+                "mov [{to} + 128], {pc}",
+                to = in(reg) registers.0.as_mut_ptr(),
+                pc = out(reg) _,
+                options(nostack, preserves_flags),
+            );
+        }
+        Some(registers)
+    }
+
+    /// They are not read here.
+    #[cfg(not(target_arch = "x86_64"))]
+    pub(crate) fn here() -> Option<Self> {
+        None
+    }
+
     /// One register; 0 for one that is not kept.
     pub(crate) fn get(&self, register: u16) -> usize {
         self.0.get(usize::from(register)).copied().unwrap_or(0)

@@ -1,0 +1,291 @@
+//! Who is inside a plugin without a call through the loader: what the stacks of threads tell.
+//!
+//! Sound because nobody comes in any more: gates are closed, so that who was seen outside stays
+//! there, and who is made by somebody inside is made while that one is seen. What was let out of a
+//! call, a bare function pointer above all, is beyond that: who still has one may call it after the
+//! look, as the safety rules of the loader forbid.
+//!
+//! Sleeping threads are read from outside ([`thread`]); those that compute without a pause are asked
+//! by a signal ([`signal`]). A word that looks like a return into the plugin is no proof, since
+//! former calls leave such: the frames are followed then ([`frames`]), and where that cannot be
+//! done to the end, the thread is not told to be outside.
+
+mod frames;
+mod mappings;
+mod prologue;
+mod signal;
+mod thread;
+
+use std::collections::{HashMap, HashSet};
+use std::ops::{ControlFlow, Range};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use crate::config::{Audit, Config};
+use crate::crash::headers::Object;
+use crate::crash::memory::Memory;
+use crate::crash::registers::Registers;
+use crate::deadline::{Deadline, Patience};
+use crate::error::{Doubt, Holder, HolderKind};
+use crate::plugin::Record;
+use crate::sys::{actions, task};
+use crate::worker::Workers;
+
+use frames::Outcome;
+use thread::{Look, Outside};
+
+/// Processor time without a pause after which a thread is taken to compute, and is asked.
+const COMPUTING: Duration = Duration::from_millis(1);
+
+/// What threads that run always get to come to rest or to answer, whatever the deadline.
+const AT_LEAST: Duration = Duration::from_millis(500);
+
+/// How long answers are waited for before the thread is looked at again.
+const ANSWER: Duration = Duration::from_millis(100);
+
+/// A thread that was running whenever it was looked at.
+#[derive(Clone, Copy, Debug)]
+struct Runner {
+    /// What it had had of a processor at the first look, and how often it had paused by then.
+    processor: u64,
+    pauses: Option<u64>,
+    doubt: Doubt,
+}
+
+/// Whose stacks are to be looked at for `record`, where the host wants `wanted`.
+///
+/// All, where its code handles signals: handlers run on any thread.
+pub(crate) fn level(wanted: Audit, record: &Record) -> Audit {
+    let code = record.start..record.end;
+    let handles = || {
+        let actions = (1..=actions::SIGNALS).filter_map(actions::of);
+        let mut handlers = actions.map(|action| action.handler);
+        handlers.any(|handler| code.contains(&handler))
+    };
+    if wanted == Audit::Unregistered && handles() {
+        return Audit::All;
+    }
+    wanted
+}
+
+/// Looks at threads until none is inside `record`'s plugin, and returns those that are when the
+/// deadline has passed or `watch` says that nobody waits.
+///
+/// Thread context. About 10 us for each thread that sleeps; one that computes gets a signal after a
+/// millisecond of its own time. Threads that run get half a second whatever the deadline.
+pub(crate) fn wait_until_outside(
+    config: &Config,
+    workers: &Workers,
+    record: &Record,
+    deadline: Deadline,
+    mut watch: impl FnMut(Duration) -> ControlFlow<()>,
+) -> Vec<Holder> {
+    let level = level(config.audit, record);
+    if level == Audit::Off {
+        return Vec::new();
+    }
+    let began = Instant::now();
+    let mut round = match Round::begin(config, record) {
+        Ok(round) => round,
+        Err(doubt) => {
+            let kind = HolderKind::PerhapsStack(doubt);
+            return vec![holder(record, task::id(), kind, 0, Duration::ZERO)];
+        }
+    };
+    let at_least = Deadline::after(deadline.remaining().max(AT_LEAST));
+    let mut patience = Patience::until(at_least);
+    loop {
+        let skipped = match level {
+            Audit::All => HashSet::new(),
+            _ => workers.rows().iter().map(|row| row.tid()).collect(),
+        };
+        let inside = round.look(&skipped);
+        if round.is_complete() {
+            return Vec::new();
+        }
+        let waited = began.elapsed();
+        let is_surely_inside = inside.iter().any(|found| found.1 == HolderKind::Stack);
+        let is_late = deadline.has_passed() && is_surely_inside;
+        let is_over =
+            is_late || watch(waited).is_break() || !inside.is_empty() && !patience.pause();
+        if is_over && !inside.is_empty() {
+            let holders = inside.into_iter();
+            return holders
+                .map(|(tid, kind, address)| holder(record, tid, kind, address, waited))
+                .collect();
+        }
+        if is_over {
+            // Nobody is known to be inside, and nobody waits for the rest.
+            return Vec::new();
+        }
+    }
+}
+
+fn holder(record: &Record, tid: u32, kind: HolderKind, address: usize, since: Duration) -> Holder {
+    let inside = (record.start..record.end).contains(&address);
+    Holder {
+        kind,
+        thread: task::name_of(tid),
+        tid,
+        function: match inside {
+            true => record.symbol_at(address),
+            false => Box::default(),
+        },
+        count: 1,
+        since,
+        place: None,
+    }
+}
+
+/// The code of a mapped plugin.
+fn code_of(record: &Record) -> Range<usize> {
+    let object = Object::at(&Memory::by_kernel(), record.start);
+    object.map_or(record.start..record.end, |object| object.code())
+}
+
+/// How far from its thread pointer each thread has its id.
+fn id_at() -> Option<usize> {
+    static AT: OnceLock<Option<usize>> = OnceLock::new();
+    *AT.get_or_init(task::distance_of_id)
+}
+
+/// One audit.
+struct Round {
+    outside: Outside,
+    wanted_signal: Option<i32>,
+    clear: HashSet<u32>,
+    runners: HashMap<u32, Runner>,
+    /// Looks in a row that found nobody new.
+    quiet: u32,
+}
+
+impl Round {
+    fn begin(config: &Config, record: &Record) -> Result<Self, Doubt> {
+        let actions = (1..=actions::SIGNALS).filter_map(actions::of);
+        let mut restorers: Vec<usize> = actions
+            .map(|action| action.restorer)
+            .filter(|restorer| *restorer != 0)
+            .collect();
+        restorers.sort_unstable();
+        restorers.dedup();
+        let outside = Outside::new(code_of(record), restorers, id_at());
+        Ok(Self {
+            outside: outside.map_err(|_| Doubt::Unreadable)?,
+            wanted_signal: config.audit_signal,
+            clear: HashSet::new(),
+            runners: HashMap::new(),
+            quiet: 0,
+        })
+    }
+
+    /// Whether nobody is inside: two lists of threads in a row held only such that are outside, since
+    /// one list may miss a thread that is made while others end.
+    fn is_complete(&self) -> bool {
+        self.quiet >= 2
+    }
+
+    /// Looks at all threads that were not seen outside before; returns those that are or may be
+    /// inside, and where.
+    fn look(&mut self, skipped: &HashSet<u32>) -> Vec<(u32, HolderKind, usize)> {
+        let own = task::id();
+        let clear_before = self.clear.len();
+        let mut inside = Vec::new();
+        let mut computing = Vec::new();
+        for tid in self.outside.threads() {
+            if self.clear.contains(&tid) || skipped.contains(&tid) {
+                continue;
+            }
+            let outcome = match tid == own {
+                true => self.look_here(),
+                false => match self.outside.look(tid) {
+                    Look::Gone => continue,
+                    Look::Blocked(outcome) => outcome,
+                    Look::Running(processor) => {
+                        let doubt = self.runs(tid, processor, &mut computing);
+                        Outcome::Unclear(doubt, 0)
+                    }
+                },
+            };
+            self.note(tid, outcome, &mut inside);
+        }
+        if !computing.is_empty() {
+            self.ask(&computing, &mut inside);
+        }
+        let is_quiet = inside.is_empty() && self.clear.len() == clear_before;
+        self.quiet = match is_quiet {
+            true => self.quiet.saturating_add(1),
+            false => 0,
+        };
+        inside
+    }
+
+    fn note(&mut self, tid: u32, outcome: Outcome, inside: &mut Vec<(u32, HolderKind, usize)>) {
+        match outcome {
+            Outcome::Outside => {
+                self.clear.insert(tid);
+                self.runners.remove(&tid);
+            }
+            Outcome::Inside(address) => inside.push((tid, HolderKind::Stack, address)),
+            Outcome::Unclear(doubt, address) => {
+                inside.push((tid, HolderKind::PerhapsStack(doubt), address));
+            }
+        }
+    }
+
+    /// The running thread's own frames.
+    fn look_here(&self) -> Outcome {
+        match Registers::here() {
+            Some(registers) => {
+                let first_stack = &self.outside.mappings.first_stack;
+                signal::here(registers, &self.outside.code, first_stack)
+            }
+            None => Outcome::Unclear(Doubt::Runs, 0),
+        }
+    }
+
+    /// Notes a thread that runs, and that it is to be asked if it has not paused for long.
+    fn runs(&mut self, tid: u32, processor: u64, computing: &mut Vec<u32>) -> Doubt {
+        let status = || thread::status(tid);
+        let runner = self.runners.entry(tid).or_insert_with(|| Runner {
+            processor,
+            pauses: status().map(|(pauses, _)| pauses),
+            doubt: Doubt::Runs,
+        });
+        let had = Duration::from_nanos(processor.saturating_sub(runner.processor));
+        if had < COMPUTING {
+            return runner.doubt;
+        }
+        let Some((pauses, blocked)) = status() else {
+            return runner.doubt;
+        };
+        if runner.pauses != Some(pauses) {
+            // It pauses now and then: some look will meet it asleep.
+            runner.processor = processor;
+            runner.pauses = Some(pauses);
+            return runner.doubt;
+        }
+        match signal::number(self.wanted_signal) {
+            Some(signal) if blocked >> (signal - 1) & 1 == 0 => computing.push(tid),
+            Some(_) => runner.doubt = Doubt::BlocksSignal,
+            None => {}
+        }
+        runner.doubt
+    }
+
+    /// Asks threads that compute; they stand among those inside until they have answered.
+    fn ask(&mut self, computing: &[u32], inside: &mut Vec<(u32, HolderKind, usize)>) {
+        let Some(signal) = signal::number(self.wanted_signal) else {
+            return;
+        };
+        for tids in computing.chunks(signal::SLOTS) {
+            let deadline = Deadline::after(ANSWER);
+            let (code, first) = (&self.outside.code, &self.outside.mappings.first_stack);
+            let answers = signal::ask(signal, tids, code, first, deadline);
+            for (tid, answer) in tids.iter().zip(answers) {
+                let Some(outcome) = answer else { continue };
+                inside.retain(|(other, ..)| other != tid);
+                self.note(*tid, outcome, inside);
+            }
+        }
+    }
+}
