@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use plug_tests::standalone::repository;
 
 /// The only files of the loader that may contain unsafe code.
-const UNSAFE: [&str; 39] = [
+const UNSAFE: [&str; 50] = [
     "calls",
     "constructors",
     "context",
@@ -17,9 +17,17 @@ const UNSAFE: [&str; 39] = [
     "crash/memory",
     "crash/registers",
     "footprint",
+    "footprint/exits",
+    "footprint/forks",
     "footprint/hooks",
     "footprint/keys",
     "footprint/ledger",
+    "footprint/libraries",
+    "footprint/mappings",
+    "footprint/notices",
+    "footprint/signals",
+    "footprint/stacks",
+    "footprint/timers",
     "fork",
     "index",
     "load",
@@ -38,11 +46,14 @@ const UNSAFE: [&str; 39] = [
     "sys/mapping",
     "sys/membarrier",
     "sys/objects",
+    "sys/notices",
     "sys/process_exit",
+    "sys/signal",
     "sys/slots",
     "sys/task",
     "sys/thread",
     "sys/thread_exit",
+    "sys/timer",
     "trust",
     "unload",
     "worker",
