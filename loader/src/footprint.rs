@@ -59,6 +59,7 @@ use crate::image::{Facts, FileKey, Import};
 use crate::sys::{code, slots, task};
 
 pub(crate) use ledger::Owner;
+use remains::Kind;
 
 /// How much a plugin has in the process at one moment that goes when it leaves, by kind: what its
 /// own code asked for. What libraries do on its behalf is not counted, but for those that it opened.
@@ -88,6 +89,10 @@ pub struct Footprint {
     pub libraries: usize,
     /// Mappings that it made of its own file.
     pub mappings: usize,
+    /// Functions that libc may call at any time without passing the plugin's gate: given to
+    /// `mq_notify`, `aio_*` and `getaddrinfo_a`. How many of them are still to be called is not
+    /// known. An unload warns of them.
+    pub uncovered: usize,
 }
 
 /// What the load has in the process just now. Thread context.
@@ -105,6 +110,7 @@ pub(crate) fn of(generation: u64) -> Footprint {
         fork_handlers: forks::count(generation),
         libraries: libraries::count(generation),
         mappings: mappings::count(generation),
+        uncovered: remains::count_uncovered(generation),
     }
 }
 
@@ -175,9 +181,9 @@ pub(crate) fn withdraw(generation: u64) {
     timers::withdraw(generation);
 }
 
-/// Whether anything could call the load by itself that only its gate keeps out.
+/// Whether anything may ever have called the load by itself, through its gate.
 pub(crate) fn has_callbacks(generation: u64) -> bool {
-    signals::has_any(generation) || timers::count(generation) > 0
+    signals::has_any(generation) || remains::count(generation, Kind::Timer) > 0
 }
 
 /// Gives back what the process keeps for a load whose destructors have run and whom threads owe
@@ -208,8 +214,8 @@ pub(crate) fn hold(deadline: Deadline) -> Option<impl Sized> {
     Some((exits::hold(deadline)?, libraries::hold(deadline)?))
 }
 
-/// Makes it the child's after a fork, whose only thread is the running one, `now`; what needs no
-/// lock.
+/// Makes it the child's after a fork, whose only thread is the running one, `now`. A child that this
+/// is not called in only borrows what is there: nothing that its plugins do is written down.
 pub(crate) fn reset_after_fork(now: u32) {
     task::remember_process();
     stacks::reset_after_fork(now);

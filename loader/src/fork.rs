@@ -206,7 +206,6 @@ extern "C" fn after_in_child() {
     phase::reset_after_fork(thread);
     task::forget_id();
     reaper::reset_after_fork();
-    footprint::reset_after_fork(now);
     if snapshot::sections().needs_barrier() {
         membarrier::prepare_child();
     }
@@ -217,6 +216,7 @@ extern "C" fn after_in_child() {
             held.workers.reset_after_fork(fork.tid, now);
             held.indexer.reset_after_fork();
             held.ledger.reset_after_fork(now);
+            footprint::reset_after_fork(now);
             IS_CHILD.store(true, Ordering::SeqCst);
         }
         None => IS_LOST.store(true, Ordering::SeqCst),

@@ -564,11 +564,12 @@ impl Settled<'_> {
     /// if it does, and what it waits for.
     fn settle(&self) -> Option<(Why, Option<Until>)> {
         let record = self.record;
+        let has_callbacks = footprint::has_callbacks(record.generation);
         let for_ever = settlement::withdraw(record);
         if !for_ever.is_empty() {
             return Some((Why::for_ever(for_ever), None));
         }
-        if footprint::has_callbacks(record.generation) {
+        if has_callbacks {
             // They could enter while it was Coming.
             let registry = &self.process.registry;
             registry.advance(record.id, record.generation, State::Going);

@@ -11,7 +11,7 @@ use super::remains::{self, Kind};
 use crate::calls;
 use crate::deadline::{Deadline, lock_until};
 use crate::sys::process_exit::{self, AtQuickExit, OnExit};
-use crate::sys::thread_exit;
+use crate::sys::{task, thread_exit};
 
 /// `on_exit`.
 pub(super) unsafe extern "C-unwind" fn on_exit(function: OnExit, argument: *mut c_void) -> c_int {
@@ -39,9 +39,10 @@ pub(super) unsafe extern "C-unwind" fn at_quick_exit(
     dso: *mut c_void,
 ) -> c_int {
     let address = function as usize;
-    let Some(owner) = owner(address) else {
+    let owner = match owner(address) {
+        Some(owner) if !task::is_guest() => owner,
         // SAFETY: passed on as it came.
-        return unsafe { process_exit::at_quick_exit(function, dso) };
+        _ => return unsafe { process_exit::at_quick_exit(function, dso) },
     };
     let mut quick = lock();
     let used = quick

@@ -24,10 +24,12 @@ pub(crate) enum Kind {
     AsyncIo = 6,
     /// A function that `getaddrinfo_a` calls.
     Resolver = 7,
+    /// A timer, deleted or not: its function may have been called.
+    Timer = 8,
 }
 
 impl Kind {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::OnExit,
         Self::Handler,
         Self::Stack,
@@ -35,6 +37,7 @@ impl Kind {
         Self::MessageQueue,
         Self::AsyncIo,
         Self::Resolver,
+        Self::Timer,
     ];
 
     /// Why a load that left `count` of it can never be unmapped, if that is so.
@@ -141,6 +144,16 @@ pub(crate) fn uncovered(generation: u64) -> Vec<&'static str> {
         .into_iter()
         .filter(|kind| count(generation, *kind) > 0);
     left.filter_map(Kind::is_uncovered).collect()
+}
+
+/// How much of it there is.
+pub(super) fn count_uncovered(generation: u64) -> usize {
+    let kinds = Kind::ALL.into_iter();
+    let counts = kinds
+        .filter(|kind| kind.is_uncovered().is_some())
+        .map(|kind| count(generation, kind));
+    let count = counts.fold(0, u64::saturating_add);
+    usize::try_from(count).unwrap_or(usize::MAX)
 }
 
 /// Forgets a load that is gone.

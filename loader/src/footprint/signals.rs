@@ -185,6 +185,20 @@ impl Place {
         }
     }
 
+    /// As [`Place::before`], for a trampoline: a signal may be on its way into one that is given back
+    /// and used again just now. None where that goes on and on.
+    fn instead(&self) -> Option<Action> {
+        for _ in 0..1_000 {
+            let generation = self.generation();
+            let before = self.before();
+            if generation != CLAIMED && self.generation() == generation {
+                return Some(before);
+            }
+            std::hint::spin_loop();
+        }
+        None
+    }
+
     fn set_before(&self, action: Action) {
         let [handler, flags, mask] = &self.before;
         handler.store(action.handler as u64, Ordering::SeqCst);
@@ -220,8 +234,10 @@ unsafe extern "C-unwind" fn on_signal(
         drop(entered);
         return;
     }
+    let Some(before) = place.instead() else {
+        return;
+    };
     let errno = task::errno();
-    let before = place.before();
     if before.is_handler() {
         // SAFETY: what was in force before, which its owner keeps for those that know it.
         unsafe { signal::call(&before, signal, info, context) };
@@ -313,23 +329,26 @@ fn taken_out(handler: usize, by: u64) {
     }
 }
 
+/// The handler of `who`'s in the place of its trampoline, as it set it; none where the action is
+/// somebody else's.
+fn own(action: Action, who: Option<Owner>) -> Option<Action> {
+    let (owner, wanted) = place_at(action.handler)?.wanted()?;
+    (who? == owner).then_some(Action {
+        handler: wanted.handler,
+        flags: action.flags & !libc::SA_SIGINFO | wanted.flags,
+        mask: action.mask,
+    })
+}
+
 /// Shows a plugin, `who`, an action as it would be without the loader: its own handlers, and others'
 /// trampolines.
 fn shown(action: Action, who: Option<Owner>) -> Action {
-    let Some(place) = place_at(action.handler) else {
-        return action;
-    };
-    match place.wanted() {
-        Some((owner, wanted)) if who.is_some_and(|who| who == owner) => Action {
-            handler: wanted.handler,
-            flags: action.flags & !libc::SA_SIGINFO | wanted.flags,
-            mask: action.mask,
-        },
-        _ => {
+    own(action, who).unwrap_or_else(|| {
+        if let Some(place) = place_at(action.handler) {
             place.is_known.store(true, Ordering::SeqCst);
-            action
         }
-    }
+        action
+    })
 }
 
 /// What a plugin's call comes to: a trampoline in the place of its handler.
@@ -393,7 +412,14 @@ unsafe extern "C-unwind" fn set_action(
 ) -> c_int {
     if task::is_guest() {
         // SAFETY: passed on as it came.
-        return unsafe { signal::set(signal, new, old) };
+        let status = unsafe { signal::set(signal, new, old) };
+        // SAFETY: null or room for an action, written as it did not fail.
+        if let Some(old) = unsafe { old.as_mut() }.filter(|_| status == 0)
+            && let Some(own) = own(Action::of(old), owner(caller))
+        {
+            own.put_into(old);
+        }
+        return status;
     }
     // SAFETY: null, or an action, as for sigaction().
     let wanted = unsafe { new.as_ref() };
@@ -451,7 +477,12 @@ unsafe extern "C-unwind" fn set_action(
 unsafe fn older(which: Older, signal: c_int, handler: usize, caller: usize) -> usize {
     if task::is_guest() {
         // SAFETY: passed on as it came.
-        return unsafe { which.call(signal, handler) };
+        let old = unsafe { which.call(signal, handler) };
+        let action = Action {
+            handler: old,
+            ..signal::DEFAULT
+        };
+        return own(action, owner(caller)).map_or(old, |own| own.handler);
     }
     let installing = Installing::of(signal, handler, false);
     let instead = installing.as_ref().map_or(handler, Installing::trampoline);

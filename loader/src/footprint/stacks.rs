@@ -95,6 +95,14 @@ impl Entry {
         self.generation.store(0, Ordering::SeqCst);
     }
 
+    /// Gives the entry of a dead thread back, unless somebody else has taken it for dead, too.
+    fn give_back(&self, generation: u64) {
+        // SeqCst, both: cold.
+        let _given =
+            self.generation
+                .compare_exchange(generation, 0, Ordering::SeqCst, Ordering::SeqCst);
+    }
+
     /// Whether its thread has ended, whoever has its number now.
     fn is_dead(&self) -> bool {
         let tid = self.tid.load(Ordering::SeqCst);
@@ -121,9 +129,25 @@ fn claim() -> Option<&'static Entry> {
                 .compare_exchange(0, CLAIMED, Ordering::SeqCst, Ordering::SeqCst);
         claimed.is_ok().then_some((number, entry))
     };
-    let (number, entry) = TABLE.iter().enumerate().find_map(free)?;
+    let look = || TABLE.iter().enumerate().find_map(free);
+    let (number, entry) = look().or_else(|| {
+        give_back_of_dead();
+        look()
+    })?;
     USED.fetch_max(number + 1, Ordering::SeqCst);
     Some(entry)
+}
+
+/// Gives the entries back whose threads are not there any more.
+fn give_back_of_dead() {
+    for entry in used() {
+        let generation = entry.generation.load(Ordering::SeqCst);
+        let errno = task::errno();
+        if generation != CLAIMED && task::is_unknown(entry.tid.load(Ordering::SeqCst)) {
+            entry.give_back(generation);
+        }
+        task::set_errno(errno);
+    }
 }
 
 /// `sigaltstack`, called by the function at `caller`.
@@ -207,13 +231,7 @@ pub(super) fn debts(generation: u64) -> Vec<Debt> {
     let mut debts = Vec::new();
     for entry in used().iter().filter(|entry| entry.is_of(generation)) {
         if entry.is_dead() {
-            // SeqCst, both: the thread may have been taken for dead by somebody else as well.
-            let _given = entry.generation.compare_exchange(
-                generation,
-                0,
-                Ordering::SeqCst,
-                Ordering::SeqCst,
-            );
+            entry.give_back(generation);
             continue;
         }
         debts.push(Debt {

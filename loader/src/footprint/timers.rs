@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use super::hooks::owner;
 use super::ledger::{self, Owner, What};
+use super::remains::{self, Kind};
 use crate::calls;
 use crate::sys::task;
 use crate::sys::timer::{self, Notice};
@@ -106,6 +107,7 @@ unsafe extern "C-unwind" fn create(
         return -1;
     };
     USED.fetch_max(number + 1, Ordering::SeqCst);
+    remains::note(owner.generation, Kind::Timer);
     let turn = entry.turn.fetch_add(1, Ordering::SeqCst).wrapping_add(1);
     entry.id.store(owner.id, Ordering::SeqCst);
     entry

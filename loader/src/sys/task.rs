@@ -102,17 +102,18 @@ pub(crate) fn started(id: u32) -> Option<u64> {
 ///
 /// Thread context. Answers false wherever the kernel does not say.
 pub(crate) fn is_dead(tid: u32) -> bool {
+    // The first thread's id stays the process's after that thread has ended.
+    is_unknown(tid) || tid == process() && is_ended(tid)
+}
+
+/// Whether the kernel knows no thread of the process by the id `tid`. Async-signal-safe.
+pub(crate) fn is_unknown(tid: u32) -> bool {
     let Ok(id) = libc::pid_t::try_from(tid) else {
         return false;
     };
-    let own = process();
     // SAFETY: signal 0 sends nothing.
-    let status = unsafe { libc::syscall(libc::SYS_tgkill, own, id, 0) };
-    if status == 0 {
-        // The first thread's id stays the process's after that thread has ended.
-        return tid == own && is_ended(tid);
-    }
-    errno() == libc::ESRCH
+    let status = unsafe { libc::syscall(libc::SYS_tgkill, process(), id, 0) };
+    status != 0 && errno() == libc::ESRCH
 }
 
 /// Whether `/proc` says of the process's first thread that it has ended.
