@@ -26,7 +26,7 @@ use crate::settlement::{self, Unfinished};
 use crate::stages::Stages;
 use crate::stall::Stall;
 use crate::sys::{dl, objects, process_exit};
-use crate::verdict::{UnloadReport, Unloaded};
+use crate::verdict::{Leaks, UnloadReport, Unloaded};
 use crate::zombies::{Until, Zombie};
 
 /// Time that `exit` and the destructors always get, whatever the caller's deadline.
@@ -137,8 +137,9 @@ pub(crate) fn leave(
             return bury(process, loaded, reason.into(), Some(Until::Said(farewell)));
         }
     };
-    let observed = match depart(process, loaded, destroyed, last_words, &mut stages) {
-        Ok(observed) => observed,
+    let Gone { observed, leaks } = match depart(process, loaded, destroyed, last_words, &mut stages)
+    {
+        Ok(gone) => gone,
         Err(left) => {
             let Left { loaded, why, until } = *left;
             return bury(process, loaded, why, until);
@@ -155,7 +156,14 @@ pub(crate) fn leave(
         workers,
         stages,
         observed,
+        leaks,
     })
+}
+
+/// What was seen of a plugin that left.
+struct Gone {
+    observed: Observed,
+    leaks: Option<Leaks>,
 }
 
 /// A plugin that did not leave, why, and what it waits for.
@@ -173,7 +181,7 @@ fn depart(
     destroyed: bool,
     deadline: Deadline,
     stages: &mut Stages,
-) -> Result<Observed, Box<Left>> {
+) -> Result<Gone, Box<Left>> {
     let record = Arc::clone(&loaded.record);
     let left = |loaded, why, until| Err(Box::new(Left { loaded, why, until }));
     if !destroyed {
@@ -209,10 +217,13 @@ fn close(
     process: &'static Process,
     mut loaded: Loaded,
     stages: &mut Stages,
-) -> Result<Observed, Box<(Loaded, Why)>> {
+) -> Result<Gone, Box<(Loaded, Why)>> {
     let record = Arc::clone(&loaded.record);
     settlement::release(record.generation);
     process_exit::run_first();
+
+    // All of its code has run.
+    let leaks = Leaks::of(&record);
 
     checkpoint::note("unload.unpublish");
     process.registry.hide(record.generation);
@@ -239,8 +250,12 @@ fn close(
     stages.end(Stage::Observe);
     let why = match observed {
         Ok(observed) if !observed.is_listed => {
+            if let Some(leaks) = &leaks {
+                let (plugin, generation) = (&*record.name, record.generation);
+                tracing::warn!(target: "plug::unload", plugin, generation, "it left {leaks}");
+            }
             leave_history(process, loaded, record);
-            return Ok(observed);
+            return Ok(Gone { observed, leaks });
         }
         Ok(observed) => Why {
             observed: Some(observed),

@@ -101,6 +101,13 @@ pub(crate) struct Load {
     /// Never unload it.
     #[arg(long)]
     pub(crate) permanent: bool,
+    /// Count what it takes: heap, mappings and descriptors, for list, info and unload to show.
+    #[arg(long)]
+    pub(crate) account: bool,
+    /// Count, and note which function allocates each block, for unload to name those that stay;
+    /// some microseconds an allocation.
+    #[arg(long)]
+    pub(crate) leaks: bool,
 }
 
 #[derive(Debug, Args)]

@@ -24,6 +24,11 @@ pub(crate) fn run(args: &args::Load, host: Option<&str>, render: &Render) -> Out
         path: path.display().to_string(),
         name: args.name.clone(),
         permanent: args.permanent.then_some(true),
+        account: match (args.leaks, args.account) {
+            (true, _) => Some("sites".to_owned()),
+            (false, true) => Some("counts".to_owned()),
+            (false, false) => None,
+        },
         params: fields.collect(),
     };
     let mut client = hosts::connect(host)?;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use plug_tests::standalone::repository;
 
 /// The only files of the loader that may contain unsafe code.
-const UNSAFE: [&str; 40] = [
+const UNSAFE: [&str; 42] = [
     "calls",
     "constructors",
     "context",
@@ -17,6 +17,7 @@ const UNSAFE: [&str; 40] = [
     "crash/memory",
     "crash/registers",
     "footprint",
+    "footprint/counting",
     "footprint/hooks",
     "footprint/keys",
     "footprint/ledger",
@@ -34,6 +35,7 @@ const UNSAFE: [&str; 40] = [
     "sys/arguments",
     "sys/clock",
     "sys/code",
+    "sys/descriptor",
     "sys/dl",
     "sys/mapping",
     "sys/membarrier",

@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod bytes;
+pub(crate) mod counted;
 mod damage;
 mod dynamic;
 mod dynsym;

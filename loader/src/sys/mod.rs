@@ -4,6 +4,7 @@ pub(crate) mod alternate_stack;
 pub(crate) mod arguments;
 pub(crate) mod clock;
 pub(crate) mod code;
+pub(crate) mod descriptor;
 pub(crate) mod dl;
 pub(crate) mod mapping;
 pub(crate) mod membarrier;
