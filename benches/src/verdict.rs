@@ -1,4 +1,5 @@
-//! The lines a benchmark ends with: `ratio NAME VALUE LIMIT`, or `skipped NAME reason`.
+//! The lines a benchmark ends with: `ratio NAME VALUE LIMIT`, `count NAME VALUE LIMIT`, or
+//! `skipped NAME reason`.
 
 /// Comes before a verdict that one process tells another.
 pub const PREFIX: &str = "=verdict ";
@@ -19,6 +20,18 @@ impl Limits {
             Ok(value) => println!("{PREFIX}ratio {name} {} {limit}", short(value)),
             Err(reason) => println!("{PREFIX}skipped {name} {reason}"),
         }
+    }
+}
+
+impl Limits {
+    /// As [`Limits::tell`], of a count.
+    ///
+    /// # Panics
+    /// As there.
+    pub fn tell_count(self, name: &str, value: u64) {
+        let limit = self.0.iter().find(|limit| limit.0 == name);
+        let limit = limit.expect("a name of the list").1;
+        println!("{PREFIX}count {name} {value} {limit}");
     }
 }
 
