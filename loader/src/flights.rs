@@ -14,10 +14,11 @@ use crate::deadline::{Deadline, write_until};
 use crate::error::{Error, ErrorKind};
 use crate::image::FileKey;
 use crate::plugin::Plugin;
+use crate::trust::Accounting;
 
 /// The file, the name it is loaded under where the caller chose one, whether it is to be permanent,
-/// and whether it is forced.
-pub(crate) type FlightKey = (FileKey, Option<String>, bool, bool);
+/// whether it is forced, and what is counted of it.
+pub(crate) type FlightKey = (FileKey, Option<String>, bool, bool, Accounting);
 
 /// Loads in flight, by file.
 ///

@@ -38,6 +38,10 @@ macro_rules! with_caller {
 }
 use with_caller;
 
+pub(crate) mod account;
+pub(crate) mod blocks;
+pub(crate) mod counting;
+pub(crate) mod descriptors;
 mod exits;
 mod forks;
 pub(crate) mod hooks;
@@ -52,6 +56,8 @@ mod stacks;
 mod timers;
 
 use std::path::Path;
+#[cfg(feature = "measuring")]
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::deadline::Deadline;
 use crate::error::{Error, ErrorKind};
@@ -129,7 +135,7 @@ pub(crate) unsafe fn redirect(
     original: &Path,
     staged: impl FnOnce() -> Option<FileKey>,
 ) -> Result<(), Error> {
-    if facts.imports.is_empty() {
+    if facts.imports.is_empty() || !is_redirecting() {
         return Ok(());
     }
     let has = |wanted: &[Import]| {
@@ -152,13 +158,7 @@ pub(crate) unsafe fn redirect(
     {
         mappings::know(owner, key.dev, key.ino);
     }
-    let page = rustix::param::page_size();
-    // What ld.so protects: whole pages that end before the range does.
-    let protected = facts.relro.map_or((0, 0), |relro| {
-        let start = code::run_time(bias, relro.vaddr);
-        let end = code::run_time(bias, relro.vaddr.saturating_add(relro.size));
-        (start - start % page, end - end % page)
-    });
+    let protected = protected(facts, bias);
     let imports = facts.imports.iter().filter_map(|slot| {
         let word = code::run_time(bias, slot.vaddr);
         // SAFETY: a word of the relocated image.
@@ -221,4 +221,33 @@ pub(crate) fn reset_after_fork(now: u32) {
     stacks::reset_after_fork(now);
     timers::reset_after_fork();
     forks::reset_after_fork();
+}
+
+/// Whether imports are left alone, for a benchmark. Written by it, read by its loads (Relaxed).
+#[cfg(feature = "measuring")]
+static IS_OFF: AtomicBool = AtomicBool::new(false);
+
+#[cfg(feature = "measuring")]
+pub(crate) fn set_redirecting(is_wanted: bool) {
+    IS_OFF.store(!is_wanted, Ordering::Relaxed);
+}
+
+#[cfg(feature = "measuring")]
+fn is_redirecting() -> bool {
+    !IS_OFF.load(Ordering::Relaxed)
+}
+
+#[cfg(not(feature = "measuring"))]
+fn is_redirecting() -> bool {
+    true
+}
+
+/// What ld.so made read-only after it relocated a plugin: whole pages that end before the range does.
+pub(crate) fn protected(facts: &Facts, bias: usize) -> (usize, usize) {
+    let page = rustix::param::page_size();
+    facts.relro.map_or((0, 0), |relro| {
+        let start = code::run_time(bias, relro.vaddr);
+        let end = code::run_time(bias, relro.vaddr.saturating_add(relro.size));
+        (start - start % page, end - end % page)
+    })
 }

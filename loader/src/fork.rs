@@ -19,7 +19,7 @@ use crate::deadline::Deadline;
 use crate::drainer;
 use crate::error::{Error, ErrorKind};
 use crate::flights;
-use crate::footprint::{self, ledger};
+use crate::footprint::{self, blocks, descriptors, ledger};
 use crate::image;
 use crate::indexer;
 use crate::load;
@@ -154,6 +154,7 @@ fn hold(process: &'static Process) -> Option<Held> {
         process.services.hold(soon)?,
         process.probes.hold(soon)?,
         process_exit::hold(soon)?,
+        blocks::hold(soon)?,
     );
     let mapped = writer.mapped();
     let pins: Option<_> = mapped.map(|record| HeldPins::of(record, soon)).collect();
@@ -205,6 +206,7 @@ extern "C" fn after_in_child() {
     unsafe { snapshot::sections().reset_after_fork(thread, fork.tid, now) };
     phase::reset_after_fork(thread);
     task::forget_id();
+    descriptors::prepare();
     reaper::reset_after_fork();
     if snapshot::sections().needs_barrier() {
         membarrier::prepare_child();

@@ -19,7 +19,8 @@ use crate::deadline::{Deadline, lock_until};
 use crate::error::{Error, ErrorKind, Stage};
 use crate::events::EventKind;
 use crate::executor::{self, Ending, Executor};
-use crate::footprint::{self, Owner};
+use crate::footprint::account::{self, Account};
+use crate::footprint::{self, Owner, counting};
 use crate::fork;
 use crate::gate;
 use crate::image::tables::Tables;
@@ -43,7 +44,7 @@ use crate::stages::Stages;
 use crate::sys::{code, dl, process_exit};
 use crate::taint::{Taint, Taints};
 use crate::threads::PluginThreads;
-use crate::trust::{Origin, Source};
+use crate::trust::{Accounting, Origin, Source};
 use crate::zombies::{Until, Zombie};
 
 /// Time that threads which ran a plugin's code get to end before it stays mapped.
@@ -63,6 +64,7 @@ pub(crate) fn load(
     fork::settle(process)?;
     let deadline = Deadline::after(process.config.load_patience);
     let (name, permanent, force) = (source.name, source.permanent, source.force);
+    let accounting = source.accounting;
     let named = name.as_deref().unwrap_or(&described);
     let result = (|| {
         if let Some(name) = name.as_deref().filter(|name| !is_name(name)) {
@@ -78,7 +80,7 @@ pub(crate) fn load(
         };
         let opened = open(source.origin)?;
         process.flights.join(
-            (opened.key(), name.clone(), permanent, force),
+            (opened.key(), name.clone(), permanent, force, accounting),
             deadline,
             || {
                 let mut stages = Stages::start();
@@ -91,6 +93,7 @@ pub(crate) fn load(
                         permanent,
                         force,
                         signature: signature.as_deref(),
+                        accounting,
                     },
                     params,
                     deadline,
@@ -147,6 +150,7 @@ struct Wanted<'a> {
     force: bool,
     /// Its detached signature.
     signature: Option<&'a [u8]>,
+    accounting: Accounting,
 }
 
 fn run(
@@ -229,6 +233,7 @@ fn run(
             taints: screened.taints,
             params: &told,
             settings: RefCell::new(settings),
+            accounting: wanted.accounting,
         },
         staged,
         claim,
@@ -245,6 +250,7 @@ struct Flight<'a> {
     info: Info,
     name: &'a str,
     permanent: bool,
+    accounting: Accounting,
     /// Link-time address and size of the descriptor; none for a foreign library.
     descriptor: Option<(u64, u64)>,
     taints: Taints,
@@ -280,6 +286,8 @@ fn land(
     stages.end(Stage::Rewrite);
 
     let tables = Tables::of(facts, staged.bytes());
+    let account = account::open(flight.accounting).map_err(|error| error.at(Stage::Rewrite))?;
+    let counted = account.as_ref().map(|_| counting::words(staged.bytes()));
     checkpoint::pass("load.link").map_err(|error| error.at(Stage::Link))?;
     let (link, bytes) = staged
         .link_and_keep(flight.name, facts.build_id.as_deref())
@@ -316,6 +324,7 @@ fn land(
         process,
         owner,
         mapped: Some(mapped),
+        account,
         owed: &owed,
         link: Arc::clone(&link),
         left,
@@ -335,11 +344,20 @@ fn land(
     // SAFETY: relocated just now, its code has not run, and the facts are its own.
     unsafe { footprint::redirect(facts, bias, owner, flight.opened.path(), || link.key().ok()) }
         .map_err(|error| error.at(Stage::Describe))?;
+    let account = mapped.account.as_ref().map(account::Open::account);
+    if let (Some(account), Some(words)) = (account, counted) {
+        let (start, end) = range(facts, bias);
+        account.set_range(start, end);
+        let protected = footprint::protected(facts, bias);
+        // SAFETY: as above.
+        unsafe { counting::redirect(&words, bias, protected, account) }
+            .map_err(|error| error.at(Stage::Describe))?;
+    }
     let (record, destructors, descriptor) = describe(
         process,
         &flight,
         (index, &link, undo),
-        &claim,
+        (&claim, account),
         &header,
         bias,
     )?;
@@ -396,11 +414,12 @@ fn land(
     settled.keep();
     shown.keep();
     claim.keep();
-    let mapping = mapped.keep();
+    let (mapping, account) = mapped.keep();
     let link_name = link.path().to_owned();
     process.registry.settle(Loaded {
         record: Arc::clone(&record),
         mapped: mapping,
+        _account: account,
         link_name,
         _link: link,
         descriptor,
@@ -438,7 +457,7 @@ fn describe(
     process: &'static Process,
     flight: &Flight<'_>,
     (index, link, undo): (Arc<OwnedIndex>, &Arc<StageLink>, Vec<Edit>),
-    claim: &Claim,
+    (claim, account): (&Claim, Option<Account>),
     header: &[u8],
     bias: usize,
 ) -> Result<(Record, Destructors, Option<Descriptor>), Error> {
@@ -489,8 +508,9 @@ fn describe(
         id: claim.id,
         generation: claim.generation,
         bias,
-        start: at(facts.span.vaddr),
-        end: at(facts.span.vaddr.wrapping_add(facts.span.size)),
+        start: range(facts, bias).0,
+        end: range(facts, bias).1,
+        account,
         index,
         link: Arc::downgrade(link),
         undo,
@@ -515,6 +535,13 @@ fn describe(
         taints: flight.taints,
     };
     Ok((record, destructors, descriptor))
+}
+
+/// First address of the mapping and one past the last.
+fn range(facts: &Facts, bias: usize) -> (usize, usize) {
+    let at = |vaddr| code::run_time(bias, vaddr);
+    let end = facts.span.vaddr.wrapping_add(facts.span.size);
+    (at(facts.span.vaddr), at(end))
 }
 
 /// Why the plugin is never unloaded; the author knows best.
@@ -611,6 +638,8 @@ struct Mapping<'a> {
     process: &'static Process,
     owner: Owner,
     mapped: Option<dl::Mapped>,
+    /// Outlives the mapping, whose imports lead to it.
+    account: Option<account::Open>,
     /// Why it may not be given back, and what it waits for: threads still run its code, or owe it
     /// something.
     owed: &'a RefCell<Option<(Why, Option<Until>)>>,
@@ -622,8 +651,8 @@ struct Mapping<'a> {
 }
 
 impl Mapping<'_> {
-    fn keep(mut self) -> Option<dl::Mapped> {
-        self.mapped.take()
+    fn keep(mut self) -> (Option<dl::Mapped>, Option<account::Open>) {
+        (self.mapped.take(), self.account.take())
     }
 }
 
@@ -651,6 +680,8 @@ impl Drop for Mapping<'_> {
         let is_pinned = mapped.is_some() && until.is_none() || !pinned_because.is_empty();
         let Some(record) = self.record.take() else {
             *self.left = Some(why.lingering("", 0, &pinned_because, is_pinned));
+            // Its imports lead there for ever.
+            let _open = ManuallyDrop::new(self.account.take());
             return;
         };
         let generation = record.generation;
@@ -663,6 +694,7 @@ impl Drop for Mapping<'_> {
             loaded: Some(Loaded {
                 record,
                 mapped,
+                _account: self.account.take(),
                 link_name: self.link.path().to_owned(),
                 _link: Arc::clone(&self.link),
                 descriptor: None,

@@ -9,6 +9,7 @@ use std::ops::ControlFlow;
 
 use crate::deadline::Deadline;
 use crate::error::{Error, ErrorKind};
+use crate::footprint;
 use crate::loader::Loader;
 use crate::plugin::Plugin;
 use crate::quiesce::{self, Undrained};
@@ -16,6 +17,12 @@ use crate::quiesce::{self, Undrained};
 /// Publishes the present rows once more: all that a load does to readers.
 pub fn republish(loader: &Loader) {
     loader.process.registry.republish();
+}
+
+/// Whether loads from now on redirect their plugins' imports, as they do unless told otherwise; what a
+/// plugin without that leaves on threads is glibc's to hold against it.
+pub fn redirect_imports(is_wanted: bool) {
+    footprint::set_redirecting(is_wanted);
 }
 
 /// Waits until everybody has left the sections that are open: all that an unload asks of readers.

@@ -17,6 +17,7 @@ use crate::context::Context;
 use crate::deadline::Deadline;
 use crate::error::{CallError, Error, ErrorKind, Stage};
 use crate::executor::{Ending, Executor, Outcome};
+use crate::footprint::account::{self, Account, Balance};
 use crate::footprint::{self, Footprint};
 use crate::image::symbols;
 use crate::image::{Edit, Info, Param, StageLink, SymbolRow};
@@ -42,6 +43,8 @@ pub(crate) struct Record {
     pub(crate) bias: usize,
     pub(crate) start: usize,
     pub(crate) end: usize,
+    /// What it holds, if that is counted.
+    pub(crate) account: Option<Account>,
     pub(crate) index: Arc<OwnedIndex>,
     /// The staged copy, while it is there.
     pub(crate) link: Weak<StageLink>,
@@ -81,6 +84,8 @@ pub(crate) struct Loaded {
     pub(crate) record: Arc<Record>,
     /// None once it was given back to ld.so.
     pub(crate) mapped: Option<dl::Mapped>,
+    /// Closed after the mapping, whose imports lead to it.
+    pub(crate) _account: Option<account::Open>,
     pub(crate) link_name: std::ffi::CString,
     /// The staged file and its name; stays while anything of it is mapped.
     pub(crate) _link: Arc<StageLink>,
@@ -297,6 +302,17 @@ impl Plugin {
     #[must_use]
     pub fn taints(&self) -> Taints {
         self.record.taints
+    }
+
+    /// What it holds of the process; none unless it was loaded with [`Source::accounted`], and none
+    /// once it is gone.
+    ///
+    /// Asks the kernel about each descriptor that it opened. Thread context.
+    ///
+    /// [`Source::accounted`]: crate::Source::accounted
+    #[must_use]
+    pub fn balance(&self) -> Option<Balance> {
+        self.record.account?.balance()
     }
 
     /// Pins held right now.

@@ -31,7 +31,7 @@ use crate::settlement::{self, Unfinished};
 use crate::stages::Stages;
 use crate::stall::Stall;
 use crate::sys::{dl, objects, process_exit};
-use crate::verdict::{UnloadReport, Unloaded};
+use crate::verdict::{Leaks, UnloadReport, Unloaded};
 use crate::zombies::{Until, Zombie};
 
 /// Time that `exit` and the destructors always get, whatever the caller's deadline.
@@ -148,8 +148,9 @@ pub(crate) fn leave(
             return bury(process, loaded, reason.into(), Some(Until::Said(farewell)));
         }
     };
-    let observed = match depart(process, loaded, destroyed, last_words, &mut stages) {
-        Ok(observed) => observed,
+    let Gone { observed, leaks } = match depart(process, loaded, destroyed, last_words, &mut stages)
+    {
+        Ok(gone) => gone,
         Err(left) => {
             let Left { loaded, why, until } = *left;
             return bury(process, loaded, why, until);
@@ -166,7 +167,14 @@ pub(crate) fn leave(
         workers,
         stages,
         observed,
+        leaks,
     })
+}
+
+/// What was seen of a plugin that left.
+struct Gone {
+    observed: Observed,
+    leaks: Option<Leaks>,
 }
 
 /// A plugin that did not leave, why, and what it waits for.
@@ -184,7 +192,7 @@ fn depart(
     destroyed: bool,
     deadline: Deadline,
     stages: &mut Stages,
-) -> Result<Observed, Box<Left>> {
+) -> Result<Gone, Box<Left>> {
     let record = Arc::clone(&loaded.record);
     let left = |loaded, why, until| Err(Box::new(Left { loaded, why, until }));
     let for_ever = settlement::withdraw(&record);
@@ -262,10 +270,13 @@ fn close(
     process: &'static Process,
     mut loaded: Loaded,
     stages: &mut Stages,
-) -> Result<Observed, Box<(Loaded, Why)>> {
+) -> Result<Gone, Box<(Loaded, Why)>> {
     let record = Arc::clone(&loaded.record);
     settlement::release(&record);
     process_exit::run_first();
+
+    // All of its code has run.
+    let leaks = Leaks::of(&record);
 
     // SAFETY: nobody is inside, and the destructors, which were its last code, have run.
     let quarantine = unsafe { Quarantine::hold(&process.config, &record) };
@@ -303,8 +314,12 @@ fn close(
             }
             quarantine::give_back();
             quarantine::keep(&process.config, &record);
+            if let Some(leaks) = &leaks {
+                let (plugin, generation) = (&*record.name, record.generation);
+                tracing::warn!(target: "plug::unload", plugin, generation, "it left {leaks}");
+            }
             leave_history(process, loaded, record);
-            return Ok(observed);
+            return Ok(Gone { observed, leaks });
         }
         Ok(observed) => Why {
             observed: Some(observed),

@@ -137,6 +137,13 @@ pub(crate) struct Load {
     /// Load it although its metadata does not fit the host; damage and signatures still count.
     #[arg(long)]
     pub(crate) force: bool,
+    /// Count what it takes: heap, mappings and descriptors, for list, info and unload to show.
+    #[arg(long)]
+    pub(crate) account: bool,
+    /// Count, and note which function allocates each block, for unload to name those that stay;
+    /// some microseconds an allocation.
+    #[arg(long)]
+    pub(crate) leaks: bool,
 }
 
 /// What a host asks of signatures.

@@ -7,7 +7,7 @@ use plug_loader::image::Inspection;
 use crate::args::{self, Target};
 use crate::failure::{FAILED, Failure, Outcome};
 use crate::hosts;
-use crate::render::{Render, hex, micros};
+use crate::render::{Render, hex, holds, micros};
 use plug_loader::control::messages::{Field, InfoReply, NameCall};
 
 /// Shows all fields, or the values of one.
@@ -94,6 +94,9 @@ fn of_plugin(name: &str, host: Option<&str>) -> Result<Vec<(String, String)>, Fa
     }
     add("generation", plugin.generation.to_string());
     add("calls", plugin.calls.to_string());
+    if let Some(account) = &plugin.account {
+        add("account", holds(account));
+    }
     if !plugin.taints.is_empty() {
         add("taint", plugin.taints);
     }

@@ -29,6 +29,11 @@ pub(crate) fn run(args: &args::Load, host: Option<&str>, render: &Render) -> Out
         permanent: args.permanent.then_some(true),
         force: args.force.then_some(true),
         signature,
+        account: match (args.leaks, args.account) {
+            (true, _) => Some("sites".to_owned()),
+            (false, true) => Some("counts".to_owned()),
+            (false, false) => None,
+        },
         params: fields.collect(),
     };
     let mut client = hosts::connect(host)?;

@@ -16,8 +16,8 @@ use crate::failure::{Failure, LINGERING};
 use crate::hosts::LiveHost;
 use plug_loader::Quarantined;
 use plug_loader::control::messages::{
-    DepartedRow, EventRow, LoadReply, ParamRow, PluginRow, ResolvedRow, StageTime, SymbolRow,
-    UnloadReply, WorkerRow,
+    AccountRow, DepartedRow, EventRow, LoadReply, ParamRow, PluginRow, ResolvedRow, StageTime,
+    SymbolRow, UnloadReply, WorkerRow,
 };
 
 const HEAD: Style = Style::new().bold();
@@ -237,12 +237,14 @@ impl Render {
         if self.json {
             return self.value(&plugins);
         }
+        // Columns that only some plugins have are not shown for none.
+        let is_counted = plugins.iter().any(|plugin| plugin.account.is_some());
         let rows = plugins.iter().map(|plugin| {
             // As lsmod marks them.
             let permanent = (!plugin.permanent.is_empty()).then(|| "[permanent]".to_owned());
             let users: Vec<String> = permanent.into_iter().chain(plugin.users.clone()).collect();
             let users = users.join(",");
-            vec![
+            let mut row = vec![
                 Cell {
                     text: format!("{:<19}", plugin.name),
                     ..cell("")
@@ -256,9 +258,22 @@ impl Render {
                 cell(plugin.version.as_str()),
                 number(plugin.calls),
                 cell(plugin.taints.as_str()),
-            ]
+            ];
+            if is_counted {
+                let count = |of: fn(&AccountRow) -> u64| {
+                    let count = plugin.account.as_ref().map(of);
+                    right(count.map_or_else(String::new, |count| count.to_string()))
+                };
+                row.extend([
+                    count(|account| account.heap_bytes),
+                    count(|account| account.heap_blocks),
+                    count(|account| account.mapped_bytes),
+                    count(|account| account.descriptors),
+                ]);
+            }
+            row
         });
-        let heads = [
+        let mut heads = vec![
             "Plugin             ",
             "    Size",
             "Used by",
@@ -267,6 +282,9 @@ impl Render {
             "Calls",
             "Taints",
         ];
+        if is_counted {
+            heads.extend(["Heap", "Blocks", "Mapped", "FDs"]);
+        }
         self.table(&heads, rows.collect());
     }
 
@@ -373,6 +391,17 @@ impl Render {
                 of("idle"),
                 of("drained")
             ));
+            if let Some(leaks) = &reply.leaks {
+                self.line(&format!("{name}left {}", holds(&leaks.account)));
+                for site in &leaks.sites {
+                    let (blocks, bytes) = (plural(site.blocks, "block"), site.bytes);
+                    let by = match site.symbol.as_str() {
+                        "" => "an unknown function".into(),
+                        symbol => self.name(symbol),
+                    };
+                    self.line(&format!("  {blocks} of {bytes} bytes by {by}"));
+                }
+            }
         }
     }
 
@@ -643,6 +672,18 @@ impl Render {
 
 fn total(stages: &[StageTime]) -> u64 {
     stages.iter().map(|stage| stage.micros).sum()
+}
+
+/// What a plugin holds.
+pub(crate) fn holds(account: &AccountRow) -> String {
+    format!(
+        "{} of {} bytes, {} of {} bytes, {}",
+        plural(account.heap_blocks, "block"),
+        account.heap_bytes,
+        plural(account.mappings, "mapping"),
+        account.mapped_bytes,
+        plural(account.descriptors, "descriptor")
+    )
 }
 
 /// `1 worker`, `2 workers`.

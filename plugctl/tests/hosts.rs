@@ -407,6 +407,86 @@ fn a_plugin_that_stays_mapped_has_code_7() {
     drop(host);
 }
 
+/// A plugin whose init leaves something behind.
+const LEAKING: &str = r#"
+#define _GNU_SOURCE
+#include "plugin_api.h"
+#include <fcntl.h>
+#include <stdlib.h>
+static void *volatile sink;
+__attribute__((noinline)) static void careless(void) { for (int i = 0; i < 3; i++) sink = malloc(1000); }
+static int32_t init(const plug_host_context *ctx) {
+    (void)ctx;
+    careless();
+    sink = calloc(1, 24);
+    return open("/dev/null", O_RDONLY) < 0;
+}
+static void stop(void) {}
+PLUG_PLUGIN("leaking", "1.0.0", "leaks", "MIT", init, stop);
+"#;
+
+#[test]
+fn what_a_plugin_holds_is_listed_and_what_it_leaves_is_told() {
+    let place = Place::new();
+    let leaking = place.plugin("leaking", LEAKING, &[]);
+    let file = leaking.to_str().expect("text");
+    let host = place.serve("counts", &["--workers", "1", &example("checksum")]);
+    assert_eq!(place.run(&["load", file, "--account"]).code, Some(0));
+    let listed = place.run(&["list"]);
+    let lines: Vec<&str> = listed.stdout.lines().collect();
+    let words = |line: &str| {
+        line.split_whitespace()
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+    };
+    let heads = words(lines[0]);
+    assert_eq!(
+        heads[heads.len() - 4..],
+        ["Heap", "Blocks", "Mapped", "FDs"]
+    );
+    assert!(lines[1].trim_end().ends_with("-"), "{listed:?}");
+    let row = words(lines[2]);
+    assert_eq!(row[row.len() - 4..], ["3024", "4", "0", "1"]);
+    place.run(&["info", "-F", "account", "leaking"]).is(
+        0,
+        "4 blocks of 3024 bytes, 0 mappings of 0 bytes, 1 descriptor\n",
+        "",
+    );
+    let rows = place.run(&["list", "--json"]).json();
+    assert_eq!(rows[0].get("account"), None);
+    assert_eq!(rows[1]["account"]["heap_bytes"], 3024);
+    // Exact: numbers and all.
+    let ended = place.run(&["unload", "leaking"]);
+    let mut lines = ended.stdout.lines();
+    assert!(
+        lines
+            .next()
+            .is_some_and(|line| line.starts_with("quiesced 1 worker in "))
+    );
+    let left = "left 4 blocks of 3024 bytes, 0 mappings of 0 bytes, 1 descriptor";
+    assert_eq!(lines.collect::<Vec<_>>(), [left], "{ended:?}");
+    assert_eq!(ended.code, Some(0));
+
+    assert_eq!(place.run(&["load", file, "--leaks"]).code, Some(0));
+    let ended = place.run(&["unload", "leaking"]);
+    let lines: Vec<&str> = ended.stdout.lines().skip(1).collect();
+    assert_eq!(
+        lines,
+        [
+            left,
+            "  3 blocks of 3000 bytes by careless",
+            "  1 block of 24 bytes by plug_init_"
+        ],
+        "{ended:?}"
+    );
+    assert_eq!(place.run(&["load", file, "--leaks"]).code, Some(0));
+    let left = place.run(&["unload", "leaking", "--json"]).json();
+    assert_eq!(left["leaks"]["sites"][0]["symbol"], "careless");
+    assert_eq!(left["leaks"]["account"]["descriptors"], 1);
+    assert_eq!(left["observed"]["listed"], false);
+    host.end().is(0, "", "");
+}
+
 #[test]
 fn two_hosts_are_told_apart() {
     let place = Place::new();

@@ -260,6 +260,10 @@ fn a_zombie_that_a_shared_library_keeps_is_collected_when_that_lets_go() {
         let plugin = host.useful("base64");
         let mut seen: libc::Dl_info = no_info();
         // SAFETY: any address may be asked for.
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "the name that ld.so has is the point"
+        )]
         let status = unsafe { libc::dladdr(plugin.range().0 as *const _, &raw mut seen) };
         assert_ne!(status, 0);
         // SAFETY: the name that ld.so has for the plugin, which is loaded.

@@ -55,6 +55,46 @@ pub struct PluginRow {
     /// Why it is still mapped, once it is closed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lingering: Option<LingeringRow>,
+    /// What it holds of the process, if that is counted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub account: Option<AccountRow>,
+}
+
+/// What a plugin holds, by its own calls; an estimate: `Account` of the interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AccountRow {
+    /// Bytes of its live blocks.
+    pub heap_bytes: u64,
+    /// Its live blocks.
+    pub heap_blocks: u64,
+    /// Bytes of its mappings.
+    pub mapped_bytes: u64,
+    /// Its mappings.
+    pub mappings: u64,
+    /// Its open descriptors.
+    pub descriptors: u64,
+    /// Blocks that it freed and had not allocated.
+    pub freed_of_others: u64,
+}
+
+/// Blocks that one function allocated: `LeakSite` of the interface.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeakSiteRow {
+    /// Its symbol, mangled as in the file, or a link-time address; may be empty.
+    pub symbol: String,
+    /// How many blocks.
+    pub blocks: u64,
+    /// Bytes of all of them.
+    pub bytes: u64,
+}
+
+/// What a plugin held when it was unmapped: `Leaks` of the interface.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaksRow {
+    /// How much.
+    pub account: AccountRow,
+    /// By whom, the most bytes first; empty where that is not noted.
+    pub sites: Vec<LeakSiteRow>,
 }
 
 /// Why a closed plugin is still mapped: `Lingering` of the interface.
@@ -272,6 +312,9 @@ pub struct LoadCall {
     /// Its detached signature.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub signature: Option<String>,
+    /// What to count of it: counts, or sites; none for nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub account: Option<String>,
     /// Parameters for the plugin.
     pub params: Vec<Field>,
 }
@@ -365,6 +408,9 @@ pub struct UnloadReply {
     /// What was seen of its mapping, where ld.so was asked to unmap it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed: Option<ObservedRow>,
+    /// What it left behind, where that was counted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leaks: Option<LeaksRow>,
 }
 
 /// Reply of `Info`.

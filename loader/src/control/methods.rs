@@ -28,7 +28,7 @@ use crate::params::Params;
 use crate::plugin::Plugin;
 use crate::registry::canonical;
 use crate::settlement;
-use crate::trust::{Source, Trust};
+use crate::trust::{Accounting, Source, Trust};
 
 /// The interface that every varlink service has.
 const SERVICE: &str = "org.varlink.service";
@@ -276,6 +276,7 @@ impl Host {
         let permanent: Option<bool> = parameters.take("permanent")?;
         let force: Option<bool> = parameters.take("force")?;
         let signature: Option<String> = parameters.take("signature")?;
+        let account: Option<String> = parameters.take("account")?;
         let given: Vec<Field> = parameters.take("params")?;
         parameters.end()?;
         if file >= descriptors.len() {
@@ -308,6 +309,12 @@ impl Host {
             Some(text) => source.signature(text),
             None => source,
         };
+        let source = source.accounted(match account.as_deref() {
+            None => Accounting::Off,
+            Some("counts") => Accounting::Counts,
+            Some("sites") => Accounting::Sites,
+            Some(_) => return Err(Fault::InvalidParameter("account".to_owned())),
+        });
         let params = given
             .into_iter()
             .fold(Params::new(), |all, field| all.with(field.key, field.value));

@@ -7,13 +7,14 @@ use std::time::{Duration, UNIX_EPOCH};
 use plug_readside::state::State;
 
 use super::messages::{
-    DepartedRow, EventRow, Field, HolderRow, InsideRow, LingeringRow, ObservedRow, ParamRow,
-    ParamsReply, PluginRow, ProofRow, Refused, ResolvedRow, StageTime, SymbolRow, UnloadReply,
-    WorkerRow,
+    AccountRow, DepartedRow, EventRow, Field, HolderRow, InsideRow, LeakSiteRow, LeaksRow,
+    LingeringRow, ObservedRow, ParamRow, ParamsReply, PluginRow, ProofRow, Refused, ResolvedRow,
+    StageTime, SymbolRow, UnloadReply, WorkerRow,
 };
 use super::wire::Fault;
 use crate::error::{Error, ErrorKind, Holder, HolderKind, Stage};
 use crate::events::{Event, EventKind};
+use crate::footprint::account::Balance;
 use crate::history::Departed;
 use crate::image::SymbolRow as Symbol;
 use crate::lingering::{Debtor, Lingering, Observed};
@@ -22,7 +23,7 @@ use crate::plugin::Plugin;
 use crate::presence::WorkerInfo;
 use crate::quiesce::Proof;
 use crate::settings::ParamSetting;
-use crate::verdict::Unloaded;
+use crate::verdict::{LeakSite, Leaks, Unloaded};
 
 pub(super) fn plugin(loader: &Loader, plugin: &Plugin) -> PluginRow {
     let left = match plugin.state() {
@@ -60,6 +61,30 @@ pub(super) fn plugin(loader: &Loader, plugin: &Plugin) -> PluginRow {
         interfaces: plugin.interfaces().collect(),
         permanent: plugin.permanent().unwrap_or_default().to_owned(),
         lingering: left.as_ref().map(lingering),
+        account: plugin.balance().as_ref().map(account),
+    }
+}
+
+fn account(balance: &Balance) -> AccountRow {
+    AccountRow {
+        heap_bytes: balance.heap_bytes,
+        heap_blocks: balance.heap_blocks,
+        mapped_bytes: balance.mapped_bytes,
+        mappings: balance.mappings,
+        descriptors: balance.descriptors,
+        freed_of_others: balance.freed_of_others,
+    }
+}
+
+fn leaks(leaks: &Leaks) -> LeaksRow {
+    let site = |site: &LeakSite| LeakSiteRow {
+        symbol: site.symbol.to_string(),
+        blocks: site.blocks,
+        bytes: site.bytes,
+    };
+    LeaksRow {
+        account: account(&leaks.balance),
+        sites: leaks.sites.iter().map(site).collect(),
     }
 }
 
@@ -317,6 +342,7 @@ pub(super) fn unloaded(unloaded: Unloaded) -> UnloadReply {
                 workers: workers.collect(),
                 stages: stages(&report.stages),
                 observed: Some(observed(&report.observed)),
+                leaks: report.leaks.as_ref().map(leaks),
                 ..UnloadReply::default()
             };
         }

@@ -8,6 +8,7 @@
 
 mod bytes;
 mod claims;
+pub(crate) mod counted;
 mod damage;
 mod dynamic;
 mod dynsym;

@@ -6,6 +6,7 @@ pub(crate) mod arguments;
 pub(crate) mod clock;
 pub(crate) mod code;
 pub(crate) mod data;
+pub(crate) mod descriptor;
 pub(crate) mod dl;
 pub(crate) mod inherited;
 pub(crate) mod mapping;
