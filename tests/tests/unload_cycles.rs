@@ -14,10 +14,10 @@ use std::time::{Duration, Instant};
 
 use plug_loader::{Loader, Unloaded};
 use plug_tests::actors::{Actor, address};
+use plug_tests::child;
 use plug_tests::host::{Host, seconds};
 use plug_tests::matrix::{Libraries, Library};
 use plug_tests::process::{self, keys_in_use};
-use plug_tests::{child, isolated};
 
 /// Cycles by default.
 const CYCLES: u32 = 5_000;
@@ -206,7 +206,8 @@ const LEAVES_MEMORY: [(&str, Library, u32); 7] = [
 
 #[test]
 fn cycles_of_plugins_that_keep_memory_in_statics_leave_nothing_else() {
-    isolated!({
+    let test = "cycles_of_plugins_that_keep_memory_in_statics_leave_nothing_else";
+    child::isolated_for(time(), test, || {
         // SAFETY: the process has one thread that looks at the environment, this one.
         unsafe { env::set_var("RUST_BACKTRACE", "1") };
         quiet();

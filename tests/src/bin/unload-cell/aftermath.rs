@@ -36,13 +36,14 @@ pub fn prepare() {
 /// Waits, takes a signal, and forks.
 pub fn go_on() {
     thread::sleep(SOON);
+    // While the plugin was on its way out, its timers' signals may have been given to the host.
+    let before = HANDLED.load(Ordering::SeqCst);
     // SAFETY: the handler is the host's again, or the cell finds out.
     unsafe { libc::raise(SIGNAL) };
-    if HANDLED.load(Ordering::SeqCst) != 1 {
-        say(
-            "failed",
-            "the host's handler of a signal is not there any more",
-        );
+    let handled = HANDLED.load(Ordering::SeqCst) - before;
+    if handled != 1 {
+        let seen = format!("{handled} times for one signal, {before} times before");
+        say("failed", format!("the host's handler ran {seen}"));
     }
     // SAFETY: the child only ends.
     let child = unsafe { libc::fork() };
