@@ -22,6 +22,8 @@ pub enum Stage {
     Facts,
     /// The author's metadata is read and compared with the host.
     Metadata,
+    /// What it needs is found, and copied where it alone has it.
+    Needed,
     /// The name is reserved.
     Claim,
     /// The private copy is edited and sealed.
@@ -66,6 +68,7 @@ impl fmt::Display for Stage {
             Self::Facts => "facts",
             Self::Metadata => "metadata",
             Self::Symbols => "symbols",
+            Self::Needed => "needed",
             Self::Claim => "claim",
             Self::Rewrite => "rewrite",
             Self::Link => "link",

@@ -10,14 +10,15 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLoc
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
 
+use crate::bundle::Rules;
 use crate::deadline::{Deadline, write_until};
 use crate::error::{Error, ErrorKind};
 use crate::image::FileKey;
 use crate::plugin::Plugin;
 
-/// The file, the name it is loaded under where the caller chose one, and whether it is to be
-/// permanent.
-pub(crate) type FlightKey = (FileKey, Option<String>, bool);
+/// The file, the name it is loaded under where the caller chose one, whether it is to be permanent,
+/// and what becomes of what pins it.
+pub(crate) type FlightKey = (FileKey, Option<String>, bool, Rules);
 
 /// Loads in flight, by file.
 ///

@@ -65,6 +65,7 @@
 //! that can still be given up. [`Worker`] makes calls cheap and nameable. [`image`] reads files
 //! without running them.
 
+mod bundle;
 mod calls;
 #[cfg(feature = "testing")]
 pub mod checkpoint;
@@ -104,6 +105,7 @@ mod process;
 mod quiesce;
 mod reaper;
 mod registry;
+mod remains;
 mod retired;
 mod settlement;
 mod signature;

@@ -3,6 +3,7 @@
 
 use std::cell::RefCell;
 use std::collections::HashSet;
+use std::ffi::CString;
 use std::mem::{self, ManuallyDrop};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
@@ -10,6 +11,7 @@ use std::time::Duration;
 use plug_api::abi::{ABI_VERSION, DESCRIPTOR_SYMBOL, Descriptor};
 use plug_readside::state::State;
 
+use crate::bundle::{self, Piece, Rules, image_error};
 use crate::checkpoint;
 use crate::constructors;
 use crate::context::Context;
@@ -18,19 +20,17 @@ use crate::deadline::{Deadline, lock_until};
 use crate::error::{Error, ErrorKind, Lingering, Stage};
 use crate::events::EventKind;
 use crate::executor::{self, Ending, Executor};
-use crate::footprint;
 use crate::fork;
-use crate::image::tables::Tables;
 use crate::image::{
-    Backing, DEFAULT_MAX_SIZE, Edit, Facts, ImageError, Info, Opened, RewritePolicy, StageLink,
-    Staged, foreign_name, is_name, next_nonce, plan, undo,
+    Bundle, DEFAULT_MAX_SIZE, Dependency, Facts, ImageError, Info, Opened, StageLink, Staged,
+    foreign_name, is_name,
 };
-use crate::index::OwnedIndex;
 use crate::params::Params;
 use crate::pins::Pins;
-use crate::plugin::{Destructors, Export, Loaded, Plugin, Record};
+use crate::plugin::{Destructors, Export, Loaded, Part, Plugin, Record};
 use crate::process::Process;
 use crate::registry::{Claim, Until, Zombie, canonical, claim_error};
+use crate::remains;
 use crate::settlement;
 use crate::stages::Stages;
 use crate::sys::{code, dl, process_exit};
@@ -53,6 +53,10 @@ pub(crate) fn load(
     fork::settle(process)?;
     let deadline = Deadline::after(process.config.load_patience);
     let (name, permanent) = (source.name, source.permanent);
+    let rules = Rules {
+        nodelete: source.nodelete,
+        unique: source.unique,
+    };
     let named = name.as_deref().unwrap_or(&described);
     let result = (|| {
         if let Some(name) = name.as_deref().filter(|name| !is_name(name)) {
@@ -62,9 +66,10 @@ pub(crate) fn load(
             return Err(image_error(bad, Stage::Open));
         }
         let opened = open(source.origin)?;
-        process
-            .flights
-            .join((opened.key(), name.clone(), permanent), deadline, || {
+        process.flights.join(
+            (opened.key(), name.clone(), permanent, rules),
+            deadline,
+            || {
                 let mut stages = Stages::start();
                 let mut left = None;
                 run(
@@ -73,6 +78,7 @@ pub(crate) fn load(
                     Wanted {
                         name: name.as_deref(),
                         permanent,
+                        rules,
                     },
                     params,
                     deadline,
@@ -88,7 +94,8 @@ pub(crate) fn load(
                         .push(plugin.name(), plugin.generation(), kind);
                 })
                 .inspect_err(|error| report_failure(process, error))
-            })
+            },
+        )
     })();
     let result = result.map_err(|error| error.plugin(named));
     match &result {
@@ -124,6 +131,7 @@ struct Wanted<'a> {
     name: Option<&'a str>,
     /// For as long as the process.
     permanent: bool,
+    rules: Rules,
 }
 
 fn run(
@@ -158,6 +166,11 @@ fn run(
         admit(&facts, &info, &staged).map_err(|e| e.at(Stage::Metadata).plugin(&name))?;
     stages.end(Stage::Metadata);
 
+    checkpoint::pass("load.needed").map_err(|error| error.at(Stage::Needed))?;
+    let bundle = Bundle::find(opened, &facts, staged.bytes())
+        .map_err(|error| image_error(error, Stage::Needed).plugin(&name))?;
+    stages.end(Stage::Needed);
+
     checkpoint::pass("load.claim").map_err(|error| error.at(Stage::Claim))?;
     let claim = process
         .registry
@@ -170,14 +183,13 @@ fn run(
         process,
         Flight {
             opened,
-            facts,
             info,
             name: &name,
-            permanent: wanted.permanent,
+            wanted,
             descriptor,
             params,
         },
-        staged,
+        (facts, staged, bundle),
         claim,
         stages,
         left,
@@ -188,10 +200,9 @@ fn run(
 /// What is known about a plugin before it is mapped.
 struct Flight<'a> {
     opened: &'a Opened,
-    facts: Facts,
     info: Info,
     name: &'a str,
-    permanent: bool,
+    wanted: Wanted<'a>,
     /// Link-time address and size of the descriptor; none for a foreign library.
     descriptor: Option<(u64, u64)>,
     params: &'a Params,
@@ -241,84 +252,69 @@ fn admit(facts: &Facts, info: &Info, staged: &Staged) -> Result<Option<(u64, u64
 fn land(
     process: &'static Process,
     flight: Flight<'_>,
-    mut staged: Staged,
+    (facts, staged, mut bundle): (Facts, Staged, Bundle),
     claim: Claim,
     stages: &mut Stages,
     left: &mut Option<Lingering>,
 ) -> Result<Plugin, Error> {
-    let facts = &flight.facts;
     // Made while the rest is: when constructors are to be run, it is there.
     let executor = Executor::start(c"plug-init").map_err(|error| error.at(Stage::Constructors))?;
 
-    checkpoint::pass("load.rewrite").map_err(|error| error.at(Stage::Rewrite))?;
-    let edits = plan(facts, staged.bytes(), &RewritePolicy::new(next_nonce()));
-    let undo = undo(&edits, staged.bytes());
-    staged
-        .edit(&edits)
-        .map_err(|error| image_error(error, Stage::Rewrite))?;
-    staged
-        .seal()
-        .map_err(|error| image_error(error, Stage::Rewrite))?;
-    let header = header(facts, &staged);
+    let rules = flight.wanted.rules;
+    let plugin = Piece {
+        name: flight.name.into(),
+        path: flight.opened.path().display().to_string().into(),
+        version: flight.info.version().unwrap_or_default().into(),
+        facts,
+    };
+    keep_shared_runtimes(&bundle.dependencies);
+    // SAFETY: the host vouched for the file through Trust.
+    let shared = unsafe { bundle::open_shared(&bundle) };
+    let pieces = bundle::gather(&mut bundle, plugin, staged);
+    let edited = bundle::rewrite(&bundle, pieces, &shared, rules)?;
+    let pinned_because = bundle::pinned_because(&edited, rules);
     stages.end(Stage::Rewrite);
 
-    let tables = Tables::of(facts, staged.bytes());
-    checkpoint::pass("load.link").map_err(|error| error.at(Stage::Link))?;
-    let (link, bytes) = staged
-        .link_and_keep(flight.name, facts.build_id.as_deref())
-        .map_err(|error| image_error(error, Stage::Link))?;
-    let link = Arc::new(link);
+    let linked = bundle::link(&bundle, edited)?;
     stages.end(Stage::Link);
 
-    // The tables stay where they are: nothing is read here.
-    checkpoint::pass("load.symbols").map_err(|error| error.at(Stage::Symbols))?;
-    let index = OwnedIndex::new(
-        bytes,
-        link.backing() == Backing::Memory,
-        &tables,
-        flight.name,
-        flight.info.version().unwrap_or_default(),
-        facts.build_id.as_deref().unwrap_or_default(),
-    );
-    let index = Arc::new(index);
+    let objects = bundle::index(linked)?;
     stages.end(Stage::Symbols);
 
     checkpoint::pass("load.map").map_err(|error| error.at(Stage::Map))?;
-    keep_shared_runtimes(&facts.needed);
-    // SAFETY: the host vouched for the file through Trust; its constructors are not run by ld.so.
-    let mapped = unsafe { dl::open(link.as_path()) }
-        .map_err(|refusal| Error::new(ErrorKind::Map, refusal.to_string()).at(Stage::Map))?;
-    let (bias, mapped_name) = (mapped.bias, mapped.name.clone());
+    // SAFETY: the host vouched for the file through Trust.
+    let opened = unsafe { bundle::open(&bundle, &objects) }?;
+    drop(shared);
     let threads = RefCell::new(Vec::new());
     let owed = RefCell::new(None);
     let mut mapped = Mapping {
         process,
-        mapped: Some(mapped),
+        mapped: Some(opened.mapped),
         owed: &owed,
-        link: Arc::clone(&link),
+        names: opened.names,
+        links: opened.links,
         left,
-        pinned_because: pinned_because(facts),
+        pinned_because: pinned_because.clone(),
         record: None,
     };
     stages.end(Stage::Map);
 
     checkpoint::pass("load.describe").map_err(|error| error.at(Stage::Describe))?;
-    if *mapped_name != *link.path() {
-        let message = format!(
-            "ld.so: expected the object {:?}, found {mapped_name:?}",
-            link.path()
-        );
-        return Err(Error::new(ErrorKind::Map, message).at(Stage::Describe));
-    }
-    // SAFETY: relocated just now, its code has not run, and the facts are its own.
-    unsafe { footprint::redirect(facts, bias) }.map_err(|error| error.at(Stage::Describe))?;
-    let (record, destructors, descriptor) = describe(
+    let checked = objects.iter().zip(opened.biases);
+    let checked = checked.map(|(object, bias)| bundle::check(object, bias));
+    let biases = checked.collect::<Result<Vec<usize>, Error>>()?;
+    // SAFETY: relocated just now, and their code has not run.
+    unsafe { bundle::redirect(&objects, &biases) }?;
+    let constructors = bundle::constructors(&bundle, &objects, &biases);
+    let destructors = bundle::destructors(&bundle, &objects, &biases);
+    let parts = bundle::parts(objects, &biases);
+    let (record, descriptor) = describe(
         process,
         &flight,
-        (index, &link, undo),
         &claim,
-        &header,
-        bias,
+        parts,
+        bundle.dependencies,
+        pinned_because,
     )?;
     let record = Arc::new(record);
     mapped.record = Some(Arc::clone(&record));
@@ -339,9 +335,9 @@ fn land(
         threads: &threads,
         owed: &owed,
     };
-    let is_small = record.index.is_small();
-    if is_small {
-        record.index.build_search();
+    let indexes = || record.parts.iter().map(|part| &part.index);
+    for index in indexes().filter(|index| index.is_small()) {
+        index.build_search();
     }
     process
         .events
@@ -352,7 +348,7 @@ fn land(
     // Visible from here on: a crash or a profile sample in the plugin's first instruction resolves.
     let built = constructors::run(
         executor,
-        facts,
+        constructors,
         &record,
         descriptor,
         &destructors,
@@ -373,17 +369,15 @@ fn land(
     settled.keep();
     shown.keep();
     claim.keep();
-    let mapping = mapped.keep();
-    let link_name = link.path().to_owned();
+    let (mapping, names, links) = mapped.keep();
     process.registry.settle(Loaded {
         record: Arc::clone(&record),
         mapped: mapping,
-        link_name,
-        _link: link,
+        names,
+        _links: links,
         descriptor,
         destructors,
         threads: threads.take(),
-        pinned_because: pinned_because(facts),
     });
     stages.end(Stage::Activate);
     let times = mem::replace(stages, Stages::start()).into_inner();
@@ -393,42 +387,28 @@ fn land(
         .registry
         .advance(record.id, record.generation, State::Live);
     // Last, so that the search does not take the processor from the load; until then readers scan.
-    if !is_small {
-        process.indexer.ask(Arc::clone(&record.index));
+    for index in indexes().filter(|index| !index.is_small()) {
+        process.indexer.ask(Arc::clone(index));
     }
     checkpoint::note("load.live");
     Ok(Plugin::new(record))
 }
 
-/// The first bytes of the staged copy, to be found again in the mapping.
-fn header(facts: &Facts, staged: &Staged) -> Vec<u8> {
-    let first = facts
-        .segments
-        .first()
-        .map_or(0, |segment| segment.filesz.min(1024));
-    let first = usize::try_from(first).unwrap_or(0);
-    staged.bytes().get(..first).unwrap_or_default().to_vec()
-}
-
-/// Checks that what is mapped is what was staged, and writes down what there is to know.
+/// Writes down what there is to know of what is mapped.
 fn describe(
     process: &'static Process,
     flight: &Flight<'_>,
-    (index, link, undo): (Arc<OwnedIndex>, &Arc<StageLink>, Vec<Edit>),
     claim: &Claim,
-    header: &[u8],
-    bias: usize,
-) -> Result<(Record, Destructors, Option<Descriptor>), Error> {
-    let facts = &flight.facts;
-    let fail = |message: String| Error::new(ErrorKind::Map, message).at(Stage::Describe);
+    parts: Vec<Part>,
+    dependencies: Vec<Dependency>,
+    pinned_because: Vec<String>,
+) -> Result<(Record, Option<Descriptor>), Error> {
+    let Some(plugin) = parts.first() else {
+        return Err(Error::new(ErrorKind::Map, "nothing is mapped").at(Stage::Describe));
+    };
+    let (bias, start, end) = (plugin.bias, plugin.start, plugin.end);
+    let index = Arc::clone(&plugin.index);
     let at = |svma: u64| code::run_time(bias, svma);
-    let first = facts.segments.first().map_or(0, |segment| segment.vaddr);
-    // SAFETY: the first segment is mapped readable and has at least these bytes (validated).
-    if unsafe { code::bytes(at(first), header.len()) } != header {
-        return Err(fail(
-            "ld.so: the mapped bytes are not the staged ones".to_owned(),
-        ));
-    }
     let descriptor =
         match flight.descriptor {
             // SAFETY: the symbol lies inside the image and has the size of a descriptor (admitted).
@@ -442,17 +422,6 @@ fn describe(
         Some(descriptor) => unsafe { code::interfaces(descriptor) },
         None => Vec::new(),
     };
-    let mut fini: Vec<usize> = match facts.fini_array {
-        // SAFETY: the array lies inside the image and is relocated.
-        Some(array) => unsafe { code::entries(at(array.vaddr), array.size) },
-        None => Vec::new(),
-    };
-    fini.reverse();
-    fini.extend(facts.fini.map(at));
-    let destructors = Destructors {
-        fini,
-        dso_handles: facts.dso_handles.iter().map(|&handle| at(handle)).collect(),
-    };
     let record = Record {
         name: flight.name.into(),
         canonical: canonical(flight.name),
@@ -461,11 +430,12 @@ fn describe(
         id: claim.id,
         generation: claim.generation,
         bias,
-        start: at(facts.span.vaddr),
-        end: at(facts.span.vaddr.wrapping_add(facts.span.size)),
+        start,
+        end,
         index,
-        link: Arc::downgrade(link),
-        undo,
+        parts,
+        dependencies,
+        pinned_because,
         interfaces: interfaces
             .into_iter()
             .map(|(name, entry)| Export {
@@ -484,12 +454,15 @@ fn describe(
         pins: Pins::default(),
         permanent: permanent(flight).map(Box::from),
     };
-    Ok((record, destructors, descriptor))
+    Ok((record, descriptor))
 }
 
 /// Why the plugin is never unloaded; the author knows best.
 fn permanent<'a>(flight: &'a Flight<'_>) -> Option<&'a str> {
-    let hosts = flight.permanent.then_some("the host loaded it as such");
+    let hosts = flight
+        .wanted
+        .permanent
+        .then_some("the host loaded it as such");
     flight.info.permanent().or(hosts)
 }
 
@@ -560,7 +533,8 @@ struct Mapping<'a> {
     /// Why it may not be given back, and what it waits for: threads still run its code, or owe it
     /// something.
     owed: &'a RefCell<Option<(Vec<String>, Option<Until>)>>,
-    link: Arc<StageLink>,
+    names: Vec<CString>,
+    links: Vec<Arc<StageLink>>,
     left: &'a mut Option<Lingering>,
     pinned_because: Vec<String>,
     /// Known once the plugin is described.
@@ -568,8 +542,9 @@ struct Mapping<'a> {
 }
 
 impl Mapping<'_> {
-    fn keep(mut self) -> Option<dl::Mapped> {
-        self.mapped.take()
+    fn keep(mut self) -> (Option<dl::Mapped>, Vec<CString>, Vec<Arc<StageLink>>) {
+        let (names, links) = (mem::take(&mut self.names), mem::take(&mut self.links));
+        (self.mapped.take(), names, links)
     }
 }
 
@@ -584,8 +559,10 @@ impl Drop for Mapping<'_> {
             // it; what its constructors and init left behind was undone, and threads that ran its
             // code have ended and owe it nothing.
             None => match unsafe { mapped.close() } {
-                Ok(false) => return,
-                Ok(true) => (None, vec!["still mapped after dlclose".to_owned()], None),
+                Ok(()) => match remains::of(self.record.as_deref(), &self.names) {
+                    reasons if reasons.is_empty() => return,
+                    reasons => (None, reasons, None),
+                },
                 Err(refusal) => (None, vec![refusal.to_string()], None),
             },
         };
@@ -616,12 +593,11 @@ impl Drop for Mapping<'_> {
             loaded: Some(Loaded {
                 record,
                 mapped,
-                link_name: self.link.path().to_owned(),
-                _link: Arc::clone(&self.link),
+                names: mem::take(&mut self.names),
+                _links: mem::take(&mut self.links),
                 descriptor: None,
                 destructors: Destructors::default(),
                 threads: Vec::new(),
-                pinned_because,
             }),
             until,
         });
@@ -638,17 +614,6 @@ impl Drop for Mapping<'_> {
     }
 }
 
-/// Reasons known from the file why a plugin stays mapped for ever.
-fn pinned_because(facts: &Facts) -> Vec<String> {
-    let mut reasons = Vec::new();
-    if facts.nodelete() {
-        reasons.push(
-            "the file is marked DF_1_NODELETE: its author says that unloading is unsafe".into(),
-        );
-    }
-    reasons
-}
-
 /// The runtimes kept, for [`keep_shared_runtimes`]. Held while ld.so opens one.
 static KEPT: Mutex<Option<HashSet<String>>> = Mutex::new(None);
 
@@ -659,8 +624,8 @@ pub(crate) fn hold_runtimes(deadline: Deadline) -> Option<impl Sized> {
 
 /// Makes sure that the plugin is not the first to bring the C++ and unwinding runtimes in: they
 /// could bind to weak symbols of the plugin and pin it for ever.
-fn keep_shared_runtimes(needed: &[String]) {
-    for name in needed {
+fn keep_shared_runtimes(needed: &[Dependency]) {
+    for Dependency { name, .. } in needed {
         if !matches!(name.as_str(), "libstdc++.so.6" | "libgcc_s.so.1") {
             continue;
         }
@@ -672,17 +637,4 @@ fn keep_shared_runtimes(needed: &[String]) {
             }
         }
     }
-}
-
-/// An image's error in the loader's words.
-fn image_error(error: ImageError, stage: Stage) -> Error {
-    let kind = match &error {
-        ImageError::Read { .. } | ImageError::NotRegular { .. } | ImageError::TooLarge { .. } => {
-            ErrorKind::Open
-        }
-        ImageError::Damaged(_) => ErrorKind::Damaged,
-        ImageError::Metadata(_) | ImageError::Name { .. } => ErrorKind::Incompatible,
-        _ => ErrorKind::Stage,
-    };
-    Error::new(kind, error.to_string()).because(error).at(stage)
 }

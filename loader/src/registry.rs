@@ -4,6 +4,7 @@
 //! is waited for. Lock order: flights, then the writer, then the workers.
 
 use std::collections::VecDeque;
+use std::ffi::{CStr, CString};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -20,7 +21,7 @@ use crate::index::OwnedIndex;
 use crate::plugin::{Loaded, Record};
 use crate::retired::Retired;
 use crate::snapshot::Snapshot;
-use crate::sys::dl;
+use crate::sys::link_map;
 
 /// Fresh bytes for which the drainer does not wait out its second: as much as the 256 snapshots of
 /// 1,600 plugins. Half of it would have it run more often, twice as much would be held for longer.
@@ -249,37 +250,41 @@ impl Registry {
         {
             entry.record = Some(Arc::clone(record));
         }
-        let row = record.row();
-        // ld.so gave the range to this plugin: whoever was shown there is gone, though the drainer
-        // has not noticed yet.
-        writer
-            .rows
-            .0
-            .retain(|other| other.end <= row.start || other.start >= row.end);
-        let place = writer
-            .rows
-            .0
-            .partition_point(|other| other.start < row.start);
-        writer.rows.0.insert(place, row);
+        for row in record.rows() {
+            // ld.so gave the range to this plugin: whoever was shown there is gone, though the
+            // drainer has not noticed yet.
+            writer
+                .rows
+                .0
+                .retain(|other| other.end <= row.start || other.start >= row.end);
+            let place = writer
+                .rows
+                .0
+                .partition_point(|other| other.start < row.start);
+            writer.rows.0.insert(place, row);
+        }
+        let indexes = record.parts.iter().map(|part| Arc::clone(&part.index));
         writer
             .indexes
-            .push((record.generation, Arc::clone(&record.index)));
+            .extend(indexes.map(|index| (record.generation, index)));
         self.publish(&mut writer);
     }
 
     /// Makes a plugin invisible to readers that come from now on. Never waits.
     pub(crate) fn hide(&self, generation: u64) {
         let mut writer = self.lock();
-        let index = writer.indexes.iter().find(|(of, _)| *of == generation);
-        if let Some((_, index)) = index.cloned() {
-            drop(writer);
+        let of = |(of, _): &&(u64, Arc<OwnedIndex>)| *of == generation;
+        let indexes = writer.indexes.iter().filter(of);
+        let indexes: Vec<Arc<OwnedIndex>> = indexes.map(|(_, index)| Arc::clone(index)).collect();
+        drop(writer);
+        for index in indexes {
             index.detach();
-            writer = self.lock();
         }
+        writer = self.lock();
         writer.rows.0.retain(|row| row.generation != generation);
         self.publish(&mut writer);
         let sequence = writer.sequence;
-        if let Some(at) = writer.indexes.iter().position(|(of, _)| *of == generation) {
+        while let Some(at) = writer.indexes.iter().position(|(of, _)| *of == generation) {
             let (_, index) = writer.indexes.swap_remove(at);
             writer.retired.index(sequence, index);
         }
@@ -479,10 +484,14 @@ impl Registry {
                 continue;
             };
             let loaded = writer.zombies.get(at).and_then(|z| z.loaded.as_ref());
-            let name = loaded.map(|loaded| loaded.link_name.clone());
+            let names = loaded.map(|loaded| loaded.names.clone());
             drop(writer);
+            let is_mapped = |names: Vec<CString>| {
+                let names: Vec<&CStr> = names.iter().map(CString::as_c_str).collect();
+                !link_map::still_mapped(&names).is_empty()
+            };
             // Asked without the lock: it takes ld.so's.
-            if name.is_none_or(|name| dl::is_mapped(&name)) {
+            if names.is_none_or(is_mapped) {
                 continue;
             }
             self.hide(generation);

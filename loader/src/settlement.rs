@@ -63,12 +63,11 @@ pub(crate) fn is_settled(generation: u64) -> bool {
 fn describe(debt: &Debt, record: &Record, is_worker: bool) -> String {
     let (tid, name) = (debt.tid, task::name_of(debt.tid));
     if let Some(start) = debt.start {
-        let svma = start.wrapping_sub(record.bias) as u64;
-        let symbol = record.index.view().find(svma);
-        let symbol = symbol.map_or_else(
-            || format!("{svma:#x}"),
-            |symbol| String::from_utf8_lossy(symbol.name).into_owned(),
-        );
+        let mut symbol = String::from(record.symbol_at(start));
+        if symbol.is_empty() {
+            let bias = record.part_at(start).map_or(record.bias, |part| part.bias);
+            symbol = format!("{:#x}", start.wrapping_sub(bias));
+        }
         return format!("its thread {tid} ({name}), started at {symbol}, still runs");
     }
     let when = if is_worker {

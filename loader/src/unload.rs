@@ -22,6 +22,7 @@ use crate::plugin::{Loaded, Record};
 use crate::process::Process;
 use crate::quiesce::{self, Undrained, WorkerProof};
 use crate::registry::{Leaving, Until, Zombie};
+use crate::remains;
 use crate::settlement::{self, Unfinished};
 use crate::stages::Stages;
 use crate::stall::Stall;
@@ -220,8 +221,8 @@ fn depart(
         return left(loaded, reasons, Some(Until::Settled { destroyed: true }));
     }
     close(process, loaded, stages).or_else(|given_back| {
-        let (loaded, reason) = *given_back;
-        left(loaded, vec![reason], None)
+        let (loaded, reasons) = *given_back;
+        left(loaded, reasons, None)
     })
 }
 
@@ -231,7 +232,7 @@ fn close(
     process: &'static Process,
     mut loaded: Loaded,
     stages: &mut Stages,
-) -> Result<(), Box<(Loaded, String)>> {
+) -> Result<(), Box<(Loaded, Vec<String>)>> {
     let record = Arc::clone(&loaded.record);
     settlement::release(record.generation);
     process_exit::run_first();
@@ -241,7 +242,7 @@ fn close(
     checkpoint::note("unload.grace");
     if let Err(error) = quiesce::grace(Deadline::after(SECTION)) {
         process.registry.show(&record);
-        return Err(Box::new((loaded, error.to_string())));
+        return Err(Box::new((loaded, vec![error.to_string()])));
     }
     stages.end(Stage::Unpublish);
 
@@ -254,23 +255,20 @@ fn close(
     stages.end(Stage::Close);
     checkpoint::note("unload.observe");
     let lingering = match closed {
-        Some(Ok(false)) => None,
-        Some(Ok(true)) | None => Some(
-            "still mapped after dlclose: a thread-local destructor, another object or a flag of \
-             the file holds it"
-                .to_owned(),
-        ),
-        Some(Err(refusal)) => Some(refusal.to_string()),
+        Some(Ok(())) | None => remains::of(Some(&record), &loaded.names),
+        Some(Err(refusal)) => vec![refusal.to_string()],
     };
     stages.end(Stage::Observe);
-    if let Some(reason) = lingering {
+    if !lingering.is_empty() {
         process.registry.show(&record);
-        return Err(Box::new((loaded, reason)));
+        return Err(Box::new((loaded, lingering)));
     }
     drop(loaded);
     // First, so that whoever asks for this load finds it here or there.
     if let Some(forgotten) = process.history.add(record) {
-        process.registry.retire(&forgotten.index);
+        for part in &forgotten.parts {
+            process.registry.retire(&part.index);
+        }
     }
     Ok(())
 }
@@ -420,10 +418,10 @@ fn bury(
 ) -> Unloaded {
     // One that still owns its mapping is not given back to ld.so later, unless that waits for
     // something.
-    let pinned = !loaded.pinned_because.is_empty() || loaded.mapped.is_some() && until.is_none();
-    let mut reasons = loaded.pinned_because.clone();
-    reasons.extend(why);
     let record = &Arc::clone(&loaded.record);
+    let pinned = !record.pinned_because.is_empty() || loaded.mapped.is_some() && until.is_none();
+    let mut reasons = record.pinned_because.clone();
+    reasons.extend(why);
     let lingering = Lingering {
         plugin: record.name.clone(),
         generation: record.generation,

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use plug_tests::standalone::repository;
 
 /// The only files of the loader that may contain unsafe code.
-const UNSAFE: [&str; 39] = [
+const UNSAFE: [&str; 41] = [
+    "bundle",
     "calls",
     "constructors",
     "context",
@@ -35,6 +36,7 @@ const UNSAFE: [&str; 39] = [
     "sys/clock",
     "sys/code",
     "sys/dl",
+    "sys/link_map",
     "sys/mapping",
     "sys/membarrier",
     "sys/objects",

@@ -5,6 +5,7 @@ pub(crate) mod arguments;
 pub(crate) mod clock;
 pub(crate) mod code;
 pub(crate) mod dl;
+pub(crate) mod link_map;
 pub(crate) mod mapping;
 pub(crate) mod membarrier;
 pub(crate) mod objects;
