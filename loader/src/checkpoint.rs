@@ -16,6 +16,7 @@ pub const POINTS: &[&str] = &[
     "load.stage",
     "load.facts",
     "load.metadata",
+    "load.needed",
     "load.claim",
     "load.rewrite",
     "load.link",

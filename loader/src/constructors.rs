@@ -17,7 +17,6 @@ use crate::checkpoint;
 use crate::deadline::{Deadline, write_until};
 use crate::error::{Error, ErrorKind, Stage};
 use crate::executor::{Ending, Executor, Outcome};
-use crate::image::Facts;
 use crate::plugin::{self, Destructors, Record};
 use crate::stages::Stages;
 use crate::sys::arguments::{Arguments, arguments};
@@ -44,19 +43,13 @@ pub(crate) fn hold(deadline: Deadline) -> Option<impl Sized> {
 /// Runs constructors and `init` on the loader's thread `executor`, which `threads` then holds.
 pub(crate) fn run<'a>(
     executor: Executor,
-    facts: &Facts,
+    constructors: Vec<usize>,
     record: &Arc<Record>,
     descriptor: Option<Descriptor>,
     destructors: &'a Destructors,
     threads: &'a RefCell<Vec<Ending>>,
     stages: &mut Stages,
 ) -> Result<Built<'a>, Error> {
-    let at = |svma: u64| code::run_time(record.bias, svma);
-    let mut constructors: Vec<usize> = facts.init.map(at).into_iter().collect();
-    if let Some(array) = facts.init_array {
-        // SAFETY: the array lies inside the image and is relocated.
-        constructors.extend(unsafe { code::entries(at(array.vaddr), array.size) });
-    }
     let all = constructors.len();
     let done = Arc::new(AtomicUsize::new(0));
     let init = descriptor.and_then(|descriptor| descriptor.init);

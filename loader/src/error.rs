@@ -28,6 +28,8 @@ pub enum Stage {
     Metadata,
     /// Another process rehearses the load.
     Probe,
+    /// What it needs is found, and copied where it alone has it.
+    Needed,
     /// The name is reserved.
     Claim,
     /// The private copy is edited and sealed.
@@ -76,6 +78,7 @@ impl fmt::Display for Stage {
             Self::Metadata => "metadata",
             Self::Probe => "probe",
             Self::Symbols => "symbols",
+            Self::Needed => "needed",
             Self::Claim => "claim",
             Self::Rewrite => "rewrite",
             Self::Link => "link",

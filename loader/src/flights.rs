@@ -10,6 +10,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLoc
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
 
+use crate::bundle::Rules;
 use crate::deadline::{Deadline, write_until};
 use crate::error::{Error, ErrorKind};
 use crate::image::FileKey;
@@ -17,8 +18,8 @@ use crate::plugin::Plugin;
 use crate::trust::Accounting;
 
 /// The file, the name it is loaded under where the caller chose one, whether it is to be permanent,
-/// whether it is forced, and what is counted of it.
-pub(crate) type FlightKey = (FileKey, Option<String>, bool, bool, Accounting);
+/// whether it is forced, what is counted of it, and what becomes of what pins it.
+pub(crate) type FlightKey = (FileKey, Option<String>, bool, bool, Accounting, Rules);
 
 /// Loads in flight, by file.
 ///

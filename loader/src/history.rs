@@ -39,18 +39,16 @@ pub struct Attribution {
 impl Attribution {
     /// What `address` was to `record`, if it was inside.
     pub(crate) fn of(record: Arc<Record>, since: Option<Duration>, address: usize) -> Option<Self> {
-        if !(record.start..record.end).contains(&address) {
-            return None;
-        }
-        let index = record.index.view();
-        let svma = address.wrapping_sub(record.bias) as u64;
+        let part = record.part_at(address)?;
+        let index = part.index.view();
+        let svma = address.wrapping_sub(part.bias) as u64;
         let (symbol, start) = match (index.find(svma), index.find_unnamed(svma)) {
             (Some(symbol), _) => (
                 String::from_utf8_lossy(symbol.name).into_owned(),
                 symbol.svma,
             ),
             (None, Some((start, _))) => (format!("fn@+{start:#x}"), start),
-            (None, None) => (String::new(), record.start.wrapping_sub(record.bias) as u64),
+            (None, None) => (String::new(), part.start.wrapping_sub(part.bias) as u64),
         };
         Some(Self {
             plugin: Plugin::new(record),

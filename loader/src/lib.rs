@@ -67,6 +67,7 @@
 
 mod audit;
 pub mod authority;
+mod bundle;
 mod calls;
 #[cfg(feature = "testing")]
 pub mod checkpoint;
@@ -116,6 +117,7 @@ mod quiesce;
 mod reaper;
 mod recheck;
 mod registry;
+mod remains;
 mod retired;
 mod roll;
 mod roots;

@@ -3,6 +3,7 @@
 
 use std::cell::RefCell;
 use std::collections::HashSet;
+use std::ffi::CString;
 use std::mem::{self, ManuallyDrop};
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -11,6 +12,7 @@ use std::time::Duration;
 use plug_api::abi::Descriptor;
 use plug_readside::state::State;
 
+use crate::bundle::{self, Piece, Rules, image_error};
 use crate::checkpoint;
 use crate::constructors;
 use crate::context::Context;
@@ -20,23 +22,22 @@ use crate::error::{Error, ErrorKind, Stage};
 use crate::events::EventKind;
 use crate::executor::{self, Ending, Executor};
 use crate::footprint::account::{self, Account};
-use crate::footprint::{self, Owner, counting};
+use crate::footprint::{self, Owner};
 use crate::fork;
 use crate::gate;
-use crate::image::tables::Tables;
 use crate::image::{
-    Backing, DEFAULT_MAX_SIZE, Edit, Facts, ImageError, Info, Opened, RewritePolicy, StageLink,
-    Staged, foreign_name, is_name, next_nonce, plan, undo,
+    Bundle, DEFAULT_MAX_SIZE, Dependency, Facts, ImageError, Info, Opened, StageLink, Staged,
+    foreign_name, is_name,
 };
-use crate::index::OwnedIndex;
 use crate::lingering::{Lingering, Why};
 use crate::params::Params;
 use crate::pins::Pins;
-use crate::plugin::{Destructors, Export, Loaded, Plugin, Record};
+use crate::plugin::{Destructors, Export, Loaded, Part, Plugin, Record};
 use crate::probe::request::Request;
 use crate::process::Process;
 use crate::quiesce;
 use crate::registry::{Claim, canonical, claim_error};
+use crate::remains;
 use crate::screening;
 use crate::settings::Settings;
 use crate::settlement;
@@ -65,6 +66,10 @@ pub(crate) fn load(
     let deadline = Deadline::after(process.config.load_patience);
     let (name, permanent, force) = (source.name, source.permanent, source.force);
     let accounting = source.accounting;
+    let rules = Rules {
+        nodelete: source.nodelete,
+        unique: source.unique,
+    };
     let named = name.as_deref().unwrap_or(&described);
     let result = (|| {
         if let Some(name) = name.as_deref().filter(|name| !is_name(name)) {
@@ -80,7 +85,14 @@ pub(crate) fn load(
         };
         let opened = open(source.origin)?;
         process.flights.join(
-            (opened.key(), name.clone(), permanent, force, accounting),
+            (
+                opened.key(),
+                name.clone(),
+                permanent,
+                force,
+                accounting,
+                rules,
+            ),
             deadline,
             || {
                 let mut stages = Stages::start();
@@ -94,6 +106,7 @@ pub(crate) fn load(
                         force,
                         signature: signature.as_deref(),
                         accounting,
+                        rules,
                     },
                     params,
                     deadline,
@@ -151,6 +164,7 @@ struct Wanted<'a> {
     /// Its detached signature.
     signature: Option<&'a [u8]>,
     accounting: Accounting,
+    rules: Rules,
 }
 
 fn run(
@@ -209,6 +223,11 @@ fn run(
         .map_err(|error| error.at(Stage::Probe).plugin(&name))?;
     stages.end(Stage::Probe);
 
+    checkpoint::pass("load.needed").map_err(|error| error.at(Stage::Needed))?;
+    let bundle = Bundle::find(opened, &facts, staged.bytes())
+        .map_err(|error| image_error(error, Stage::Needed).plugin(&name))?;
+    stages.end(Stage::Needed);
+
     checkpoint::pass("load.claim").map_err(|error| error.at(Stage::Claim))?;
     let claim = process
         .registry
@@ -225,17 +244,15 @@ fn run(
         process,
         Flight {
             opened,
-            facts,
             info,
             name: &name,
-            permanent: wanted.permanent,
+            wanted,
             descriptor: pass.descriptor,
             taints: screened.taints,
             params: &told,
             settings: RefCell::new(settings),
-            accounting: wanted.accounting,
         },
-        staged,
+        (facts, staged, bundle),
         claim,
         stages,
         left,
@@ -246,11 +263,9 @@ fn run(
 /// What is known about a plugin before it is mapped.
 struct Flight<'a> {
     opened: &'a Opened,
-    facts: Facts,
     info: Info,
     name: &'a str,
-    permanent: bool,
-    accounting: Accounting,
+    wanted: Wanted<'a>,
     /// Link-time address and size of the descriptor; none for a foreign library.
     descriptor: Option<(u64, u64)>,
     taints: Taints,
@@ -264,56 +279,41 @@ struct Flight<'a> {
 fn land(
     process: &'static Process,
     flight: Flight<'_>,
-    mut staged: Staged,
+    (facts, staged, mut bundle): (Facts, Staged, Bundle),
     claim: Claim,
     stages: &mut Stages,
     left: &mut Option<Lingering>,
 ) -> Result<Plugin, Error> {
-    let facts = &flight.facts;
     // Made while the rest is: when constructors are to be run, it is there.
     let executor = Executor::start(c"plug-init").map_err(|error| error.at(Stage::Constructors))?;
 
-    checkpoint::pass("load.rewrite").map_err(|error| error.at(Stage::Rewrite))?;
-    let edits = plan(facts, staged.bytes(), &RewritePolicy::new(next_nonce()));
-    let undo = undo(&edits, staged.bytes());
-    staged
-        .edit(&edits)
-        .map_err(|error| image_error(error, Stage::Rewrite))?;
-    staged
-        .seal()
-        .map_err(|error| image_error(error, Stage::Rewrite))?;
-    let header = header(facts, &staged);
+    let rules = flight.wanted.rules;
+    let plugin = Piece {
+        name: flight.name.into(),
+        path: flight.opened.path().display().to_string().into(),
+        version: flight.info.version().unwrap_or_default().into(),
+        facts,
+    };
+    keep_shared_runtimes(&bundle.dependencies);
+    // SAFETY: the host vouched for the file through Trust.
+    let shared = unsafe { bundle::open_shared(&bundle) };
+    let account = account::open(flight.wanted.accounting);
+    let account = account.map_err(|error| error.at(Stage::Rewrite))?;
+    let pieces = bundle::gather(&mut bundle, plugin, staged);
+    let edited = bundle::rewrite(&bundle, pieces, &shared, rules, account.is_some())?;
+    let pinned_because = bundle::pinned_because(&edited, rules);
     stages.end(Stage::Rewrite);
 
-    let tables = Tables::of(facts, staged.bytes());
-    let account = account::open(flight.accounting).map_err(|error| error.at(Stage::Rewrite))?;
-    let counted = account.as_ref().map(|_| counting::words(staged.bytes()));
-    checkpoint::pass("load.link").map_err(|error| error.at(Stage::Link))?;
-    let (link, bytes) = staged
-        .link_and_keep(flight.name, facts.build_id.as_deref())
-        .map_err(|error| image_error(error, Stage::Link))?;
-    let link = Arc::new(link);
+    let linked = bundle::link(&bundle, edited)?;
     stages.end(Stage::Link);
 
-    // The tables stay where they are: nothing is read here.
-    checkpoint::pass("load.symbols").map_err(|error| error.at(Stage::Symbols))?;
-    let index = OwnedIndex::new(
-        bytes,
-        link.backing() == Backing::Memory,
-        &tables,
-        flight.name,
-        flight.info.version().unwrap_or_default(),
-        facts.build_id.as_deref().unwrap_or_default(),
-    );
-    let index = Arc::new(index);
+    let objects = bundle::index(linked)?;
     stages.end(Stage::Symbols);
 
     checkpoint::pass("load.map").map_err(|error| error.at(Stage::Map))?;
-    keep_shared_runtimes(&facts.needed);
-    // SAFETY: the host vouched for the file through Trust; its constructors are not run by ld.so.
-    let mapped = unsafe { dl::open(link.as_path()) }
-        .map_err(|refusal| Error::new(ErrorKind::Map, refusal.to_string()).at(Stage::Map))?;
-    let (bias, mapped_name) = (mapped.bias, mapped.name.clone());
+    // SAFETY: the host vouched for the file through Trust.
+    let opened = unsafe { bundle::open(&bundle, &objects) }?;
+    drop(shared);
     let threads = RefCell::new(Vec::new());
     let owed = RefCell::new(None);
     let owner = Owner {
@@ -323,43 +323,34 @@ fn land(
     let mut mapped = Mapping {
         process,
         owner,
-        mapped: Some(mapped),
+        mapped: Some(opened.mapped),
         account,
         owed: &owed,
-        link: Arc::clone(&link),
+        names: opened.names,
+        links: opened.links,
         left,
-        pinned_because: pinned_because(facts),
+        pinned_because: pinned_because.clone(),
         record: None,
     };
     stages.end(Stage::Map);
 
     checkpoint::pass("load.describe").map_err(|error| error.at(Stage::Describe))?;
-    if *mapped_name != *link.path() {
-        let message = format!(
-            "ld.so: expected the object {:?}, found {mapped_name:?}",
-            link.path()
-        );
-        return Err(Error::new(ErrorKind::Map, message).at(Stage::Describe));
-    }
-    // SAFETY: relocated just now, its code has not run, and the facts are its own.
-    unsafe { footprint::redirect(facts, bias, owner, flight.opened.path(), || link.key().ok()) }
-        .map_err(|error| error.at(Stage::Describe))?;
+    let checked = objects.iter().zip(opened.biases);
+    let checked = checked.map(|(object, bias)| bundle::check(object, bias));
+    let biases = checked.collect::<Result<Vec<usize>, Error>>()?;
     let account = mapped.account.as_ref().map(account::Open::account);
-    if let (Some(account), Some(words)) = (account, counted) {
-        let (start, end) = range(facts, bias);
-        account.set_range(start, end);
-        let protected = footprint::protected(facts, bias);
-        // SAFETY: as above.
-        unsafe { counting::redirect(&words, bias, protected, account) }
-            .map_err(|error| error.at(Stage::Describe))?;
-    }
-    let (record, destructors, descriptor) = describe(
+    // SAFETY: relocated just now, and their code has not run.
+    unsafe { bundle::redirect(&objects, &biases, owner, account) }?;
+    let constructors = bundle::constructors(&bundle, &objects, &biases);
+    let destructors = bundle::destructors(&bundle, &objects, &biases);
+    let parts = bundle::parts(objects, &biases);
+    let (record, descriptor) = describe(
         process,
         &flight,
-        (index, &link, undo),
         (&claim, account),
-        &header,
-        bias,
+        parts,
+        bundle.dependencies,
+        pinned_because,
     )?;
     let record = Arc::new(record);
     mapped.record = Some(Arc::clone(&record));
@@ -380,9 +371,9 @@ fn land(
         threads: &threads,
         owed: &owed,
     };
-    let is_small = record.index.is_small();
-    if is_small {
-        record.index.build_search();
+    let indexes = || record.parts.iter().map(|part| &part.index);
+    for index in indexes().filter(|index| index.is_small()) {
+        index.build_search();
     }
     process
         .events
@@ -393,7 +384,7 @@ fn land(
     // Visible from here on: a crash or a profile sample in the plugin's first instruction resolves.
     let built = constructors::run(
         executor,
-        facts,
+        constructors,
         &record,
         descriptor,
         &destructors,
@@ -414,18 +405,16 @@ fn land(
     settled.keep();
     shown.keep();
     claim.keep();
-    let (mapping, account) = mapped.keep();
-    let link_name = link.path().to_owned();
+    let (mapping, account, names, links) = mapped.keep();
     process.registry.settle(Loaded {
         record: Arc::clone(&record),
         mapped: mapping,
         _account: account,
-        link_name,
-        _link: link,
+        names,
+        _links: links,
         descriptor,
         destructors,
         threads: threads.take(),
-        pinned_because: pinned_because(facts),
     });
     stages.end(Stage::Activate);
     let times = mem::replace(stages, Stages::start()).into_inner();
@@ -435,42 +424,28 @@ fn land(
         .registry
         .advance(record.id, record.generation, State::Live);
     // Last, so that the search does not take the processor from the load; until then readers scan.
-    if !is_small {
-        process.indexer.ask(Arc::clone(&record.index));
+    for index in indexes().filter(|index| !index.is_small()) {
+        process.indexer.ask(Arc::clone(index));
     }
     checkpoint::note("load.live");
     Ok(Plugin::new(record))
 }
 
-/// The first bytes of the staged copy, to be found again in the mapping.
-fn header(facts: &Facts, staged: &Staged) -> Vec<u8> {
-    let first = facts
-        .segments
-        .first()
-        .map_or(0, |segment| segment.filesz.min(1024));
-    let first = usize::try_from(first).unwrap_or(0);
-    staged.bytes().get(..first).unwrap_or_default().to_vec()
-}
-
-/// Checks that what is mapped is what was staged, and writes down what there is to know.
+/// Writes down what there is to know of what is mapped.
 fn describe(
     process: &'static Process,
     flight: &Flight<'_>,
-    (index, link, undo): (Arc<OwnedIndex>, &Arc<StageLink>, Vec<Edit>),
     (claim, account): (&Claim, Option<Account>),
-    header: &[u8],
-    bias: usize,
-) -> Result<(Record, Destructors, Option<Descriptor>), Error> {
-    let facts = &flight.facts;
-    let fail = |message: String| Error::new(ErrorKind::Map, message).at(Stage::Describe);
+    parts: Vec<Part>,
+    dependencies: Vec<Dependency>,
+    pinned_because: Vec<String>,
+) -> Result<(Record, Option<Descriptor>), Error> {
+    let Some(plugin) = parts.first() else {
+        return Err(Error::new(ErrorKind::Map, "nothing is mapped").at(Stage::Describe));
+    };
+    let (bias, start, end) = (plugin.bias, plugin.start, plugin.end);
+    let index = Arc::clone(&plugin.index);
     let at = |svma: u64| code::run_time(bias, svma);
-    let first = facts.segments.first().map_or(0, |segment| segment.vaddr);
-    // SAFETY: the first segment is mapped readable and has at least these bytes (validated).
-    if unsafe { code::bytes(at(first), header.len()) } != header {
-        return Err(fail(
-            "ld.so: the mapped bytes are not the staged ones".to_owned(),
-        ));
-    }
     let descriptor =
         match flight.descriptor {
             // SAFETY: the symbol lies inside the image and has the size of a descriptor (admitted).
@@ -483,17 +458,6 @@ fn describe(
         // SAFETY: relocated, and of version 1, as code::descriptor() checked.
         Some(descriptor) => unsafe { code::interfaces(descriptor) },
         None => Vec::new(),
-    };
-    let mut fini: Vec<usize> = match facts.fini_array {
-        // SAFETY: the array lies inside the image and is relocated.
-        Some(array) => unsafe { code::entries(at(array.vaddr), array.size) },
-        None => Vec::new(),
-    };
-    fini.reverse();
-    fini.extend(facts.fini.map(at));
-    let destructors = Destructors {
-        fini,
-        dso_handles: facts.dso_handles.iter().map(|&handle| at(handle)).collect(),
     };
     let owner = Owner {
         id: claim.id,
@@ -508,12 +472,13 @@ fn describe(
         id: claim.id,
         generation: claim.generation,
         bias,
-        start: range(facts, bias).0,
-        end: range(facts, bias).1,
+        start,
+        end,
         account,
         index,
-        link: Arc::downgrade(link),
-        undo,
+        parts,
+        dependencies,
+        pinned_because,
         interfaces: interfaces
             .into_iter()
             .map(|(name, entry)| Export {
@@ -534,19 +499,15 @@ fn describe(
         permanent: permanent(flight).map(Box::from),
         taints: flight.taints,
     };
-    Ok((record, destructors, descriptor))
-}
-
-/// First address of the mapping and one past the last.
-fn range(facts: &Facts, bias: usize) -> (usize, usize) {
-    let at = |vaddr| code::run_time(bias, vaddr);
-    let end = facts.span.vaddr.wrapping_add(facts.span.size);
-    (at(facts.span.vaddr), at(end))
+    Ok((record, descriptor))
 }
 
 /// Why the plugin is never unloaded; the author knows best.
 fn permanent<'a>(flight: &'a Flight<'_>) -> Option<&'a str> {
-    let hosts = flight.permanent.then_some("the host loaded it as such");
+    let hosts = flight
+        .wanted
+        .permanent
+        .then_some("the host loaded it as such");
     flight.info.permanent().or(hosts)
 }
 
@@ -631,6 +592,14 @@ impl Drop for Settled<'_> {
     }
 }
 
+/// What is left of a mapping that is kept.
+type Kept = (
+    Option<dl::Mapped>,
+    Option<account::Open>,
+    Vec<CString>,
+    Vec<Arc<StageLink>>,
+);
+
 /// Gives the mapping back to ld.so, unless kept, and reports what stays.
 ///
 /// What stays is a zombie as after an unload: readers see it, and it is collected when it goes.
@@ -643,7 +612,8 @@ struct Mapping<'a> {
     /// Why it may not be given back, and what it waits for: threads still run its code, or owe it
     /// something.
     owed: &'a RefCell<Option<(Why, Option<Until>)>>,
-    link: Arc<StageLink>,
+    names: Vec<CString>,
+    links: Vec<Arc<StageLink>>,
     left: &'a mut Option<Lingering>,
     pinned_because: Vec<String>,
     /// Known once the plugin is described.
@@ -651,8 +621,9 @@ struct Mapping<'a> {
 }
 
 impl Mapping<'_> {
-    fn keep(mut self) -> (Option<dl::Mapped>, Option<account::Open>) {
-        (self.mapped.take(), self.account.take())
+    fn keep(mut self) -> Kept {
+        let (names, links) = (mem::take(&mut self.names), mem::take(&mut self.links));
+        (self.mapped.take(), self.account.take(), names, links)
     }
 }
 
@@ -671,8 +642,10 @@ impl Drop for Mapping<'_> {
             // it; what its constructors and init left behind was undone, and threads that ran its
             // code have ended and owe it nothing.
             None => match unsafe { mapped.close() } {
-                Ok((_, after)) if !after.is_listed => return,
-                Ok(_) => (None, "still mapped after dlclose".to_owned().into(), None),
+                Ok(()) => match remains::of(self.record.as_deref(), &self.names) {
+                    reasons if reasons.is_empty() => return,
+                    reasons => (None, Why::for_ever(reasons), None),
+                },
                 Err(refusal) => (None, refusal.to_string().into(), None),
             },
         };
@@ -695,12 +668,11 @@ impl Drop for Mapping<'_> {
                 record,
                 mapped,
                 _account: self.account.take(),
-                link_name: self.link.path().to_owned(),
-                _link: Arc::clone(&self.link),
+                names: mem::take(&mut self.names),
+                _links: mem::take(&mut self.links),
                 descriptor: None,
                 destructors: Destructors::default(),
                 threads: Vec::new(),
-                pinned_because,
             }),
             until,
         });
@@ -717,17 +689,6 @@ impl Drop for Mapping<'_> {
     }
 }
 
-/// Reasons known from the file why a plugin stays mapped for ever.
-fn pinned_because(facts: &Facts) -> Vec<String> {
-    let mut reasons = Vec::new();
-    if facts.nodelete() {
-        reasons.push(
-            "the file is marked DF_1_NODELETE: its author says that unloading is unsafe".into(),
-        );
-    }
-    reasons
-}
-
 /// The runtimes kept, for [`keep_shared_runtimes`]. Held while ld.so opens one.
 static KEPT: Mutex<Option<HashSet<String>>> = Mutex::new(None);
 
@@ -738,8 +699,8 @@ pub(crate) fn hold_runtimes(deadline: Deadline) -> Option<impl Sized> {
 
 /// Makes sure that the plugin is not the first to bring the C++ and unwinding runtimes in: they
 /// could bind to weak symbols of the plugin and pin it for ever.
-fn keep_shared_runtimes(needed: &[String]) {
-    for name in needed {
+fn keep_shared_runtimes(needed: &[Dependency]) {
+    for Dependency { name, .. } in needed {
         if !matches!(name.as_str(), "libstdc++.so.6" | "libgcc_s.so.1") {
             continue;
         }
@@ -751,17 +712,4 @@ fn keep_shared_runtimes(needed: &[String]) {
             }
         }
     }
-}
-
-/// An image's error in the loader's words.
-fn image_error(error: ImageError, stage: Stage) -> Error {
-    let kind = match &error {
-        ImageError::Read { .. } | ImageError::NotRegular { .. } | ImageError::TooLarge { .. } => {
-            ErrorKind::Open
-        }
-        ImageError::Damaged(_) => ErrorKind::Damaged,
-        ImageError::Metadata(_) | ImageError::Name { .. } => ErrorKind::Incompatible,
-        _ => ErrorKind::Stage,
-    };
-    Error::new(kind, error.to_string()).because(error).at(stage)
 }

@@ -1,5 +1,6 @@
 //! Handles to plugins: what hosts hold, none of which keeps a plugin in the process but a pin.
 
+use std::ffi::{CStr, CString};
 use std::fmt;
 use std::marker::PhantomData;
 use std::panic::Location;
@@ -20,7 +21,7 @@ use crate::executor::{Ending, Executor, Outcome};
 use crate::footprint::account::{self, Account, Balance};
 use crate::footprint::{self, Footprint};
 use crate::image::symbols;
-use crate::image::{Edit, Info, Param, StageLink, SymbolRow};
+use crate::image::{Dependency, Edit, Info, Param, StageLink, SymbolRow};
 use crate::index::OwnedIndex;
 use crate::pin::PluginPin;
 use crate::pins::Pins;
@@ -46,10 +47,12 @@ pub(crate) struct Record {
     /// What it holds, if that is counted.
     pub(crate) account: Option<Account>,
     pub(crate) index: Arc<OwnedIndex>,
-    /// The staged copy, while it is there.
-    pub(crate) link: Weak<StageLink>,
-    /// What brings the staged copy's bytes back to those of the original.
-    pub(crate) undo: Vec<Edit>,
+    /// The mapped objects: the plugin itself, then its private dependencies.
+    pub(crate) parts: Vec<Part>,
+    /// What it needs, by itself or through others.
+    pub(crate) dependencies: Vec<Dependency>,
+    /// Reasons known from the files why it may stay mapped for ever.
+    pub(crate) pinned_because: Vec<String>,
     pub(crate) interfaces: Vec<Export>,
     pub(crate) context: Context,
     /// Calls that the slot had counted before this load.
@@ -65,6 +68,48 @@ pub(crate) struct Record {
     pub(crate) permanent: Option<Box<str>>,
     /// Sticky facts about this load.
     pub(crate) taints: Taints,
+}
+
+/// One mapped object of a load: the plugin itself, or a private dependency of it.
+#[derive(Debug)]
+pub(crate) struct Part {
+    /// What readers call it: the plugin's name, with the dependency's file after a slash.
+    pub(crate) name: Box<str>,
+    /// The original.
+    pub(crate) path: Box<str>,
+    pub(crate) bias: usize,
+    pub(crate) start: usize,
+    pub(crate) end: usize,
+    pub(crate) index: Arc<OwnedIndex>,
+    /// What ld.so calls it.
+    pub(crate) link_name: CString,
+    /// The staged copy, while it is there.
+    pub(crate) link: Weak<StageLink>,
+    /// The edits of the copy.
+    pub(crate) edits: Vec<Edit>,
+    /// What brings the copy's bytes back to those of the original.
+    pub(crate) undo: Vec<Edit>,
+    /// Set once it is unmapped, while other parts may stay.
+    pub(crate) gone: OnceLock<()>,
+}
+
+impl Part {
+    /// What readers are shown of a part of this load.
+    fn row(&self, record: &Record) -> Row {
+        Row {
+            start: self.start,
+            end: self.end,
+            bias: self.bias,
+            id: record.id,
+            generation: record.generation,
+            index: self.index.as_ptr(),
+        }
+    }
+
+    /// Whether a run-time address lies in it.
+    pub(crate) fn covers(&self, address: usize) -> bool {
+        (self.start..self.end).contains(&address)
+    }
 }
 
 /// One interface or service that a plugin exports.
@@ -86,15 +131,14 @@ pub(crate) struct Loaded {
     pub(crate) mapped: Option<dl::Mapped>,
     /// Closed after the mapping, whose imports lead to it.
     pub(crate) _account: Option<account::Open>,
-    pub(crate) link_name: std::ffi::CString,
-    /// The staged file and its name; stays while anything of it is mapped.
-    pub(crate) _link: Arc<StageLink>,
+    /// What ld.so calls its objects, and the root by which several are opened.
+    pub(crate) names: Vec<CString>,
+    /// The staged files and their names; they stay while anything of them is mapped.
+    pub(crate) _links: Vec<Arc<StageLink>>,
     pub(crate) descriptor: Option<Descriptor>,
     pub(crate) destructors: Destructors,
     /// Threads of the loader's that ran its code; it stays mapped until they have ended.
     pub(crate) threads: Vec<Ending>,
-    /// Reasons known from the file why it may stay mapped for ever.
-    pub(crate) pinned_because: Vec<String>,
 }
 
 // SAFETY: the descriptor's pointers are addresses inside the plugin, which is mapped for as long
@@ -110,19 +154,36 @@ pub(crate) struct Destructors {
     pub(crate) dso_handles: Vec<usize>,
 }
 
+impl Loaded {
+    /// What ld.so calls the plugin itself.
+    pub(crate) fn name(&self) -> &CStr {
+        self.names.first().map_or(c"", CString::as_c_str)
+    }
+}
+
 impl Record {
     pub(crate) fn live_word(&self) -> u64 {
         StateWord::new(self.generation, State::Live).0
     }
 
-    pub(crate) fn row(&self) -> Row {
-        Row {
-            start: self.start,
-            end: self.end,
-            bias: self.bias,
-            id: self.id,
-            generation: self.generation,
-            index: self.index.as_ptr(),
+    /// The rows that readers are shown, one for each part that is mapped.
+    pub(crate) fn rows(&self) -> impl Iterator<Item = Row> {
+        let mapped = self.parts.iter().filter(|part| part.gone.get().is_none());
+        mapped.map(|part| part.row(self))
+    }
+
+    /// The part that a run-time address lies in.
+    pub(crate) fn part_at(&self, address: usize) -> Option<&Part> {
+        self.parts.iter().find(|part| part.covers(address))
+    }
+
+    /// Notes which parts are unmapped: all but those that ld.so calls one of `still`.
+    pub(crate) fn note_gone(&self, still: &[&CStr]) {
+        for part in &self.parts {
+            if !still.contains(&part.link_name.as_c_str()) {
+                // Once is enough.
+                let _first = part.gone.set(());
+            }
         }
     }
 
@@ -130,12 +191,16 @@ impl Record {
     ///
     /// To be called by the history only, one plugin at a time.
     pub(crate) fn depart(&self) {
-        let (name, version) = (self.name.as_bytes(), self.version.as_bytes());
         let at = clock::monotonic();
-        // SAFETY: the history keeps the record and with it the index; when it gives the record up
-        // it calls forget_symbols() and hands the index to the registry, which frees it after a
-        // grace period.
-        unsafe { departed::add(&self.row(), name, version, self.index.view().build_id(), at) };
+        // The plugin itself last, so that it is the one that left last.
+        for (n, part) in self.parts.iter().enumerate().rev() {
+            let version = if n == 0 { self.version.as_bytes() } else { &[] };
+            let (name, build_id) = (part.name.as_bytes(), part.index.view().build_id());
+            // SAFETY: the history keeps the record and with it the indexes; when it gives the
+            // record up it calls forget_symbols() and hands them to the registry, which frees them
+            // after a grace period.
+            unsafe { departed::add(&part.row(self), name, version, build_id, at) };
+        }
     }
 
     /// The exported symbol that covers a run-time address, or where in the file it is.
@@ -152,8 +217,11 @@ impl Record {
         if let Some(export) = self.interfaces.iter().find(|e| e.table == address) {
             return export.name.as_str().into();
         }
-        let svma = address.wrapping_sub(self.bias) as u64;
-        self.index
+        let Some(part) = self.part_at(address) else {
+            return Box::default();
+        };
+        let svma = address.wrapping_sub(part.bias) as u64;
+        part.index
             .view()
             .find(svma)
             .map_or_else(Box::default, |symbol| {
@@ -315,6 +383,26 @@ impl Plugin {
         self.record.account?.balance()
     }
 
+    /// What it needs, by itself or through others: each library once, whether it has a copy of its
+    /// own, and by which rule it was found. What libraries need that are left to ld.so is not told.
+    #[must_use]
+    pub fn dependencies(&self) -> &[Dependency] {
+        &self.record.dependencies
+    }
+
+    /// Reasons known from the files why it may stay mapped after an unload; empty for most.
+    #[must_use]
+    pub fn pinned_because(&self) -> &[String] {
+        &self.record.pinned_because
+    }
+
+    /// The edits that its copy got, then those of its private dependencies' copies; each with the
+    /// name by which readers know the object.
+    pub fn edits(&self) -> impl Iterator<Item = (&str, &Edit)> {
+        let parts = self.record.parts.iter();
+        parts.flat_map(|part| part.edits.iter().map(|edit| (&*part.name, edit)))
+    }
+
     /// Pins held right now.
     #[must_use]
     pub fn pins(&self) -> u64 {
@@ -374,9 +462,12 @@ impl Plugin {
     #[must_use]
     pub fn symbol_table(&self) -> Vec<SymbolRow> {
         let record = &*self.record;
-        let staged = record.link.upgrade().and_then(|link| link.bytes().ok());
+        let staged = record.parts.first().and_then(|part| {
+            let bytes = part.link.upgrade()?.bytes().ok()?;
+            Some(undone(&bytes, &part.undo))
+        });
         match staged {
-            Some(staged) => symbols::rows(&undone(&staged, &record.undo), record.bias),
+            Some(original) => symbols::rows(&original, record.bias),
             None => symbols::rows_of_index(record.index.view(), record.bias),
         }
     }

@@ -88,7 +88,7 @@ fn whereabouts(within: Within) -> Option<String> {
     match within {
         Within::Call(address) => {
             let mut records = process.registry.records().into_iter();
-            let record = records.find(|r| (r.start..r.end).contains(&address))?;
+            let record = records.find(|record| record.part_at(address).is_some())?;
             let function = record.symbol_at(address);
             Some(match &*function {
                 "" => format!("{}, in one of its functions", record.name),

@@ -225,37 +225,41 @@ impl Registry {
         {
             entry.record = Some(Arc::clone(record));
         }
-        let row = record.row();
-        // ld.so gave the range to this plugin: whoever was shown there is gone, though the drainer
-        // has not noticed yet.
-        writer
-            .rows
-            .0
-            .retain(|other| other.end <= row.start || other.start >= row.end);
-        let place = writer
-            .rows
-            .0
-            .partition_point(|other| other.start < row.start);
-        writer.rows.0.insert(place, row);
+        for row in record.rows() {
+            // ld.so gave the range to this plugin: whoever was shown there is gone, though the
+            // drainer has not noticed yet.
+            writer
+                .rows
+                .0
+                .retain(|other| other.end <= row.start || other.start >= row.end);
+            let place = writer
+                .rows
+                .0
+                .partition_point(|other| other.start < row.start);
+            writer.rows.0.insert(place, row);
+        }
+        let indexes = record.parts.iter().map(|part| Arc::clone(&part.index));
         writer
             .indexes
-            .push((record.generation, Arc::clone(&record.index)));
+            .extend(indexes.map(|index| (record.generation, index)));
         self.publish(&mut writer);
     }
 
     /// Makes a plugin invisible to readers that come from now on. Never waits.
     pub(crate) fn hide(&self, generation: u64) {
         let mut writer = self.lock();
-        let index = writer.indexes.iter().find(|(of, _)| *of == generation);
-        if let Some((_, index)) = index.cloned() {
-            drop(writer);
+        let of = |(of, _): &&(u64, Arc<OwnedIndex>)| *of == generation;
+        let indexes = writer.indexes.iter().filter(of);
+        let indexes: Vec<Arc<OwnedIndex>> = indexes.map(|(_, index)| Arc::clone(index)).collect();
+        drop(writer);
+        for index in indexes {
             index.detach();
-            writer = self.lock();
         }
+        writer = self.lock();
         writer.rows.0.retain(|row| row.generation != generation);
         self.publish(&mut writer);
         let sequence = writer.sequence;
-        if let Some(at) = writer.indexes.iter().position(|(of, _)| *of == generation) {
+        while let Some(at) = writer.indexes.iter().position(|(of, _)| *of == generation) {
             let (_, index) = writer.indexes.swap_remove(at);
             writer.retired.index(sequence, index);
         }

@@ -73,11 +73,12 @@ pub(crate) fn debtors(process: &Process, record: &Record) -> Vec<Debtor> {
         has_stack: debt.has_stack,
         is_forking: debt.is_forking,
         start: debt.start.map(|start| {
-            let svma = start.wrapping_sub(record.bias) as u64;
-            match record.index.view().find(svma) {
-                Some(symbol) => String::from_utf8_lossy(symbol.name).into(),
-                None => format!("{svma:#x}").into(),
+            let symbol = record.symbol_at(start);
+            if !symbol.is_empty() {
+                return symbol;
             }
+            let bias = record.part_at(start).map_or(record.bias, |part| part.bias);
+            format!("{:#x}", start.wrapping_sub(bias)).into()
         }),
         is_worker: rows.iter().any(|row| row.tid() == debt.tid),
     };

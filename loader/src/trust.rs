@@ -3,6 +3,8 @@
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
+use crate::image::Rule;
+
 /// Which files are admitted.
 ///
 /// Non-exhaustive: rules are added as they come; the default admits every file that is not
@@ -51,6 +53,8 @@ pub struct Source {
     pub(crate) force: bool,
     pub(crate) signature: Option<Vec<u8>>,
     pub(crate) accounting: Accounting,
+    pub(crate) nodelete: Rule,
+    pub(crate) unique: Rule,
 }
 
 /// Whether a load counts what its plugin takes of the process.
@@ -79,14 +83,7 @@ impl Source {
     /// The file at `path`, opened once by the load.
     #[must_use]
     pub fn path(path: impl AsRef<Path>) -> Self {
-        Self {
-            origin: Origin::Path(path.as_ref().to_owned()),
-            name: None,
-            permanent: false,
-            force: false,
-            signature: None,
-            accounting: Accounting::Off,
-        }
+        Self::of(Origin::Path(path.as_ref().to_owned()))
     }
 
     /// A file that somebody opened already.
@@ -99,14 +96,45 @@ impl Source {
     /// library is named after. Nothing is opened by it.
     #[must_use]
     pub fn opened(fd: OwnedFd, path: impl AsRef<Path>) -> Self {
+        Self::of(Origin::Descriptor(fd, path.as_ref().to_owned()))
+    }
+
+    fn of(origin: Origin) -> Self {
         Self {
-            origin: Origin::Descriptor(fd, path.as_ref().to_owned()),
+            origin,
             name: None,
             permanent: false,
             force: false,
             signature: None,
             accounting: Accounting::Off,
+            nodelete: Rule::Honour,
+            unique: Rule::Neutralise,
         }
+    }
+
+    /// What becomes of `DF_1_NODELETE`, by which an author says that unmapping is unsafe. Honoured
+    /// by default: the plugin is pinned at its unload, and says so before
+    /// ([`Plugin::pinned_because`]).
+    ///
+    /// To neutralise it is the host's word that it knows better: that nothing outside keeps a
+    /// pointer into the file. Holds for what the plugin brings, too.
+    ///
+    /// [`Plugin::pinned_because`]: crate::Plugin::pinned_because
+    #[must_use]
+    pub fn nodelete(mut self, rule: Rule) -> Self {
+        self.nodelete = rule;
+        self
+    }
+
+    /// What becomes of GNU unique symbols, by which a C++ compiler keeps statics of templates and
+    /// inline functions one in the whole process; ld.so never unmaps whoever has the first.
+    /// Neutralised by default: they are one for the plugin and what it brings.
+    ///
+    /// Honour them where the plugin shares such a static with the host or with another plugin.
+    #[must_use]
+    pub fn unique(mut self, rule: Rule) -> Self {
+        self.unique = rule;
+        self
     }
 
     /// Loads it under `name` instead of the name it declares.

@@ -26,6 +26,7 @@ use crate::quarantine::{self, Quarantine};
 use crate::quiesce::{self, Undrained, WorkerProof};
 use crate::recheck::Recheck;
 use crate::registry::Leaving;
+use crate::remains;
 use crate::roots::{self, Root};
 use crate::settlement::{self, Unfinished};
 use crate::stages::Stages;
@@ -293,6 +294,7 @@ fn close(
     stages.end(Stage::Unpublish);
 
     checkpoint::note("unload.close");
+    let before = dl::look(loaded.name());
     let closed = loaded.mapped.take().map(|mapped| {
         // SAFETY: gates and pins are drained and closed, `exit` and the destructors have run and
         // their thread has ended, and no reader follows a pointer into the plugin.
@@ -301,14 +303,15 @@ fn close(
     stages.end(Stage::Close);
     checkpoint::note("unload.observe");
     let observed = match closed {
-        Some(Ok((before, after))) => Ok(observe(&loaded, before, after)),
+        Some(Ok(())) => Ok(observe(&loaded, before, dl::look(loaded.name()))),
         Some(Err(refusal)) => Err(Why::from(refusal.to_string())),
         None => Err(Why::from("it was given back to ld.so before".to_owned())),
     };
     stages.end(Stage::Observe);
     record.context.threads().close();
+    let reasons = remains::of(Some(&record), &loaded.names);
     let why = match observed {
-        Ok(observed) if !observed.is_listed => {
+        Ok(observed) if reasons.is_empty() => {
             if let Some(quarantine) = quarantine {
                 quarantine.over();
             }
@@ -323,7 +326,7 @@ fn close(
         }
         Ok(observed) => Why {
             observed: Some(observed),
-            ..Why::from(HELD.to_owned())
+            ..Why::for_ever(reasons)
         },
         Err(why) => why,
     };
@@ -331,15 +334,11 @@ fn close(
     Err(Box::new((loaded, why)))
 }
 
-/// What is known of a plugin that is still there after `dlclose`.
-const HELD: &str = "still mapped after dlclose: a thread-local destructor, another object or a flag \
-                    of the file holds it";
-
 /// Writes down what was seen of a plugin before and after it was closed.
 pub(crate) fn observe(loaded: &Loaded, before: dl::Sight, after: dl::Sight) -> Observed {
     let (start, end) = (loaded.record.start, loaded.record.end);
     Observed {
-        name: loaded.link_name.to_string_lossy().into(),
+        name: loaded.name().to_string_lossy().into(),
         is_listed: after.is_listed,
         range: (start, end),
         is_covered: objects::is_known().then(|| objects::find(start).is_some()),
@@ -352,7 +351,9 @@ fn leave_history(process: &'static Process, loaded: Loaded, record: Arc<Record>)
     drop(loaded);
     // First, so that whoever asks for this load finds it here or there.
     if let Some(forgotten) = process.history.add(record) {
-        process.registry.retire(&forgotten.index);
+        for part in &forgotten.parts {
+            process.registry.retire(&part.index);
+        }
     }
 }
 
@@ -494,9 +495,9 @@ pub(crate) fn close_late(process: &'static Process) {
 fn bury(process: &'static Process, loaded: Loaded, why: Why, until: Option<Until>) -> Unloaded {
     // One that still owns its mapping is not given back to ld.so later, unless that waits for
     // something.
-    let pinned = !loaded.pinned_because.is_empty() || loaded.mapped.is_some() && until.is_none();
     let record = &Arc::clone(&loaded.record);
-    let before = &loaded.pinned_because;
+    let before = &record.pinned_because;
+    let pinned = !before.is_empty() || loaded.mapped.is_some() && until.is_none();
     let lingering = why.lingering(&record.name, record.generation, before, pinned);
     let id = record.id;
     process.registry.bury(Zombie {

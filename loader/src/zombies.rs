@@ -82,15 +82,20 @@ impl Registry {
             let zombie = writer.zombies.get(at);
             let is_pinned = zombie.is_some_and(|zombie| zombie.lingering.is_pinned);
             let loaded = zombie.and_then(|zombie| zombie.loaded.as_ref());
-            let of = |loaded: &Loaded| (loaded.link_name.clone(), loaded.mapped.is_none());
+            let of = |loaded: &Loaded| (loaded.names.clone(), loaded.mapped.is_none());
             let named = loaded.map(of);
             drop(writer);
             // Asked without the lock: it takes ld.so's.
             let is_listed = match named {
                 None => true,
-                // SAFETY: closed before, when nobody was inside or could enter any more.
-                Some((name, true)) if !is_pinned => unsafe { dl::look_again(&name) },
-                Some((name, _)) => dl::look(&name).is_listed,
+                Some((names, is_closed)) => names.iter().any(|name| {
+                    if is_closed && !is_pinned {
+                        // SAFETY: closed before, when nobody was inside or could enter any more.
+                        unsafe { dl::look_again(name) }
+                    } else {
+                        dl::look(name).is_listed
+                    }
+                }),
             };
             if is_listed {
                 continue;

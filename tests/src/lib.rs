@@ -6,6 +6,7 @@ pub mod child;
 pub mod confinement;
 pub mod host;
 pub mod journal;
+pub mod libraries;
 pub mod matrix;
 pub mod oracle;
 pub mod process;

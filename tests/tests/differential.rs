@@ -5,7 +5,6 @@
 //! processes, a few in each. One that plain dlopen cannot load, or crashes on, is skipped.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::env;
 use std::ffi::CString;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -18,6 +17,7 @@ use plug_loader::checkpoint::{Verdict, set_hook};
 use plug_loader::{Params, Plugin, Resolved, Source, SymbolReader};
 use plug_tests::child::{self, Ended};
 use plug_tests::host::{Host, seconds};
+use plug_tests::libraries;
 use plug_tests::process;
 
 const TEST: &str = "addresses_and_names_in_system_libraries_agree_with_readelf_and_dlsym";
@@ -437,10 +437,7 @@ impl Sweep {
     /// What did not work through Plug is a failure if ld.so alone can do it.
     fn judge(sweep: &Mutex<Self>, path: &str, how: String) {
         let plain = child::run(TEST, &format!("plain\n{path}"), PATIENCE);
-        // What it needs from its own folder is not found from the staged copy's.
-        let is_elsewhere = how.contains("cannot open shared object file")
-            && readelf(Path::new(path), &["-dW"]).contains("$ORIGIN");
-        let works = plain.output.contains(&format!("@plain {path}")) && !is_elsewhere;
+        let works = plain.output.contains(&format!("@plain {path}"));
         let mut sweep = sweep.lock().expect("no panic");
         match works {
             true => sweep
@@ -449,41 +446,6 @@ impl Sweep {
             false => sweep.skipped.push(format!("{path}: {how}")),
         }
     }
-}
-
-/// The shared objects of the system, each once.
-fn libraries() -> Vec<String> {
-    let mut found = BTreeSet::new();
-    let mut folders: Vec<PathBuf> = ["/usr/lib", "/lib64", "/usr/local/lib", "/opt"]
-        .map(PathBuf::from)
-        .to_vec();
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-            let path = entry.path();
-            let Ok(kind) = entry.file_type() else {
-                continue;
-            };
-            if kind.is_dir() {
-                folders.push(path);
-            } else if path.to_string_lossy().contains(".so")
-                && let Ok(real) = path.canonicalize()
-                && real.is_file()
-                && is_shared_object(&real)
-                && let Some(text) = real.to_str()
-            {
-                found.insert(text.to_owned());
-            }
-        }
-    }
-    found.into_iter().collect()
-}
-
-fn is_shared_object(path: &Path) -> bool {
-    use std::io::Read;
-    let mut head = [0; 20];
-    let read = fs::File::open(path).and_then(|mut file| file.read_exact(&mut head));
-    // ELF, 64-bit, ET_DYN, x86-64.
-    read.is_ok() && head[..5] == *b"\x7fELF\x02" && head[16] == 3 && head[18] == 62
 }
 
 #[test]
@@ -496,12 +458,12 @@ fn addresses_and_names_in_system_libraries_agree_with_readelf_and_dlsym() {
             _ => panic!("{role}"),
         };
     }
-    let all = libraries();
-    let step = match env::var("PLUG_SWEEP").as_deref() {
-        Ok("all") => 1,
-        _ => 10,
-    };
-    let chosen: Vec<String> = all.iter().step_by(step).cloned().collect();
+    let all = libraries::all();
+    let step = if libraries::are_all_wanted() { 1 } else { 10 };
+    let chosen = all.iter().step_by(step);
+    let chosen: Vec<String> = chosen
+        .filter_map(|path| path.to_str().map(str::to_owned))
+        .collect();
     let waiting: Mutex<VecDeque<Vec<String>>> =
         Mutex::new(chosen.chunks(BATCH).map(<[String]>::to_vec).collect());
     let sweep = Mutex::new(Sweep::default());

@@ -11,6 +11,7 @@ use plug_tests::standalone::repository;
 const UNSAFE: &[&str] = &[
     "audit",
     "audit/signal",
+    "bundle",
     "calls",
     "constructors",
     "context",
@@ -53,6 +54,7 @@ const UNSAFE: &[&str] = &[
     "sys/descriptor",
     "sys/dl",
     "sys/inherited",
+    "sys/link_map",
     "sys/mapping",
     "sys/membarrier",
     "sys/objects",

@@ -2,8 +2,7 @@
 //! headers: names, versions, addresses, sizes and letters, on every example plugin and over the
 //! system's libraries.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::env;
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -12,6 +11,7 @@ use std::time::Duration;
 use plug_example_plugins::{HOSTILE, USEFUL};
 use plug_loader::image::{ImageError, Inspection, SymbolKind};
 use plug_loader::{Config, Deadline, Loader, Params, Policy, Source, Trust, Unloaded};
+use plug_tests::libraries;
 use plug_tests::standalone::Scratch;
 
 /// One symbol in nm's words: name with version, address, size, letter.
@@ -144,44 +144,10 @@ fn symbols_of_every_example_plugin_equal_nm() {
     }
 }
 
-/// The shared objects of the system, each once.
-fn libraries() -> Vec<PathBuf> {
-    let mut found = BTreeMap::new();
-    let mut folders: Vec<PathBuf> = ["/usr/lib", "/lib64", "/usr/local/lib", "/opt"]
-        .map(PathBuf::from)
-        .to_vec();
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-            let path = entry.path();
-            let Ok(kind) = entry.file_type() else {
-                continue;
-            };
-            if kind.is_dir() {
-                folders.push(path);
-            } else if path.to_string_lossy().contains(".so")
-                && let Ok(real) = path.canonicalize()
-                && real.is_file()
-                && is_shared_object(&real)
-            {
-                found.insert(real, ());
-            }
-        }
-    }
-    found.into_keys().collect()
-}
-
-fn is_shared_object(path: &Path) -> bool {
-    use std::io::Read;
-    let mut head = [0; 20];
-    let read = fs::File::open(path).and_then(|mut file| file.read_exact(&mut head));
-    // ELF, 64-bit, ET_DYN, x86-64.
-    read.is_ok() && head[..5] == *b"\x7fELF\x02" && head[16] == 3 && head[18] == 62
-}
-
 #[test]
 fn symbols_of_system_libraries_equal_nm() {
-    let all = libraries();
-    let step = if env::var("PLUG_SWEEP").is_ok_and(|sweep| sweep == "all") {
+    let all = libraries::all();
+    let step = if libraries::are_all_wanted() {
         1
     } else {
         // Every tenth, but at least 150 where there are as many.

@@ -13,6 +13,8 @@ use object::pod::{self, Pod};
 use super::damage::Damage;
 use super::segment::{PAGE, Segment, offset_of, slice, within};
 
+/// `DT_FLAGS` bit: the file looks for symbols in itself first.
+pub(super) const DF_SYMBOLIC: u64 = raw::DF_SYMBOLIC.0;
 /// `DT_FLAGS` bit: the file has relocations into read-only segments.
 pub(super) const DF_TEXTREL: u64 = raw::DF_TEXTREL.0;
 /// `DT_FLAGS` bit: the file's TLS must lie in the static block.
@@ -350,6 +352,13 @@ impl<'a> Elf<'a> {
             _ => RelaKind::Other,
         }
     }
+}
+
+/// Whether a file that begins with `head` is a 64-bit ELF file of the running machine.
+pub(super) fn is_of_this_machine(head: &[u8; 20]) -> bool {
+    head.starts_with(&raw::ELFMAG)
+        && head.get(4) == Some(&raw::ELFCLASS64.0)
+        && head.get(18..20) == Some(MACHINE.0.to_le_bytes().as_slice())
 }
 
 /// The symbol at `index` of a table that starts with `table`.

@@ -7,7 +7,7 @@
 use std::error::Error;
 use std::fmt;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::damage::Damage;
 use super::info::Malformed;
@@ -60,7 +60,17 @@ pub enum ImageError {
         /// What it asked for.
         name: String,
     },
-    /// An edit lies outside of the copy, or comes after the seal.
+    /// A private dependency did not become an image.
+    Dependency {
+        /// The name by which it is needed.
+        name: String,
+        /// The file, where one was found.
+        path: Option<PathBuf>,
+        /// Why.
+        source: Box<ImageError>,
+    },
+    /// An edit cannot be made: it lies outside of the copy, comes after the seal, or would change
+    /// more than it is to change.
     Edit {
         /// The edit's own words.
         what: String,
@@ -68,6 +78,14 @@ pub enum ImageError {
 }
 
 impl ImageError {
+    pub(super) fn dependency(name: &str, path: Option<&Path>, source: Self) -> Self {
+        Self::Dependency {
+            name: name.to_owned(),
+            path: path.map(Path::to_owned),
+            source: Box::new(source),
+        }
+    }
+
     pub(super) fn stage(what: &'static str, source: impl Into<io::Error>) -> Self {
         Self::Stage {
             what,
@@ -96,7 +114,14 @@ impl fmt::Display for ImageError {
             Self::Name { name } => {
                 write!(f, "name {name:?}: expected 1 to 64 of A-Z a-z 0-9 _ -")
             }
-            Self::Edit { what } => write!(f, "edit the copy: outside of it or sealed ({what})"),
+            Self::Dependency { name, path, source } => {
+                write!(f, "dependency {name}")?;
+                if let Some(path) = path {
+                    write!(f, " ({})", path.display())?;
+                }
+                write!(f, ": {source}")
+            }
+            Self::Edit { what } => write!(f, "the copy cannot be edited: {what}"),
         }
     }
 }
@@ -105,6 +130,8 @@ impl Error for ImageError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
             Self::Read { source, .. } | Self::Stage { source, .. } => Some(source),
+            // Its own words are said already; what is below them is not.
+            Self::Dependency { source, .. } => source.source(),
             _ => None,
         }
     }

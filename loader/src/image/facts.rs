@@ -9,7 +9,9 @@
 use super::damage::Damage;
 use super::dynamic::{Dynamic, Strings};
 use super::dynsym::{self, ElfSymbol, SymbolTable};
-use super::elf::{DF_1_NODELETE, DF_STATIC_TLS, DF_TEXTREL, DynamicEntry, Elf, Header};
+use super::elf::{
+    self, DF_1_NODELETE, DF_STATIC_TLS, DF_SYMBOLIC, DF_TEXTREL, DynamicEntry, Elf, Header,
+};
 use super::imports::{self, ImportSlot};
 use super::relocations::Relocations;
 use super::segment::{self, Extent, PAGE, Segment};
@@ -74,6 +76,10 @@ pub struct Facts {
     /// Where the bytes of `DT_SONAME` start in the string table, if nothing but it and the base
     /// version names any of them.
     pub(super) own_soname: Option<u32>,
+    /// Names of files that versions are needed of, in the string table.
+    pub(super) version_files: Vec<u32>,
+    /// All other names of versions there.
+    version_names: Vec<u32>,
     /// Entries in `DT_SYMTAB`.
     pub(super) n_symbols: u64,
     /// File offset of `DT_SYMTAB`.
@@ -122,7 +128,10 @@ impl Facts {
                 .transpose()
         };
         let mut needed = Vec::new();
+        let mut version_names = versions.names.clone();
+        version_names.extend(&versions.base_names);
         let mut names = versions.names;
+        names.extend(&versions.files);
         for entry in &dynamic.entries {
             if entry.tag == tag::NEEDED {
                 needed.push(strings.text(entry)?);
@@ -168,6 +177,8 @@ impl Facts {
             n_unique: walked.n_unique,
             declared: walked.declared,
             own_soname: soname_at.filter(|_| !is_named),
+            version_files: versions.files,
+            version_names,
             n_symbols: table.n_symbols,
             symbols_at: table.start,
             is_hashed: table.is_hashed,
@@ -193,6 +204,28 @@ impl Facts {
         let strings = segment::slice(bytes, self.strings.0, self.strings.1).unwrap_or_default();
         let table = (self.symbols_at, self.n_symbols);
         dynsym::defined(bytes, table, strings, self.symbol_versions)
+    }
+
+    /// Every place of the string table that a symbol, a version or the dynamic section names but
+    /// for versions' files; `bytes` are the file's.
+    pub(super) fn names_in_strings<'a>(
+        &'a self,
+        bytes: &'a [u8],
+    ) -> impl Iterator<Item = u32> + 'a {
+        let start = usize::try_from(self.symbols_at).ok();
+        let table = start.and_then(|start| bytes.get(start..));
+        let table = table.unwrap_or_default();
+        let symbols = (1..self.n_symbols).filter_map(|n| Some(elf::symbol(table, n)?.name));
+        let entries = self.entries.iter().filter(|entry| tag::is_text(entry.tag));
+        let entries = entries.filter_map(|entry| u32::try_from(entry.value).ok());
+        symbols
+            .chain(entries)
+            .chain(self.version_names.iter().copied())
+    }
+
+    /// Whether it looks for symbols in itself first (`DF_SYMBOLIC`).
+    pub(crate) fn is_symbolic(&self) -> bool {
+        self.flags & DF_SYMBOLIC != 0 || self.entry(tag::SYMBOLIC).is_some()
     }
 
     /// Whether the author forbids unmapping (`DF_1_NODELETE`).

@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+mod bundle;
 mod bytes;
 mod claims;
 pub(crate) mod counted;
@@ -21,9 +22,11 @@ mod imports;
 mod info;
 mod inspection;
 mod letter;
+mod needed;
 mod param;
 mod relocations;
 mod rewrite;
+mod root;
 pub(crate) mod search;
 mod segment;
 mod stage;
@@ -32,6 +35,8 @@ pub(crate) mod tables;
 mod tag;
 mod versions;
 
+pub use bundle::Dependency;
+pub(crate) use bundle::{Bundle, InScope, PLUGIN};
 pub(crate) use bytes::Bytes;
 pub use claims::claims;
 pub use damage::Damage;
@@ -43,10 +48,13 @@ pub use folder::{next_nonce, remove_stage_folder};
 pub use imports::{Import, ImportSlot};
 pub use info::{Export, Info, Malformed, Offer, canonical_name, foreign_name, is_name};
 pub use inspection::{InspectedSymbol, Inspection};
+pub use needed::FoundBy;
 pub use param::{Param, ParamKind, Range};
-pub(crate) use rewrite::undo;
 pub use rewrite::{Edit, Owner, REMOVED_TAG, RewritePolicy, Rule, plan};
+pub(crate) use rewrite::{undo, unique_names};
+pub(crate) use root::root;
 pub use segment::{Extent, Segment};
+pub(crate) use stage::stage_made;
 pub use stage::{Backing, DEFAULT_MAX_SIZE, FileKey, Opened, StageLink, Staged};
 pub use symbols::SymbolRow;
 

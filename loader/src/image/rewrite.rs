@@ -6,6 +6,9 @@
 
 #![forbid(unsafe_code)]
 
+use std::collections::{BTreeSet, HashSet};
+use std::fmt;
+use std::ops::Range;
 use std::str;
 
 use super::dynsym::Binding;
@@ -42,6 +45,10 @@ pub struct RewritePolicy {
     pub nodelete: Rule,
     /// What the copy's `DT_SONAME` is made of; never used for another copy in this process.
     pub nonce: u64,
+    /// Names of private dependencies, each with the one that its copy has instead.
+    pub(crate) aliases: Vec<(String, String)>,
+    /// GNU unique symbols that stay what they are, since they stand for something shared.
+    pub(crate) shared: HashSet<Box<[u8]>>,
 }
 
 impl RewritePolicy {
@@ -53,6 +60,8 @@ impl RewritePolicy {
             unique,
             nodelete,
             nonce,
+            aliases: Vec::new(),
+            shared: HashSet::new(),
         }
     }
 }
@@ -67,7 +76,7 @@ pub enum Owner {
 }
 
 /// What becomes of something that would pin the plugin.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Rule {
     /// It stays, and the plugin with it.
     Honour,
@@ -83,8 +92,25 @@ pub struct Edit {
     pub offset: u64,
     /// The new bytes, as many as they replace.
     pub bytes: Vec<u8>,
-    /// What it does, for people.
+    /// The structure that is changed, by the name that `readelf` users know.
+    pub structure: &'static str,
+    /// What becomes of it, for people.
     pub what: String,
+    /// What for.
+    pub why: &'static str,
+}
+
+impl fmt::Display for Edit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            offset,
+            structure,
+            what,
+            why,
+            ..
+        } = self;
+        write!(f, "{structure} at {offset:#x}: {what}; {why}")
+    }
 }
 
 /// Base of the tags that stand for removed ones: this plus the removed tag's own number.
@@ -102,15 +128,16 @@ pub const REMOVED_TAG: i64 = 0x6c50_4c00;
 pub fn plan(facts: &Facts, bytes: &[u8], policy: &RewritePolicy) -> Vec<Edit> {
     let mut edits = Vec::new();
     if policy.initializers == Owner::Loader {
-        for (removed, why) in [
-            (tag::INIT, "the loader runs it"),
-            (tag::INIT_ARRAY, "the loader runs it"),
-            (tag::INIT_ARRAYSZ, "the loader runs it"),
-            (tag::FINI, "the loader runs it"),
-            (tag::FINI_ARRAY, "the loader runs it"),
-            (tag::FINI_ARRAYSZ, "the loader runs it"),
+        for removed in [
+            tag::INIT,
+            tag::INIT_ARRAY,
+            tag::INIT_ARRAYSZ,
+            tag::FINI,
+            tag::FINI_ARRAY,
+            tag::FINI_ARRAYSZ,
         ] {
-            edits.extend(facts.entry(removed).map(|entry| remove(entry, why)));
+            let entry = facts.entry(removed);
+            edits.extend(entry.map(|entry| remove(entry, "the loader runs it")));
         }
     }
     if let Some(entry) = facts.entry(tag::SONAME) {
@@ -123,7 +150,9 @@ pub fn plan(facts: &Facts, bytes: &[u8], policy: &RewritePolicy) -> Vec<Edit> {
         edits.push(Edit {
             offset: entry.offset.saturating_add(8),
             bytes: (entry.value & !DF_1_NODELETE).to_le_bytes().to_vec(),
-            what: "DT_FLAGS_1: NODELETE cleared, so that the plugin can be unmapped".into(),
+            structure: "DT_FLAGS_1",
+            what: "NODELETE cleared".into(),
+            why: "so that it can be unmapped, as the host wants",
         });
     }
     if policy.unique == Rule::Neutralise && facts.n_unique > 0 {
@@ -134,11 +163,31 @@ pub fn plan(facts: &Facts, bytes: &[u8], policy: &RewritePolicy) -> Vec<Edit> {
             let Some(&[info]) = segment::slice(bytes, offset, 1) else {
                 continue;
             };
-            let name = String::from_utf8_lossy(facts.symbol_name(bytes, symbol));
+            let name = facts.symbol_name(bytes, symbol);
+            if policy.shared.contains(name) {
+                continue;
+            }
             edits.push(Edit {
                 offset,
                 bytes: vec![STB_GLOBAL << 4 | info & 0xf],
-                what: format!("symbol {name}: GNU unique becomes global, so that it pins nothing"),
+                structure: "DT_SYMTAB",
+                what: format!(
+                    "symbol {}: GNU unique becomes global",
+                    String::from_utf8_lossy(name)
+                ),
+                why: "so that it pins nothing",
+            });
+        }
+    }
+    for (name, alias) in &policy.aliases {
+        // Found before it was asked for.
+        for start in places(facts, bytes, name).unwrap_or_default() {
+            edits.push(Edit {
+                offset: facts.strings.0.saturating_add(u64::from(start)),
+                bytes: alias.clone().into_bytes(),
+                structure: "DT_NEEDED",
+                what: format!("{name} becomes {alias}"),
+                why: "so that ld.so takes the plugin's own copy of it",
             });
         }
     }
@@ -146,13 +195,65 @@ pub fn plan(facts: &Facts, bytes: &[u8], policy: &RewritePolicy) -> Vec<Edit> {
     edits
 }
 
+/// Names of the GNU unique symbols that a file defines.
+pub(crate) fn unique_names(facts: &Facts, bytes: &[u8]) -> impl Iterator<Item = Box<[u8]>> {
+    let symbols = if facts.n_unique == 0 {
+        Vec::new()
+    } else {
+        facts.symbols(bytes)
+    };
+    let unique = symbols.into_iter().filter(|s| s.binding == Binding::Unique);
+    unique.map(|symbol| facts.symbol_name(bytes, &symbol).into())
+}
+
+/// Where the strings start in the string table by which a file needs the library `name`; none where
+/// something else has a byte of them.
+fn places(facts: &Facts, bytes: &[u8], name: &str) -> Option<BTreeSet<u32>> {
+    let strings = segment::slice(bytes, facts.strings.0, facts.strings.1)?;
+    let from = |start: u32| strings.get(usize::try_from(start).ok()?..);
+    let is_name = |start: &u32| {
+        let rest = from(*start).and_then(|text| text.strip_prefix(name.as_bytes()));
+        rest.and_then(<[u8]>::first) == Some(&0)
+    };
+    let needed = facts
+        .entries
+        .iter()
+        .filter(|entry| entry.tag == tag::NEEDED);
+    let needed = needed.filter_map(|entry| u32::try_from(entry.value).ok());
+    let files = facts.version_files.iter().copied();
+    let wanted: BTreeSet<u32> = needed.chain(files).filter(is_name).collect();
+    // A string from before runs into one of these only if no NUL stands between.
+    let taken: Vec<Range<u32>> = wanted
+        .iter()
+        .map(|&start| {
+            let before = strings.get(..usize::try_from(start).unwrap_or(0));
+            let nul = before.and_then(|before| before.iter().rposition(|byte| *byte == 0));
+            let first = nul.map_or(0, |nul| u32::try_from(nul).unwrap_or(0).saturating_add(1));
+            let len = u32::try_from(name.len()).unwrap_or(u32::MAX);
+            first..start.saturating_add(len)
+        })
+        .collect();
+    let mut others = facts
+        .names_in_strings(bytes)
+        .filter(|start| !wanted.contains(start));
+    let is_shared = others.any(|start| taken.iter().any(|range| range.contains(&start)));
+    (!is_shared && !wanted.is_empty()).then_some(wanted)
+}
+
+/// Whether the name of a needed library can be replaced in a copy, and nothing but it.
+pub(super) fn can_rename(facts: &Facts, bytes: &[u8], name: &str) -> bool {
+    places(facts, bytes, name).is_some()
+}
+
 const STB_GLOBAL: u8 = 1;
 
-fn remove(entry: &DynamicEntry, why: &str) -> Edit {
+fn remove(entry: &DynamicEntry, why: &'static str) -> Edit {
     Edit {
         offset: entry.offset,
         bytes: REMOVED_TAG.saturating_add(entry.tag).to_le_bytes().to_vec(),
-        what: format!("{} hidden from ld.so: {why}", tag::name(entry.tag)),
+        structure: tag::name(entry.tag),
+        what: "hidden from ld.so".into(),
+        why,
     }
 }
 
@@ -160,22 +261,30 @@ fn remove(entry: &DynamicEntry, why: &str) -> Edit {
 /// unrelated library would bind to a plugin whose constructors have not run, and pin it.
 fn rename_soname(facts: &Facts, entry: &DynamicEntry, nonce: u64) -> Edit {
     let soname = facts.soname.as_deref().unwrap_or_default();
-    match facts.own_soname.zip(nonce_name(nonce, soname.len())) {
+    match facts.own_soname.zip(alias(nonce, soname.len())) {
         Some((start, name)) => Edit {
             offset: facts.strings.0.saturating_add(u64::from(start)),
-            what: format!("DT_SONAME: {soname} becomes {name}, which nothing asks for"),
+            structure: "DT_SONAME",
+            what: format!("{soname} becomes {name}"),
+            why: "which nothing asks for",
             bytes: name.into_bytes(),
         },
-        None => remove(entry, "nothing may find the plugin by its SONAME"),
+        None => remove(entry, "nothing may find it by its SONAME"),
     }
 }
 
 /// A name of `len` bytes made of `nonce`: no original has one like it, and no other copy this one.
-fn nonce_name(nonce: u64, len: usize) -> Option<String> {
+pub(super) fn alias(nonce: u64, len: usize) -> Option<String> {
     const DIGITS: usize = 7;
+    /// With fewer, a process would soon have none left.
+    const FEWEST: usize = 4;
     const ALPHABET: &[u8; 36] = b"0123456789abcdefghijklmnopqrstuvwxyz";
-    let padding = len.checked_sub(DIGITS + 1)?;
-    let mut digits = [b'0'; DIGITS];
+    let n_digits = len.checked_sub(1)?.min(DIGITS);
+    if n_digits < FEWEST {
+        return None;
+    }
+    let padding = len.checked_sub(n_digits + 1)?;
+    let mut digits = vec![b'0'; n_digits];
     let mut rest = nonce;
     for digit in digits.iter_mut().rev() {
         *digit = *ALPHABET.get(usize::try_from(rest % 36).ok()?)?;
@@ -191,13 +300,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nonce_name_keeps_the_length_and_never_repeats() {
-        assert_eq!(nonce_name(0, 8).as_deref(), Some("~0000000"));
-        assert_eq!(nonce_name(36, 11).as_deref(), Some("~0000010~~~"));
-        assert_eq!(nonce_name(1, 7), None);
-        assert_eq!(nonce_name(36u64.pow(7) - 1, 8).as_deref(), Some("~zzzzzzz"));
-        assert_eq!(nonce_name(36u64.pow(7), 8), None);
-        assert_eq!(nonce_name(u64::MAX, 64), None);
+    fn alias_keeps_the_length_and_never_repeats() {
+        assert_eq!(alias(0, 8).as_deref(), Some("~0000000"));
+        assert_eq!(alias(36, 11).as_deref(), Some("~0000010~~~"));
+        assert_eq!(alias(36, 5).as_deref(), Some("~0010"));
+        assert_eq!(alias(36u64.pow(4), 5), None);
+        assert_eq!(alias(1, 4), None);
+        assert_eq!(alias(36u64.pow(7) - 1, 8).as_deref(), Some("~zzzzzzz"));
+        assert_eq!(alias(36u64.pow(7), 8), None);
+        assert_eq!(alias(u64::MAX, 64), None);
     }
 
     #[test]

@@ -5,17 +5,17 @@
 
 #![forbid(unsafe_code)]
 
-use std::ffi::{CStr, CString, OsStr};
+use std::ffi::{CStr, CString, OsStr, OsString};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::{Path, PathBuf};
+use std::path::{Path, PathBuf, absolute};
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::fs::{
     AtFlags, FileType, MemfdFlags, Mode, OFlags, SealFlags, Stat, fchmod, fcntl_add_seals, fstat,
-    linkat, memfd_create, open, openat, sendfile, statat, symlinkat, unlinkat,
+    linkat, memfd_create, open, openat, readlink, sendfile, stat, statat, symlinkat, unlinkat,
 };
 use rustix::io::{Errno, Result as SysResult, pread, pwrite};
 
@@ -53,6 +53,8 @@ pub enum Backing {
 pub struct Opened {
     file: OwnedFd,
     path: PathBuf,
+    /// Whether it was opened by that path.
+    is_named: bool,
     stat: Stat,
 }
 
@@ -76,7 +78,7 @@ impl Opened {
             path: path.to_owned(),
             source: error.into(),
         })?;
-        Self::identify(file, path.to_owned(), limit)
+        Self::identify(file, path.to_owned(), limit, true)
     }
 
     /// Takes over a descriptor that somebody else opened for reading; `path` is only for messages.
@@ -88,10 +90,15 @@ impl Opened {
         path: impl Into<PathBuf>,
         limit: u64,
     ) -> Result<Self, ImageError> {
-        Self::identify(file, path.into(), limit)
+        Self::identify(file, path.into(), limit, false)
     }
 
-    fn identify(file: OwnedFd, path: PathBuf, limit: u64) -> Result<Self, ImageError> {
+    fn identify(
+        file: OwnedFd,
+        path: PathBuf,
+        limit: u64,
+        is_named: bool,
+    ) -> Result<Self, ImageError> {
         let stat = match fstat(&file) {
             Ok(stat) => stat,
             Err(error) => {
@@ -108,7 +115,12 @@ impl Opened {
         if size > limit {
             return Err(ImageError::TooLarge { path, size, limit });
         }
-        Ok(Self { file, path, stat })
+        Ok(Self {
+            file,
+            path,
+            is_named,
+            stat,
+        })
     }
 
     /// Which file it is.
@@ -124,6 +136,23 @@ impl Opened {
     /// The path it was opened by.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The folder that the file lies in, as it was named; for a file that was opened by somebody
+    /// else, as the kernel names it. None for one that lies nowhere.
+    pub(crate) fn folder(&self) -> Option<PathBuf> {
+        let path = if self.is_named {
+            absolute(&self.path).ok()?
+        } else {
+            let link = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+            let path = PathBuf::from(OsString::from_vec(
+                readlink(link, Vec::new()).ok()?.into_bytes(),
+            ));
+            // The kernel adds a word to the name of a file that was removed.
+            let there = stat(&path).ok()?;
+            (key(&there) == self.key()).then_some(path)?
+        };
+        path.parent().map(Path::to_owned)
     }
 
     /// Copies the file into sealed memory, or where there is none into the private folder.
@@ -257,13 +286,15 @@ impl Staged {
             offset,
             bytes,
             what,
+            ..
         } in edits
         {
             let end = usize::try_from(*offset)
                 .ok()
                 .and_then(|at| at.checked_add(bytes.len()));
             if self.is_sealed || end.is_none_or(|end| end > self.bytes.len()) {
-                return Err(ImageError::Edit { what: what.clone() });
+                let what = format!("outside of it or sealed ({what})");
+                return Err(ImageError::Edit { what });
             }
         }
         // Most edits lie side by side in the dynamic section: what is near is written at once.
@@ -367,6 +398,26 @@ impl Staged {
     }
 }
 
+/// A sealed copy of `bytes`, which the loader made itself, under a path of its own.
+///
+/// # Errors
+/// What the system says.
+pub(crate) fn stage_made(name: &str, bytes: &[u8]) -> Result<StageLink, ImageError> {
+    let written = |error| ImageError::stage("write the staged copy", error);
+    let (file, entry) = match create_memory(name) {
+        Ok(file) => (file, None),
+        Err(_) => create_file().map(|(file, entry)| (file, Some(entry)))?,
+    };
+    write_all(file.as_fd(), bytes, 0).map_err(written)?;
+    let staged = Staged {
+        bytes: Bytes::of(file.as_fd(), bytes.len())?,
+        file,
+        entry,
+        is_sealed: false,
+    };
+    staged.link(name, None)
+}
+
 /// Adds seals, waiting for those who hold a page of the copy for a moment.
 ///
 /// The kernel refuses to seal against writing while anybody but the page cache holds a page: its
@@ -393,7 +444,9 @@ pub struct StageLink {
     path: CString,
     file: OwnedFd,
     /// Removes the name when dropped.
-    _entry: Entry,
+    entry: Entry,
+    /// As `entry`, for the other names.
+    aliases: Vec<Entry>,
     backing: Backing,
 }
 
@@ -404,7 +457,8 @@ impl StageLink {
         Ok(Self {
             path,
             file,
-            _entry: entry,
+            entry,
+            aliases: Vec::new(),
             backing,
         })
     }
@@ -425,6 +479,38 @@ impl StageLink {
     /// The path as `dlopen` takes it, and as `dl_iterate_phdr` then shows it.
     pub fn path(&self) -> &CStr {
         &self.path
+    }
+
+    /// Gives the copy one more name, `alias`, in the folder of its path.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub(crate) fn also_as(&mut self, alias: &str) -> Result<(), ImageError> {
+        let folder = Arc::clone(&self.entry.folder);
+        let named = match self.backing {
+            Backing::Memory => link_memory(&self.file, &folder, alias),
+            Backing::File => linkat(
+                &folder.fd,
+                &self.entry.name,
+                &folder.fd,
+                alias,
+                AtFlags::empty(),
+            )
+            .map(|()| Entry {
+                folder,
+                name: alias.to_owned(),
+            }),
+        };
+        let named = named.map_err(|error| ImageError::stage("name the staged copy", error))?;
+        self.aliases.push(named);
+        Ok(())
+    }
+
+    /// The folder of its path, where ld.so is to look for its aliases; none where that cannot be
+    /// written into a search path.
+    pub(crate) fn folder(&self) -> Option<&str> {
+        let folder = self.entry.folder.path.to_str()?;
+        (!folder.contains(['$', ':'])).then_some(folder)
     }
 
     /// The path as Rust's library takes it.

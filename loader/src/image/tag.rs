@@ -18,6 +18,7 @@ pub(super) const INIT: i64 = 12;
 pub(super) const FINI: i64 = 13;
 pub(super) const SONAME: i64 = 14;
 pub(super) const RPATH: i64 = 15;
+pub(super) const SYMBOLIC: i64 = 16;
 pub(super) const REL: i64 = 17;
 pub(super) const PLTREL: i64 = 20;
 pub(super) const TEXTREL: i64 = 22;
@@ -39,6 +40,20 @@ pub(super) const VERDEF: i64 = 0x6fff_fffc;
 pub(super) const VERDEFNUM: i64 = 0x6fff_fffd;
 pub(super) const VERNEED: i64 = 0x6fff_fffe;
 pub(super) const VERNEEDNUM: i64 = 0x6fff_ffff;
+pub(super) const CONFIG: i64 = 0x6fff_fefa;
+pub(super) const DEPAUDIT: i64 = 0x6fff_fefb;
+pub(super) const AUDIT: i64 = 0x6fff_fefc;
+pub(super) const AUXILIARY: i64 = 0x7fff_fffd;
+pub(super) const FILTER: i64 = 0x7fff_ffff;
+
+/// Whether the value of a tag is a place in the string table.
+pub(super) fn is_text(tag: i64) -> bool {
+    [
+        NEEDED, SONAME, RPATH, RUNPATH, CONFIG, DEPAUDIT, AUDIT, AUXILIARY, FILTER,
+    ]
+    .contains(&tag)
+}
+
 /// ld.so keeps every tag below this, `DT_NUM`.
 pub(super) const LOW_TAGS: i64 = 38;
 
@@ -59,6 +74,7 @@ pub(super) fn name(tag: i64) -> &'static str {
         FINI => "DT_FINI",
         SONAME => "DT_SONAME",
         RPATH => "DT_RPATH",
+        SYMBOLIC => "DT_SYMBOLIC",
         REL => "DT_REL",
         PLTREL => "DT_PLTREL",
         TEXTREL => "DT_TEXTREL",
@@ -80,6 +96,11 @@ pub(super) fn name(tag: i64) -> &'static str {
         VERDEFNUM => "DT_VERDEFNUM",
         VERNEED => "DT_VERNEED",
         VERNEEDNUM => "DT_VERNEEDNUM",
+        CONFIG => "DT_CONFIG",
+        DEPAUDIT => "DT_DEPAUDIT",
+        AUDIT => "DT_AUDIT",
+        AUXILIARY => "DT_AUXILIARY",
+        FILTER => "DT_FILTER",
         _ => "a dynamic tag",
     }
 }

@@ -13,8 +13,10 @@ use super::tag;
 /// Which strings the version tables name, and the highest version they define.
 #[derive(Debug, Default)]
 pub(super) struct Versions {
-    /// Offsets into the string table, `vda_name` of the base definition excepted.
+    /// Offsets into the string table, `vn_file` and `vda_name` of the base definition excepted.
     pub(super) names: Vec<u32>,
+    /// `vn_file`: names of the files that versions are needed of.
+    pub(super) files: Vec<u32>,
     /// `vda_name` of the definition that names the file itself.
     pub(super) base_names: Vec<u32>,
     /// Highest version index; 0 when there is no version table.
@@ -54,7 +56,7 @@ impl Versions {
             let mut at = 0;
             loop {
                 let file = table.u32(at, 4)?;
-                versions.names.push(file);
+                versions.files.push(file);
                 let mut aux = table.step(at, u64::from(table.u32(at, 8)?), VERNEED)?;
                 for _ in 0..table.u16(at, 2)? {
                     let index = table.u16(aux, 6)? & INDEX;
@@ -125,7 +127,8 @@ impl Versions {
 
     /// Measures the names, all of which must lie inside the string table.
     pub(super) fn check_names(&mut self, strings: &Strings<'_>) -> Result<(), Damage> {
-        for name in self.names.iter().chain(&self.base_names) {
+        let names = self.names.iter().chain(&self.base_names);
+        for name in names.chain(&self.files) {
             if strings.len_at(*name, 0).is_none() {
                 let (expected, found) = ("version names inside the table", format!("{name:#x}"));
                 return Err(Damage::new("DT_STRTAB", strings.offset, expected, found));

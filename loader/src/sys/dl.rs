@@ -2,8 +2,9 @@
 
 use std::cell::Cell;
 use std::error;
-use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::ffi::{CStr, c_char, c_int, c_void};
 use std::fmt;
+use std::mem::MaybeUninit;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard};
@@ -28,9 +29,9 @@ thread_local! {
 }
 
 /// Proof that the running thread counts as inside ld.so.
-struct Inside(#[expect(dead_code, reason = "held")] RwLockReadGuard<'static, ()>);
+pub(super) struct Inside(#[expect(dead_code, reason = "held")] RwLockReadGuard<'static, ()>);
 
-fn enter() -> Inside {
+pub(super) fn enter() -> Inside {
     let depth = DEPTH.get();
     // Whoever is inside already must not wait for a fork that waits for it.
     while depth == 0 && IS_AWAITED.load(Ordering::Relaxed) {
@@ -57,18 +58,15 @@ pub(crate) fn hold(deadline: Deadline) -> Option<impl Sized> {
     held
 }
 
-/// An object that ld.so mapped and relocated. Closing is explicit: dropping keeps it mapped.
+/// What ld.so mapped and relocated by one `dlopen`: an object, or a root and what it needs. Closing
+/// is explicit: dropping keeps it mapped.
 #[derive(Debug)]
 pub(crate) struct Mapped {
     handle: *mut c_void,
-    /// Load bias: run-time address minus link-time address.
-    pub(crate) bias: usize,
-    /// The name under which ld.so knows it; never reused.
-    pub(crate) name: CString,
 }
 
 // SAFETY: the handle is only ever given back to dlclose, which may be called from any thread
-// (POSIX: dlclose is thread-safe); the rest is plain data.
+// (POSIX: dlclose is thread-safe).
 unsafe impl Send for Mapped {}
 
 /// Why ld.so refused, in its own words.
@@ -86,16 +84,6 @@ fn refusal(error: libloading::Error) -> Refusal {
     Refusal(error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string))
 }
 
-/// The public part of glibc's `struct link_map` (`<link.h>`).
-#[repr(C)]
-struct LinkMap {
-    bias: usize,
-    name: *const c_char,
-    dynamic: *const c_void,
-    next: *mut LinkMap,
-    previous: *mut LinkMap,
-}
-
 /// Maps and relocates `path`, binding everything now and showing nothing to others.
 ///
 /// # Errors
@@ -108,41 +96,89 @@ pub(crate) unsafe fn open(path: &Path) -> Result<Mapped, Refusal> {
     let _inside = enter();
     // SAFETY: passed on to our caller.
     let library = unsafe { Library::open(Some(path), RTLD_NOW | RTLD_LOCAL) }.map_err(refusal)?;
-    let handle = library.into_raw();
-    let mut map: *mut LinkMap = std::ptr::null_mut();
-    // SAFETY: `handle` came from dlopen just now; RTLD_DI_LINKMAP stores one pointer.
-    let status = unsafe { libc::dlinfo(handle, libc::RTLD_DI_LINKMAP, (&raw mut map).cast()) };
-    assert!(
-        status == 0 && !map.is_null(),
-        "dlinfo cannot fail for a handle dlopen just gave"
-    );
-    // SAFETY: glibc keeps the link map while the object is open, and it is.
-    let map = unsafe { &*map };
-    // SAFETY: `l_name` is a terminated string that lives as long as the link map.
-    let name = unsafe { CStr::from_ptr(map.name) }.to_owned();
     Ok(Mapped {
-        handle,
-        bias: map.bias,
-        name,
+        handle: library.into_raw(),
     })
 }
 
 impl Mapped {
-    /// Gives the object back to ld.so and says what is to be seen of it before and afterwards.
+    /// Gives the objects back to ld.so. Whether they are gone is another question.
     ///
     /// # Errors
-    /// ld.so's own words; the object then counts as still mapped.
+    /// ld.so's own words; the objects then count as still mapped.
     ///
     /// # Safety
-    /// - No thread is inside the object or will enter it, and nobody keeps a pointer into it.
-    pub(crate) unsafe fn close(self) -> Result<(Sight, Sight), Refusal> {
-        let before = look(&self.name);
+    /// - No thread is inside the objects or will enter them, and nobody keeps a pointer into them.
+    pub(crate) unsafe fn close(self) -> Result<(), Refusal> {
         // SAFETY: the handle came from Library::into_raw in open() and is closed once.
         let library = unsafe { Library::from_raw(self.handle) };
-        let inside = enter();
-        library.close().map_err(refusal)?;
-        drop(inside);
-        Ok((before, look(&self.name)))
+        let _inside = enter();
+        library.close().map_err(refusal)
+    }
+}
+
+/// A library that is shared with whoever else needs it, held until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Shared(*mut c_void);
+
+// SAFETY: as for Mapped.
+unsafe impl Send for Shared {}
+
+impl Shared {
+    /// Opens the library `name`, which ld.so looks for by itself.
+    ///
+    /// # Errors
+    /// ld.so's own words.
+    ///
+    /// # Safety
+    /// - `name` is a library whose constructors the host trusts to run now.
+    pub(crate) unsafe fn open(name: &str) -> Result<Self, Refusal> {
+        let _inside = enter();
+        // SAFETY: passed on to our caller.
+        let opened = unsafe { Library::open(Some(name), RTLD_NOW | RTLD_LOCAL) };
+        opened
+            .map(|library| Self(library.into_raw()))
+            .map_err(refusal)
+    }
+
+    /// Whether the library, or one that it needs, has `name` as a GNU unique symbol.
+    pub(crate) fn has_unique(&self, name: &CStr) -> bool {
+        const STB_GNU_UNIQUE: u8 = 10;
+        const RTLD_DL_SYMENT: c_int = 1;
+        let _inside = enter();
+        // SAFETY: a handle that is open; data has no resolver that would run.
+        let address = unsafe { libc::dlsym(self.0, name.as_ptr()) };
+        if address.is_null() {
+            return false;
+        }
+        let mut info = MaybeUninit::<libc::Dl_info>::uninit();
+        let mut symbol: *const libc::Elf64_Sym = std::ptr::null();
+        // SAFETY: both are places for what the function stores; the third says which.
+        let found = unsafe {
+            libc::dladdr1(
+                address,
+                info.as_mut_ptr(),
+                (&raw mut symbol).cast(),
+                RTLD_DL_SYMENT,
+            )
+        };
+        if found == 0 || symbol.is_null() {
+            return false;
+        }
+        // SAFETY: an entry of the symbol table of an object that the handle keeps.
+        let symbol = unsafe { &*symbol };
+        symbol.st_info >> 4 == STB_GNU_UNIQUE
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        // SAFETY: the handle came from Library::into_raw in open() and is closed once.
+        let library = unsafe { Library::from_raw(self.0) };
+        let _inside = enter();
+        if let Err(error) = library.close() {
+            tracing::debug!(target: "plug::load", %error, "a shared library was not given back");
+        }
     }
 }
 
@@ -260,6 +296,14 @@ pub(crate) unsafe fn close_left(handle: usize) -> bool {
     let _inside = enter();
     // SAFETY: passed on to our caller.
     unsafe { libc::dlclose(handle as *mut c_void) == 0 }
+}
+
+/// The public part of glibc's `struct link_map` (`<link.h>`).
+#[repr(C)]
+struct LinkMap {
+    bias: usize,
+    name: *const c_char,
+    dynamic: *const c_void,
 }
 
 /// An address inside the object that a handle is for, if it is one for an object.

@@ -9,6 +9,7 @@ pub(crate) mod data;
 pub(crate) mod descriptor;
 pub(crate) mod dl;
 pub(crate) mod inherited;
+pub(crate) mod link_map;
 pub(crate) mod mapping;
 pub(crate) mod membarrier;
 pub(crate) mod notices;
