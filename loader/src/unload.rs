@@ -99,7 +99,7 @@ pub(crate) fn begin(
 pub(crate) fn put_back(process: &'static Process, leaving: Leaving, why: &str) {
     let record = Arc::clone(leaving.record());
     record.context.threads().go_on();
-    record.context.roll().go_on();
+    record.context.roll().set_cancelling(false);
     process.registry.put_back(leaving);
     let kind = EventKind::Stayed(why.into());
     process.events.push(&record.name, record.generation, kind);
@@ -462,6 +462,7 @@ fn bury(
 pub(crate) fn at_process_exit(process: &'static Process) {
     for leaving in process.registry.take_all_at_exit() {
         let record: &Record = leaving.record();
+        record.context.threads().stop();
         let soon = Deadline::after(Duration::from_millis(50));
         if nobody_inside(process, record, soon).is_err() {
             continue;
