@@ -241,6 +241,9 @@ impl Shared {
         let name = &*self.record.name;
         let span = tracing::info_span!(target: "plug::unload", "unload", plugin = name);
         let _entered = span.enter();
+        if !self.call_in(cancels) {
+            return;
+        }
         if cancels && let Err(error) = task::cancel_all(&self.record, deadline) {
             self.retreat(self.named(error));
             return;
@@ -273,6 +276,18 @@ impl Shared {
             }
         }
         self.settle(Ok(unloaded));
+    }
+
+    /// Tells the plugin's threads to stop, and whether tasks are given up from now on; false where
+    /// it does not leave any more. Under the lock, so that it comes before whatever takes it back.
+    fn call_in(&self, cancels: bool) -> bool {
+        let inner = self.lock();
+        let is_going = matches!(inner.progress, Progress::Going(..));
+        if is_going {
+            self.record.context.threads().stop();
+            self.record.context.roll().set_cancelling(cancels);
+        }
+        is_going
     }
 
     /// The refusal, with the names of threads that are inside without being workers.

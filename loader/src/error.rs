@@ -316,7 +316,10 @@ impl fmt::Display for Holder {
             HolderKind::Thread => {
                 write!(f, "its thread {} (tid {})", self.thread, self.tid)?;
                 write!(f, ", started at {}, still runs", self.function)?;
-                write!(f, " {since:.1?} after it was told to stop")
+                match since {
+                    Duration::ZERO => Ok(()),
+                    since => write!(f, " {since:.1?} after it was told to stop"),
+                }
             }
             HolderKind::Section => write!(f, "a reader inside a section (tid {})", self.tid),
             HolderKind::Stack | HolderKind::PerhapsStack(_) => {

@@ -35,7 +35,8 @@ use crate::task::pin_of_polled;
 ///
 /// A waker of the plugin's making that `future` keeps pins the plugin; an unload that waits names it
 /// by the line that called this, and one that cancels gives it up: what `future` wakes then is
-/// nobody. A panic in `future` fails the task.
+/// nobody. Outside of tasks of its own, a plugin that leaves gets no more such wakers made: its task
+/// fails. So does one that panics.
 ///
 /// # Contexts
 /// Thread context. The plugin drops the task, or its part of the host leaks.

@@ -84,7 +84,7 @@ pub(crate) enum Undrained {
 }
 
 /// Waits until no pin and no call of `record`'s plugin is left, given that its state word has
-/// changed away from Live.
+/// changed away from Live and its own threads have been told to stop.
 ///
 /// `watch` is told between looks how long it has been, and may end the wait.
 ///
@@ -97,7 +97,6 @@ pub(crate) fn drain(
     deadline: Deadline,
     mut watch: impl FnMut(Duration) -> ControlFlow<()>,
 ) -> Result<Vec<WorkerProof>, Undrained> {
-    record.context.threads().stop();
     barrier().map_err(Undrained::Barrier)?;
     let closed = Instant::now();
     let rows = workers.rows();

@@ -68,18 +68,17 @@ impl Roll {
         drop(removed);
     }
 
-    /// Cancels everything, and what is added from now on.
+    /// Says whether what is added from now on is cancelled at once.
+    pub(crate) fn set_cancelling(&self, is_cancelling: bool) {
+        self.lock().is_cancelling = is_cancelling;
+    }
+
+    /// Cancels everything that is there.
     pub(crate) fn cancel_all(&self) {
-        let mut inner = self.lock();
-        inner.is_cancelling = true;
+        let inner = self.lock();
         let entries: Vec<_> = inner.entries.values().filter_map(Weak::upgrade).collect();
         drop(inner);
         // Without the lock: it is somebody else's code.
         entries.iter().for_each(|entry| entry.cancel());
-    }
-
-    /// The plugin stays: what is added from now on is kept.
-    pub(crate) fn go_on(&self) {
-        self.lock().is_cancelling = false;
     }
 }

@@ -201,6 +201,7 @@ impl<T: Value> PluginTask<T> {
     ///
     /// # Safety
     /// - The pinned plugin returned `task` while `pin` was held, and its output is a `T`.
+    /// - The output is plain: no task, and no pointer that is followed once this is ready.
     pub unsafe fn new(pin: PluginPin, task: Task<T>) -> Result<Self, CallError> {
         let raw = task.into_raw();
         let record = Arc::clone(pin.record());
@@ -288,6 +289,7 @@ impl Plugin {
     /// # Safety
     /// As [`PluginFn::call`], and:
     /// - The function is this plugin's.
+    /// - The output is plain, as for [`PluginTask::new`].
     #[track_caller]
     pub unsafe fn task<F, T>(
         &self,

@@ -155,15 +155,21 @@ impl PluginThreads {
         unsafe impl Send for Data {}
 
         let (owner, start) = (self.0.owner, run as usize);
+        let tid = Arc::new(AtomicU32::new(0));
+        // Counted from here on, so that the plugin stays mapped until the thread has ended. Before
+        // the lock, since a fork takes the ledger's first.
+        ledger::starting(owner, start);
+        let uncounted = |status| {
+            ledger::started(owner, start, false);
+            status
+        };
         let mut inner = self.0.lock();
         // Under the lock: whoever tells threads to stop later finds this one.
         if inner.stopping.is_some() || !is_usable(owner) {
-            return SPAWN_GOING;
+            drop(inner);
+            return uncounted(SPAWN_GOING);
         }
         inner.threads.retain_mut(|thread| !thread.has_ended());
-        let tid = Arc::new(AtomicU32::new(0));
-        // Counted from here on, so that the plugin stays mapped until the thread has ended.
-        ledger::starting(owner, start);
         let main = {
             let (shared, tid, data) = (Arc::clone(&self.0), Arc::clone(&tid), Data(data));
             let name: Box<str> = name.into();
@@ -177,12 +183,14 @@ impl PluginThreads {
                 unsafe { shared.run(&name, run, data) };
             }
         };
-        let started = Thread::start(thread_name(name), main);
-        let Ok(thread) = started.inspect_err(|error| {
-            tracing::warn!(target: "plug::plugin", plugin = &*self.0.plugin, name, %error, "no thread");
-        }) else {
-            ledger::started(owner, start, false);
-            return SPAWN_NO_THREAD;
+        let thread = match Thread::start(thread_name(name), main) {
+            Ok(thread) => thread,
+            Err(error) => {
+                drop(inner);
+                let plugin = &*self.0.plugin;
+                tracing::warn!(target: "plug::plugin", plugin, name, %error, "no thread");
+                return uncounted(SPAWN_NO_THREAD);
+            }
         };
         inner.threads.push(PluginThread {
             name: name.into(),

@@ -86,7 +86,7 @@ fn still_here(
 pub(crate) fn put_back(process: &'static Process, leaving: Leaving, why: &str) {
     let record = Arc::clone(leaving.record());
     record.context.threads().go_on();
-    record.context.roll().go_on();
+    record.context.roll().set_cancelling(false);
     process.registry.put_back(leaving);
     let kind = EventKind::Stayed(why.into());
     process.events.push(&record.name, record.generation, kind);
@@ -529,6 +529,7 @@ fn bury(process: &'static Process, loaded: Loaded, why: Why, until: Option<Until
 pub(crate) fn at_process_exit(process: &'static Process) {
     for leaving in process.registry.take_all_at_exit() {
         let record: &Record = leaving.record();
+        record.context.threads().stop();
         let soon = Deadline::after(Duration::from_millis(50));
         if nobody_inside(process, record, soon).is_err() {
             continue;

@@ -84,7 +84,8 @@ impl Context {
     /// `body` returns soon after [`Context::should_stop`] is true; [`Context::sleep`] ends then,
     /// and [`Context::stop_fd`] is readable. While it does not, the unload waits, and names the
     /// thread when its deadline has passed. A panic in `body` ends that thread alone, and the host
-    /// is told the text. From `init`, exported functions and other such threads.
+    /// is told the text; `pthread_exit` ends the process, as anywhere in a Rust plugin. From `init`,
+    /// exported functions and other such threads.
     ///
     /// ```no_run
     /// # use std::time::Duration;

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use futures_lite::future::{block_on, poll_once};
 use plug_api::abi::Interface;
 use plug_loader::{
     Answer, Deadline, Error, ErrorKind, EventKind, HolderKind, Loader, Params, Plugin, PluginFn,
@@ -404,6 +405,30 @@ fn begun_and_cancelled_stops_nobody_and_a_wait_that_is_given_up_lets_the_rest_go
         thread::sleep(Duration::from_millis(20));
         assert_eq!(starter.number("n_ended"), 2);
         starter.number("release");
+        host.unload("threads-c");
+    });
+}
+
+#[test]
+fn a_wait_that_is_cancelled_as_it_begins_leaves_nobody_told_to_stop() {
+    isolated!({
+        let host = Host::new();
+        let scratch = Scratch::new("threads");
+        let starter = c_starter(&host, &scratch);
+        let mut late = 0;
+        for round in 0..300 {
+            // A call that is in progress keeps the wait from getting through.
+            let pin = starter.plugin.pin().expect("live");
+            let mut departure = host.loader.begin_unload("threads-c").expect("live");
+            let polled = poll_once(&mut departure);
+            assert!(block_on(polled).is_none(), "{round}");
+            (0..round % 100).for_each(|_| thread::yield_now());
+            assert!(departure.cancel(), "{round}");
+            drop(pin);
+            (0..100).for_each(|_| thread::yield_now());
+            late += i32::from(starter.start(4) != 0);
+        }
+        assert_eq!(late, 0);
         host.unload("threads-c");
     });
 }
