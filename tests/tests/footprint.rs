@@ -28,6 +28,7 @@ fn text(name: &str, code: &str) -> String {
     format!(
         "#define _GNU_SOURCE\n\
          #include \"plugin_api.h\"\n\
+         #include <sched.h>\n\
          #include <signal.h>\n\
          #include <stdlib.h>\n\
          #include <string.h>\n\
@@ -425,6 +426,8 @@ fn storm_of_signals_never_reaches_a_plugin_that_leaves() {
             .replace("INIT", "set(first, 0);")
             .replace("count++;", "count++; struct sigaction now; sigaction(SIGUSR1, 0, &now); if (now.sa_handler == first) set(second, 0);")
             .replace("other++;", "other++; set(first, 0);")
+            // Long enough for an unload to come in between, were it not to wait.
+            .replace("{ (void)s; count++;", "{ (void)s; sched_yield(); count++;")
             .replace("static void first", "static uint64_t set(void (*h)(int), struct sigaction *old); static void second(int); static void first")
             + "__attribute__((constructor)) static void early(void) { set(second, 0); }\n";
         let path = c(&scratch, "storm", &code);
@@ -653,7 +656,7 @@ const TIMER: &str = "#include <time.h>\n\
     #include <errno.h>\n\
     static volatile uint64_t count;\n\
     static __thread uint64_t local;\n\
-    static void over(union sigval v) { local++; count += v.sival_int == 7; }\n\
+    static void over(union sigval v) { local++; count += v.sival_int == 7; usleep(100); local++; }\n\
     static timer_t made;\n\
     static uint64_t make(int how, void (*f)(union sigval), int signo) {\n\
         struct sigevent e; memset(&e, 0, sizeof e);\n\
@@ -668,7 +671,30 @@ const TIMER: &str = "#include <time.h>\n\
     PLUG_EXPORT(uint64_t, by_signal, (uint64_t x)) { (void)x; return signal(SIGUSR1, handler) == SIG_ERR || make(SIGEV_SIGNAL, 0, SIGUSR1); }\n\
     PLUG_EXPORT(uint64_t, none, (uint64_t x)) { (void)x; return (uint64_t)timer_create(CLOCK_MONOTONIC, 0, &made); }\n\
     PLUG_EXPORT(uint64_t, drop, (uint64_t x)) { (void)x; return (uint64_t)timer_delete(made); }\n\
+    PLUG_EXPORT(uint64_t, churn, (uint64_t n)) {\n\
+        timer_t made[8]; int is[8] = {0}; uint64_t seed = 1, failed = 0;\n\
+        struct sigevent e; memset(&e, 0, sizeof e); e.sigev_notify = SIGEV_THREAD; e.sigev_notify_function = over;\n\
+        while (n--) {\n\
+            seed = seed * 6364136223846793005u + 1442695040888963407u; int k = (int)(seed >> 33) % 8;\n\
+            failed += 0 != (is[k] ? timer_delete(made[k]) : timer_create(CLOCK_MONOTONIC, &e, &made[k])); is[k] = !is[k];\n\
+        }\n\
+        for (int k = 0; k < 8; k++) if (is[k]) failed += 0 != timer_delete(made[k]);\n\
+        return failed;\n\
+    }\n\
     PLUG_EXPORT(uint64_t, seen, (uint64_t x)) { (void)x; return count; }\n";
+
+#[test]
+fn timers_that_come_and_go_use_the_same_room() {
+    isolated!({
+        let host = Host::new();
+        let scratch = Scratch::new("timer");
+        let path = c(&scratch, "timer", &format!("{NOTHING}{TIMER}"));
+        let plugin = host.load(&path).expect("loads");
+        assert_eq!(call(&plugin, "churn", 50_000), 0);
+        assert_eq!(plugin.footprint().timers, 0);
+        gone(&host, "timer");
+    });
+}
 
 #[test]
 fn timers_end_with_their_plugin_though_they_fire_while_it_leaves() {
@@ -853,8 +879,8 @@ fn functions_of_at_quick_exit_run_in_order_for_plugins_that_are_there() {
 const AROUND: &str = "#include <pthread.h>\n\
     static volatile uint64_t counts[3];\n\
     static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;\n\
-    static void before(void) { pthread_mutex_lock(&lock); counts[0]++; }\n\
-    static void parent(void) { counts[1]++; pthread_mutex_unlock(&lock); }\n\
+    static void before(void) { usleep(100); pthread_mutex_lock(&lock); counts[0]++; }\n\
+    static void parent(void) { counts[1]++; pthread_mutex_unlock(&lock); usleep(100); }\n\
     static void childs(void) { counts[2]++; pthread_mutex_unlock(&lock); }\n\
     PLUG_EXPORT(uint64_t, around, (uint64_t x)) { (void)x; return (uint64_t)pthread_atfork(before, parent, childs); }\n\
     PLUG_EXPORT(uint64_t, forks, (uint64_t x)) { (void)x; pthread_mutex_lock(&lock); uint64_t n = counts[0] << 40 | counts[1] << 20 | counts[2]; pthread_mutex_unlock(&lock); return n; }\n";

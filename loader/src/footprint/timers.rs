@@ -58,14 +58,12 @@ fn used() -> &'static [Timer] {
 impl Timer {
     /// Takes the entry from the load `generation`; whoever can deletes the timer.
     fn take(&self, generation: u64) -> bool {
+        let (own, claimed) = (&self.generation, CLAIMED);
         // SeqCst, both: cold.
-        let taken = self.generation.compare_exchange(
-            generation,
-            CLAIMED,
-            Ordering::SeqCst,
-            Ordering::SeqCst,
-        );
-        generation != 0 && generation != CLAIMED && taken.is_ok()
+        ![0, CLAIMED].contains(&generation)
+            && own
+                .compare_exchange(generation, claimed, Ordering::SeqCst, Ordering::SeqCst)
+                .is_ok()
     }
 
     fn put(&self, generation: u64) {
