@@ -2,13 +2,25 @@
 //! beside a library in C by libc alone; and what all those cycles leave.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use benches::measure::{Plan, Series, median, ratio, table};
 
 use crate::files::Files;
 use crate::host::{self, Host};
 use crate::verdict;
+
+/// What is freed behind the scenes is freed once a second: until that has been seen a few times, the
+/// allocator has not had all that it will need.
+fn warm_up(host: &Host, files: &Files, plan: Plan) {
+    let enough = Duration::from_millis(plan.size(5000, 100) as u64);
+    let began = Instant::now();
+    while began.elapsed() < enough {
+        let plugin = host.load(&files.rust);
+        host::call(&plugin, "add", 1);
+        assert!(host.unload(&plugin));
+    }
+}
 
 pub fn run(plan: Plan) {
     let (host, files) = (Host::start(), Files::make());
@@ -24,7 +36,7 @@ pub fn run(plan: Plan) {
     let mut resident = 0;
     for round in 0..=plan.rounds() {
         if round == 1 {
-            // The first round only warms up.
+            warm_up(&host, &files, plan);
             host.loader.reclaim();
             resident = host::resident();
         }
@@ -41,7 +53,7 @@ pub fn run(plan: Plan) {
                 let plugin = host.load(&files.rust);
                 host::call(&plugin, "work", time as u64);
                 worker.quiescent();
-                let deadline = plug_loader::Deadline::after(std::time::Duration::from_secs(60));
+                let deadline = plug_loader::Deadline::after(Duration::from_secs(60));
                 let unloaded = host.loader.unload_exactly(&plugin, deadline);
                 tries[0].push(began.elapsed().as_nanos() as f64 / 1e3);
                 match unloaded.expect("nobody is inside") {

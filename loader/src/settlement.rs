@@ -165,16 +165,20 @@ pub(crate) fn destroy(loaded: &Loaded, deadline: Deadline) -> Result<(), Unfinis
     };
     let done = Executor::start(c"plug-fini").and_then(|executor| executor.run(Some(deadline), job));
     let (outcome, thread) = done.map_err(|error| Unfinished::Refused(format!("{error:#}")))?;
-    // Looked at once while the thread is there, so that it is known again.
-    let _over = farewell.is_over();
+    let late = |farewell: Arc<Farewell>| {
+        // Looked at once while the thread is there, so that it is known again.
+        let _over = farewell.is_over();
+        Unfinished::Late(farewell)
+    };
     match outcome {
-        Outcome::Done(()) => executor::wait_all(vec![thread], deadline.remaining())
-            .map_err(|_| Unfinished::Late(farewell)),
+        Outcome::Done(()) => {
+            executor::wait_all(vec![thread], deadline.remaining()).map_err(|_| late(farewell))
+        }
         Outcome::Vanished => {
             let reason = "a destructor ended the loader's thread instead of returning";
             Err(Unfinished::Refused(reason.to_owned()))
         }
-        Outcome::Late => Err(Unfinished::Late(farewell)),
+        Outcome::Late => Err(late(farewell)),
     }
 }
 

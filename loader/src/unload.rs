@@ -405,12 +405,14 @@ fn say_goodbye(
     match (outcome, farewell.outcome()) {
         (Outcome::Done(()), Some(Ok(said))) => {
             stages.split(Stage::Exit, said.exited, Stage::Destructors);
-            // Looked at once while the thread is there, so that it is known again.
-            let _over = farewell.is_over();
-            let ended = executor::wait_all(vec![thread], deadline.remaining());
-            ended
-                .map(|()| said.destroyed)
-                .map_err(|_| Unsaid::Late(farewell))
+            match executor::wait_all(vec![thread], deadline.remaining()) {
+                Ok(()) => Ok(said.destroyed),
+                Err(_) => {
+                    // Looked at once while the thread is there, so that it is known again.
+                    let _over = farewell.is_over();
+                    Err(Unsaid::Late(farewell))
+                }
+            }
         }
         (Outcome::Done(()), Some(Err(reason))) => Err(Unsaid::Refused(reason)),
         (Outcome::Done(()), None) | (Outcome::Vanished, _) => Err(Unsaid::Refused(
