@@ -3,25 +3,33 @@
 #define _GNU_SOURCE
 #endif
 #include "plugin_api.h"
+#include <dlfcn.h>
 #include <pthread.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/wait.h>
 #include <threads.h>
+#include <time.h>
 #include <unistd.h>
+
+#ifndef NAME
+#define NAME "matrix-c"
+#endif
 
 /* The host's words: how many destructors have run, and whether threads shall end. */
 static _Atomic uint32_t *words;
 static _Atomic int ending;
 static int was_built;
+static _Atomic int ticks;
 
 static void tell(void) { atomic_fetch_add(&words[0], 1); }
 
 static int32_t init(const plug_host_context *ctx) { (void)ctx; return PLUG_OK; }
 static void stop_threads(void) { atomic_store(&ending, 1); }
-PLUG_PLUGIN("matrix-c", "1.0.0", "for a test", "MIT", init, stop_threads);
+PLUG_PLUGIN(NAME, "1.0.0", "for a test", "MIT", init, stop_threads);
 
 PLUG_EXPORT(uint32_t, listen_at, (uint64_t at)) { words = (_Atomic uint32_t *)(uintptr_t)at; return 1; }
 PLUG_EXPORT(uint32_t, stop, (uint32_t none)) { stop_threads(); return none; }
@@ -64,6 +72,30 @@ static int detached(void *(*start)(void *)) {
     return pthread_detach(thread) == 0;
 }
 
+static void handle(int signal) { (void)signal; ticks += 1; }
+static void tick(union sigval value) { (void)value; ticks += 1; }
+static void at_exit(int status, void *none) { (void)status; (void)none; tell(); }
+
+/* The host has a handler for it. */
+static int handler(void) {
+    struct sigaction action = {.sa_handler = handle};
+    return sigaction(SIGUSR2, &action, 0) == 0;
+}
+
+/* Fires every 2 ms until it is deleted. */
+static int timer(struct sigevent *event) {
+    struct itimerspec often = {{0, 2000000}, {0, 2000000}};
+    timer_t made;
+    int i;
+    if (timer_create(CLOCK_MONOTONIC, event, &made) || timer_settime(made, 0, &often, 0)) return 0;
+    for (i = 0; i < 5000 && ticks == 0; i++) usleep(1000);
+    return ticks > 0;
+}
+
+#ifdef CORE
+int core_answer(void);
+#endif
+
 PLUG_EXPORT(uint32_t, act, (uint32_t what)) {
     switch (what) {
     case 0: return 1;
@@ -94,6 +126,21 @@ PLUG_EXPORT(uint32_t, act, (uint32_t what)) {
         return child > 0 && waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 7;
     }
     case 13: return pthread_atfork(tell, tell, tell) == 0;
+    case 14: return handler() && raise(SIGUSR2) == 0 && ticks == 1;
+    case 15: {
+        struct sigevent event = {.sigev_notify = SIGEV_THREAD, .sigev_notify_function = tick};
+        return timer(&event);
+    }
+    case 16: {
+        struct sigevent event = {.sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGUSR2};
+        return handler() && timer(&event);
+    }
+    case 17: return on_exit(at_exit, 0) == 0;
+    case 18: return dlopen(getenv("PLUG_MATRIX_LIBRARY"), RTLD_NOW) != 0;
+#ifdef CORE
+    case 19: return core_answer() == CORE;
+    case 20: return core_answer() == CORE && (CORE != 1 || detached(lingers));
+#endif
     default: return 0;
     }
 }

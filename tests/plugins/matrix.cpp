@@ -1,6 +1,8 @@
 // What plugins in C++ do that may keep them from leaving; one number each.
 #include "plugin_api.h"
 #include <atomic>
+#include <csignal>
+#include <ctime>
 #include <future>
 #include <iostream>
 #include <map>
@@ -78,6 +80,27 @@ bool lingers() {
     return true;
 }
 
+std::atomic<int> ticks{0};
+void handle(int) { ticks += 1; }
+void tick(sigval) { ticks += 1; }
+// The host has a handler for it.
+bool use_handler() {
+    struct sigaction action = {};
+    action.sa_handler = handle;
+    return sigaction(SIGUSR2, &action, nullptr) == 0 && raise(SIGUSR2) == 0 && ticks == 1;
+}
+// Fires every 2 ms until it is deleted.
+bool use_timer() {
+    struct sigevent event = {};
+    event.sigev_notify = SIGEV_THREAD;
+    event.sigev_notify_function = tick;
+    itimerspec often = {{0, 2000000}, {0, 2000000}};
+    timer_t made;
+    if (timer_create(CLOCK_MONOTONIC, &event, &made) || timer_settime(made, 0, &often, nullptr)) return false;
+    for (int i = 0; i < 5000 && ticks == 0; i++) usleep(1000);
+    return ticks > 0;
+}
+
 #ifdef STATICS
 Counted at_start;
 #endif
@@ -128,6 +151,8 @@ PLUG_EXPORT(uint32_t, act, (uint32_t what)) {
 #ifdef UNIQUE
     case 16: Once<int>::get()[1] = 1; shared_inline[1] = 1; return 1;
 #endif
+    case 17: return use_handler();
+    case 18: return use_timer();
     default: return 0;
     }
 }

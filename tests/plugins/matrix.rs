@@ -87,7 +87,8 @@ static DESTRUCTOR: extern "C" fn() = destroy;
 
 unsafe extern "C" {
     fn atexit(function: extern "C" fn()) -> c_int;
-    fn pthread_key_create(key: *mut c_uint, destructor: unsafe extern "C" fn(*mut c_void)) -> c_int;
+    fn pthread_key_create(key: *mut c_uint, destructor: unsafe extern "C" fn(*mut c_void))
+    -> c_int;
     fn pthread_setspecific(key: c_uint, value: *const c_void) -> c_int;
     fn fork() -> c_int;
     fn waitpid(child: c_int, status: *mut c_int, options: c_int) -> c_int;
@@ -125,12 +126,71 @@ fn in_child() -> u32 {
     }
 }
 
+static TICKS: AtomicU32 = AtomicU32::new(0);
+
+const SIGUSR2: c_int = 12;
+
+extern "C" fn handle(_: c_int) {
+    TICKS.fetch_add(1, Ordering::SeqCst);
+}
+
+extern "C" fn tick(_: *mut c_void) {
+    TICKS.fetch_add(1, Ordering::SeqCst);
+}
+
+unsafe extern "C" {
+    fn signal(number: c_int, handler: extern "C" fn(c_int)) -> usize;
+    fn raise(number: c_int) -> c_int;
+    fn timer_create(clock: c_int, event: *mut Event, timer: *mut usize) -> c_int;
+    fn timer_settime(timer: usize, flags: c_int, new: *const [u64; 4], old: *mut [u64; 4])
+    -> c_int;
+}
+
+/// The host has a handler for it.
+fn use_handler() -> u32 {
+    let set = unsafe { signal(SIGUSR2, handle) } != usize::MAX;
+    u32::from(set && unsafe { raise(SIGUSR2) } == 0 && TICKS.load(Ordering::SeqCst) == 1)
+}
+
+/// `struct sigevent` of a thread.
+#[repr(C)]
+struct Event {
+    value: usize,
+    signal: c_int,
+    notify: c_int,
+    function: extern "C" fn(*mut c_void),
+    rest: [usize; 5],
+}
+
+/// Fires every 2 ms until it is deleted.
+fn use_timer() -> u32 {
+    const SIGEV_THREAD: c_int = 2;
+    let mut event = Event {
+        value: 0,
+        signal: 0,
+        notify: SIGEV_THREAD,
+        function: tick,
+        rest: [0; 5],
+    };
+    let (mut timer, often) = (0, [0, 2_000_000, 0, 2_000_000]);
+    if unsafe { timer_create(1, &mut event, &mut timer) } != 0
+        || unsafe { timer_settime(timer, 0, &often, std::ptr::null_mut()) } != 0
+    {
+        return 0;
+    }
+    let is_over = |_: &u32| TICKS.load(Ordering::SeqCst) > 0;
+    let mut waits = (0..5000).inspect(|_| thread::sleep(Duration::from_millis(1)));
+    u32::from(waits.any(|wait| is_over(&wait)))
+}
+
 fn detached(wait: impl FnOnce() + Send + 'static) -> u32 {
     let (tell, is_named) = std::sync::mpsc::channel();
-    let thread = thread::Builder::new().name("lingerer".into()).spawn(move || {
-        let _ = tell.send(1);
-        wait();
-    });
+    let thread = thread::Builder::new()
+        .name("lingerer".into())
+        .spawn(move || {
+            let _ = tell.send(1);
+            wait();
+        });
     match thread {
         Ok(_detached) => is_named.recv().unwrap_or(0),
         Err(_) => 0,
@@ -166,6 +226,8 @@ plug_api::export! {
             13 => use_key(destroy_by_local),
             14 => in_child(),
             15 => { eprintln!("a plugin prints"); 1 }
+            16 => use_handler(),
+            17 => use_timer(),
             _ => 0,
         }
     }

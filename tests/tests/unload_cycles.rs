@@ -166,7 +166,7 @@ fn leaves_nothing(path: &Path, acts: &[u32], destroyed: u32) {
 fn cycles_of_a_rust_plugin_on_living_workers_leave_nothing() {
     let test = "cycles_of_a_rust_plugin_on_living_workers_leave_nothing";
     child::isolated_for(time(), test, || {
-        // Names of frames are read from the plugin's file, once more in each cycle.
+        // With names of frames see below: they take memory.
         // SAFETY: the process has one thread that looks at the environment, this one.
         unsafe { env::set_var("RUST_BACKTRACE", "0") };
         quiet();
@@ -194,10 +194,11 @@ fn cycles_of_a_cpp_plugin_on_living_workers_leave_nothing() {
 
 /// What keeps memory of its own in statics that nobody destroys, which no loader can free: the
 /// behaviour, its file and its number.
-const LEAVES_MEMORY: [(&str, Library, u32); 6] = [
+const LEAVES_MEMORY: [(&str, Library, u32); 7] = [
     ("plain", Library::Rust, 0),
     ("println", Library::Rust, 1),
     ("thread::current()", Library::Rust, 3),
+    ("caught panic, RUST_BACKTRACE=1", Library::Rust, 4),
     ("tokio runtime, dropped", Library::Frameworks, 0),
     ("rayon pool, dropped", Library::Frameworks, 2),
     ("tracing subscriber installed", Library::Frameworks, 3),
@@ -207,6 +208,8 @@ const LEAVES_MEMORY: [(&str, Library, u32); 6] = [
 fn cycles_of_plugins_that_keep_memory_in_statics_leave_nothing_else() {
     let test = "cycles_of_plugins_that_keep_memory_in_statics_leave_nothing_else";
     child::isolated_for(time(), test, || {
+        // SAFETY: the process has one thread that looks at the environment, this one.
+        unsafe { env::set_var("RUST_BACKTRACE", "1") };
         quiet();
         let libraries = Libraries::build(|library| library == Library::Rust);
         let host = Host::forgetful();

@@ -152,6 +152,8 @@ fn command(
         Expected::ForEver => "stays",
         _ => "goes",
     });
+    command.args(row.beside.map(|library| libraries.path(library)));
+    command.env("PLUG_MATRIX_LIBRARY", libraries.core("1"));
     command.env("RUST_BACKTRACE", if row.backtrace { "1" } else { "0" });
     command
 }

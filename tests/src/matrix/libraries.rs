@@ -39,15 +39,24 @@ pub enum Library {
     CNodelete,
     /// The same, with a static destructor.
     CStatics,
+    /// The same, with a private library `libcore.so.1`.
+    CFirst,
+    /// Another plugin, with another library of that name.
+    CSecond,
+    /// As [`Library::CFirst`], as the first version of a plugin.
+    CVersion1,
+    /// As [`Library::CSecond`], as the second version of that plugin.
+    CVersion2,
 }
 
 use Library::{
-    C, CNodelete, CStatics, Cpp, CppLocalAtEnd, CppNodelete, CppStatics, CppUnique,
-    CppUniqueStatics, Frameworks, Rust, RustLocalAtEnd, RustNodelete, RustStatics,
+    C, CFirst, CNodelete, CSecond, CStatics, CVersion1, CVersion2, Cpp, CppLocalAtEnd, CppNodelete,
+    CppStatics, CppUnique, CppUniqueStatics, Frameworks, Rust, RustLocalAtEnd, RustNodelete,
+    RustStatics,
 };
 
 /// What the compiler is told in addition.
-const FLAGS: [(Library, &[&str]); 13] = [
+const FLAGS: [(Library, &[&str]); 17] = [
     (Rust, &[]),
     (RustNodelete, &["-Clink-arg=-Wl,-z,nodelete"]),
     (RustStatics, &["--cfg", "statics"]),
@@ -61,7 +70,18 @@ const FLAGS: [(Library, &[&str]); 13] = [
     (C, &[]),
     (CNodelete, &["-Wl,-z,nodelete"]),
     (CStatics, &["-DSTATICS"]),
+    (CFirst, &["-DCORE=1", "-DNAME=\"first\"", FIRST]),
+    (CSecond, &["-DCORE=2", "-DNAME=\"second\"", SECOND]),
+    (CVersion1, &["-DCORE=1", "-DNAME=\"version\"", FIRST]),
+    (CVersion2, &["-DCORE=2", "-DNAME=\"version\"", SECOND]),
 ];
+
+/// The private library's file and its name for ld.so.
+const CORE: &str = "libcore.so.1";
+
+/// Where plugins find their private library; it is linked by its place beside them.
+const FIRST: &str = "-Wl,-rpath,$ORIGIN/core1";
+const SECOND: &str = "-Wl,-rpath,$ORIGIN/core2";
 
 /// All files, built.
 #[derive(Debug)]
@@ -78,6 +98,7 @@ impl Libraries {
         let wanted = FLAGS.into_iter().filter(|(library, _)| is_wanted(*library));
         let (rust, native): (Vec<_>, Vec<_>) =
             wanted.partition(|(library, _)| language(*library) == "rs");
+        new.cores();
         // Cargo builds in one folder and thus one at a time; meanwhile the others.
         let native = Mutex::new(native);
         let compile = || {
@@ -120,11 +141,32 @@ impl Libraries {
         let mut command = Command::new(compiler);
         command.args([standard, "-shared", "-fPIC", "-O2"]);
         command.args(STRICT).args(flags).arg("-I").arg(include());
-        command
-            .arg(source(library))
-            .arg("-o")
-            .arg(self.path(library));
+        command.arg(source(library));
+        if let Some(answer) = flags.iter().find_map(|flag| flag.strip_prefix("-DCORE=")) {
+            command.arg(self.core(answer));
+        }
+        command.arg("-o").arg(self.path(library));
         standalone::run(&mut command);
+    }
+
+    /// A library that gives this answer; all of them have one `DT_SONAME`.
+    pub fn core(&self, answer: &str) -> PathBuf {
+        let folder = format!("core{answer}");
+        self.scratch.path().join(folder).join(CORE)
+    }
+
+    fn cores(&self) {
+        for answer in ["1", "2"] {
+            let output = self.core(answer);
+            let folder = output.parent().expect("below");
+            fs::create_dir_all(folder).expect("own folder");
+            let mut command = Command::new("gcc");
+            command.args(["-shared", "-fPIC", &format!("-DANSWER={answer}")]);
+            command.arg(format!("-Wl,-soname,{CORE}"));
+            command.arg(repository().join("tests/plugins/core.c"));
+            command.arg("-o").arg(output);
+            standalone::run(&mut command);
+        }
     }
 }
 
@@ -136,7 +178,7 @@ fn language(library: Library) -> &'static str {
     match library {
         Rust | RustNodelete | RustStatics | RustLocalAtEnd | Frameworks => "rs",
         Cpp | CppUnique | CppNodelete | CppStatics | CppLocalAtEnd | CppUniqueStatics => "cpp",
-        C | CNodelete | CStatics => "c",
+        C | CNodelete | CStatics | CFirst | CSecond | CVersion1 | CVersion2 => "c",
     }
 }
 

@@ -124,6 +124,9 @@ pub struct Row {
     pub name: &'static str,
     /// The file.
     pub library: Library,
+    /// The file of another plugin that is loaded as well, and must leave before this one has to: while
+    /// this one is Live, or a zombie where its threads are left running.
+    pub beside: Option<Library>,
     /// The number of what it does.
     pub what: u32,
     /// How many destructors of its own must have run when all threads have ended.

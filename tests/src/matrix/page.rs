@@ -35,7 +35,8 @@ With Plug:
 With `dlopen`:
 
 - **unloaded**: out of the process when `dlclose` returns, all destructors run;
-- *stays*: `dlclose` returns 0, and the object stays mapped, whatever ends later;
+- *stays*: `dlclose` returns 0, and the object or its file stays mapped, whatever ends later;
+- *wrong answer*: the plugin got the library of another one;
 - *skips*: unloaded, and a destructor that was owed has not run;
 - a signal's name: the process dies of it, and when: while it *closes*, *soon after*, at the *thread's
   end*, or at the *process's end*.
@@ -61,7 +62,7 @@ fn word(ending: &Ending) -> String {
             };
             format!("{}, {when}", how.lines().next().unwrap_or_default())
         }
-        Ending::Failed(why) => format!("failed: {}", why.lines().next().unwrap_or_default()),
+        Ending::Failed(why) => why.lines().next().unwrap_or_default().to_owned(),
     }
 }
 

@@ -20,6 +20,8 @@ const BY_STD: [Expected; 5] = [
     UnloadedOrAfterItsThread,
 ];
 
+const ON_EXIT: [Expected; 5] = [Pinned("on_exit"); 5];
+
 const NODELETE: [Expected; 5] = [Pinned("DF_1_NODELETE"); 5];
 
 const fn row(
@@ -34,6 +36,7 @@ const fn row(
         language,
         name,
         library,
+        beside: None,
         what,
         destroyed,
         backtrace: false,
@@ -81,6 +84,10 @@ pub const ROWS: &[Row] = &[
     ),
     rust("thread::current()", 3, 0, BY_STD),
     rust("caught panic", 4, 0, BY_STD),
+    Row {
+        backtrace: true,
+        ..rust("caught panic, RUST_BACKTRACE=1", 4, 0, BY_STD)
+    },
     rust("thread with a thread-local, joined", 5, 2, BY_STD),
     rust("detached thread that ends", 6, 0, BY_STD),
     rust("park_timeout", 7, 0, BY_STD),
@@ -111,6 +118,8 @@ pub const ROWS: &[Row] = &[
     rust("pthread key with a value", 12, 1, OWED),
     rust("key destructor that makes a thread-local", 13, 2, OWED),
     rust("fork", 14, 0, BY_STD),
+    rust("signal handler", 16, 0, EVERYWHERE),
+    rust("timer that ticks on", 17, 0, BY_STD),
     cpp("plain", 0, 0, EVERYWHERE),
     cpp("std::cout", 1, 0, EVERYWHERE),
     cpp("thread_local with a destructor", 2, 1, OWED),
@@ -145,6 +154,8 @@ pub const ROWS: &[Row] = &[
     cpp("std::thread that the plugin's exit ends", 14, 0, EVERYWHERE),
     // The child's thread-local is the child's.
     cpp("fork", 15, 0, EVERYWHERE),
+    cpp("signal handler", 17, 0, EVERYWHERE),
+    cpp("timer that ticks on", 18, 0, EVERYWHERE),
     c("plain", 0, 0, EVERYWHERE),
     c("puts", 1, 0, EVERYWHERE),
     of(Library::CNodelete, c("marked NODELETE", 0, 0, NODELETE)),
@@ -164,4 +175,35 @@ pub const ROWS: &[Row] = &[
     c("fork", 12, 0, EVERYWHERE),
     // The host forks when the plugin is gone: a handler that was left would crash or be counted.
     c("pthread_atfork", 13, 0, EVERYWHERE),
+    c("signal handler", 14, 0, EVERYWHERE),
+    c("timer that ticks on", 15, 0, EVERYWHERE),
+    c("timer that sends a signal to a handler", 16, 0, EVERYWHERE),
+    // It runs when the process ends.
+    c("on_exit", 17, 0, ON_EXIT),
+    c("dlopen of a library that stays open", 18, 0, EVERYWHERE),
+    Row {
+        beside: Some(Library::CSecond),
+        ..of(
+            Library::CFirst,
+            c(
+                "two plugins, each with its own libcore.so.1",
+                19,
+                0,
+                EVERYWHERE,
+            ),
+        )
+    },
+    // The first one's thread runs on while the second comes, acts and goes.
+    Row {
+        beside: Some(Library::CVersion2),
+        ..of(
+            Library::CVersion1,
+            c(
+                "two versions, each with its own libcore.so.1",
+                20,
+                0,
+                [WhileRunning; 5],
+            ),
+        )
+    },
 ];

@@ -1,7 +1,7 @@
 //! One cell of the matrix of true unload: a plugin acts on a thread and is unloaded, then all threads
 //! end, then the process. Tells what it sees; see `plug_tests::matrix`.
 //!
-//! `unload-cell plug|plain COLUMN LIBRARY WHAT goes|lingers|stays`
+//! `unload-cell plug|plain COLUMN LIBRARY WHAT goes|lingers|stays [LIBRARY]`
 
 mod aftermath;
 mod crew;
@@ -11,7 +11,7 @@ mod plug;
 use std::env;
 use std::fmt::Display;
 use std::io::{Write, stdout};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use plug_tests::matrix::{Column, MARK, Method};
@@ -23,6 +23,8 @@ struct Cell {
     library: PathBuf,
     what: u32,
     threads: Threads,
+    /// Another plugin that comes and goes meanwhile.
+    beside: Option<PathBuf>,
 }
 
 /// What becomes of threads that the plugin leaves running.
@@ -56,17 +58,19 @@ fn own_objects() -> Vec<String> {
     process::objects().into_iter().filter(is_own).collect()
 }
 
-/// Whether anything of the plugin's is still there: mappings of its private copy, or objects that were
-/// not there `before`.
-fn is_anything_left(before: &[String]) -> bool {
-    let is_copy = |mapped: &process::Mapped| mapped.path.contains("memfd:");
-    own_objects() != before || process::maps().iter().any(is_copy)
+/// Whether anything of the plugin's is still there: mappings of its file or of a private copy, or
+/// objects that were not there `before`.
+fn is_anything_left(cell: &Cell, before: &[String]) -> bool {
+    let is_its = |mapped: &process::Mapped| {
+        mapped.path.contains("memfd:") || Path::new(&mapped.path) == cell.library
+    };
+    own_objects() != before || process::maps().iter().any(is_its)
 }
 
 fn main() {
     let arguments: Vec<String> = env::args().skip(1).collect();
-    let [method, column, library, what, threads] = &arguments[..] else {
-        panic!("expected five arguments: {arguments:?}");
+    let [method, column, library, what, threads, beside @ ..] = &arguments[..] else {
+        panic!("expected five arguments or more: {arguments:?}");
     };
     // A crash is what some cells are for: no file of it.
     let none = libc::rlimit {
@@ -85,6 +89,7 @@ fn main() {
             "stays" => Threads::Stay,
             _ => Threads::Go,
         },
+        beside: beside.first().map(PathBuf::from),
     };
     if method == Method::Plug.name() {
         plug::run(&cell);

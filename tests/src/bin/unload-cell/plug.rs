@@ -1,10 +1,11 @@
 //! A cell with Plug.
 
+use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use plug_loader::{Deadline, Lingering, Unloaded};
+use plug_loader::{Deadline, Lingering, Plugin, Unloaded};
 use plug_tests::actors::address;
 use plug_tests::host::Host;
 use plug_tests::matrix::Column;
@@ -57,14 +58,14 @@ fn until_it_leaves(host: &Host, threads: Threads) -> Result<Duration, Option<Lin
     }
 }
 
-pub fn run(cell: &Cell) {
-    aftermath::prepare();
-    let host = Host::new();
-    let mut crew = Crew::start(cell.column, Some(&host.loader));
-    let before = own_objects();
-    let plugin = match host.load(&cell.library) {
+/// Loads a plugin and has it act; nothing, and said, where that fails.
+fn act(host: &Host, crew: &Crew, cell: &Cell, library: &Path) -> Option<Plugin> {
+    let plugin = match host.load(library) {
         Ok(plugin) => plugin,
-        Err(error) => return say("failed", format!("does not load: {error:#}")),
+        Err(error) => {
+            say("failed", format!("does not load: {error:#}"));
+            return None;
+        }
     };
     if let Some(at) = plugin.address_of("listen_at") {
         // SAFETY: the signature is the plugin's own.
@@ -72,7 +73,41 @@ pub fn run(cell: &Cell) {
         listen(WORDS.as_ptr().addr() as u64);
     }
     if !crew.act(address(&plugin, "act"), cell.what) {
-        return say("failed", "it did not do it");
+        say("failed", "wrong answer");
+        return None;
+    }
+    Some(plugin)
+}
+
+/// Has the other plugin come, act and go, if there is to be one; whether it did.
+fn comes_and_goes(host: &Host, crew: &Crew, cell: &Cell) -> bool {
+    let Some(library) = &cell.beside else {
+        return true;
+    };
+    let Some(plugin) = act(host, crew, cell, library) else {
+        return false;
+    };
+    let deadline = Deadline::after(LONG.0);
+    match host.loader.unload_exactly(&plugin, deadline) {
+        Ok(Unloaded::Gone(_)) => true,
+        other => {
+            say("failed", format!("the second one: {other:?}"));
+            false
+        }
+    }
+}
+
+pub fn run(cell: &Cell) {
+    aftermath::prepare();
+    let host = Host::new();
+    let mut crew = Crew::start(cell.column, Some(&host.loader));
+    let before = own_objects();
+    let Some(plugin) = act(&host, &crew, cell, &cell.library) else {
+        return;
+    };
+    // Beside the first one while that is Live, or, below, while that is a zombie.
+    if cell.threads == Threads::Go && !comes_and_goes(&host, &crew, cell) {
+        return;
     }
     say("acted", "");
     if cell.column == Column::Joined {
@@ -100,6 +135,9 @@ pub fn run(cell: &Cell) {
         }
     };
     if is_zombie {
+        if !comes_and_goes(&host, &crew, cell) {
+            return;
+        }
         WORDS[1].store(1, Ordering::SeqCst);
         // Its own thread may owe the plugin something, too.
         crew.end();
@@ -111,7 +149,7 @@ pub fn run(cell: &Cell) {
         }
     }
     aftermath::go_on();
-    say("mapped", u32::from(is_anything_left(&before)));
+    say("mapped", u32::from(is_anything_left(cell, &before)));
     crew.end();
     say("ended", "");
 }
