@@ -249,11 +249,14 @@ impl Outside {
             if page.wrapping_sub(range.start) > DEEPEST && page > range.start {
                 return Err(Doubt::ForeignStack);
             }
+            // Two pages at once: most sleeping threads use less, with their control blocks.
+            let bytes = (2 * PAGE).min(range.end.wrapping_sub(page));
             let from = self.copies.len();
-            self.copies.resize(from.wrapping_add(PAGE), 0);
-            self.pages.push(page);
+            self.copies.resize(from.wrapping_add(bytes), 0);
+            self.pages
+                .extend((0..bytes).step_by(PAGE).map(|at| page.wrapping_add(at)));
             let copy = self.copies.get_mut(from..).ok_or(Doubt::Unreadable)?;
-            if copy_readable(page, copy) != PAGE {
+            if copy_readable(page, copy) != bytes {
                 return Err(Doubt::Unreadable);
             }
             let copy = self.copies.get(from..).ok_or(Doubt::Unreadable)?;
@@ -267,14 +270,13 @@ impl Outside {
                         part.suspect = Some(word);
                     }
                 } else if word == place {
-                    if self.is_control_block(&memory, tid, place) {
-                        part.is_own = true;
-                        part.end = place;
-                        let mut block = [0; CONTROL_BLOCK];
-                        let readable = copy_readable(place, &mut block);
-                        let (words, _) = block.get(..readable).unwrap_or_default().as_chunks();
+                    let behind = copy.get(n.wrapping_mul(8)..).unwrap_or_default();
+                    if let Some(block) = self.control_block(tid, place, behind) {
+                        let (words, _) = block.as_chunks();
                         let mut words = words.iter().map(|word| usize::from_ne_bytes(*word));
                         part.starts_with = words.find(|word| code.contains(word));
+                        part.is_own = true;
+                        part.end = place;
                         return Ok(part);
                     }
                 } else if self.restorers.contains(&word)
@@ -287,7 +289,7 @@ impl Outside {
                     tops.push(top);
                 }
             }
-            page = page.wrapping_add(PAGE);
+            page = page.wrapping_add(bytes);
         }
         // The first thread's control block is elsewhere.
         let first = &self.mappings.first_stack;
@@ -295,14 +297,30 @@ impl Outside {
         Ok(part)
     }
 
-    /// Whether the control block of the thread `tid` is at `place`, which holds its own address.
-    fn is_control_block(&self, memory: &Memory, tid: u32, place: usize) -> bool {
-        if cfg!(not(target_arch = "x86_64")) || memory.word(place.wrapping_add(16)) != Some(place) {
-            return false;
+    /// The control block of the thread `tid`, if it is at `place`, which holds its own address;
+    /// `behind` is what was copied from there on.
+    fn control_block(&self, tid: u32, place: usize, behind: &[u8]) -> Option<[u8; CONTROL_BLOCK]> {
+        if cfg!(not(target_arch = "x86_64")) {
+            return None;
         }
-        let Some(at) = self.id_at else { return false };
-        let id = memory.read(place.wrapping_add(at));
-        id.map(u32::from_ne_bytes) == Some(tid)
+        let mut block = [0; CONTROL_BLOCK];
+        let known = behind.len().min(CONTROL_BLOCK);
+        let (first, rest) = block.split_at_mut(known);
+        first.copy_from_slice(behind.get(..known)?);
+        if !rest.is_empty() {
+            // What cannot be read of it is not part of it.
+            let _readable = copy_readable(place.wrapping_add(known), rest);
+        }
+        let at = |at: usize| {
+            block
+                .get(at..)?
+                .first_chunk()
+                .copied()
+                .map(usize::from_ne_bytes)
+        };
+        let id = block.get(self.id_at?..)?.first_chunk().copied();
+        let is_its = at(16) == Some(place) && id.map(u32::from_ne_bytes) == Some(tid);
+        is_its.then_some(block)
     }
 }
 
