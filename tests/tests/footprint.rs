@@ -387,7 +387,9 @@ impl Targets {
             let stop = Arc::clone(&stop);
             let loader = host.loader.clone();
             thread::spawn(move || {
-                let worker = (n % 2 == 0).then(|| loader.worker("target").expect("worker"));
+                let worker = n
+                    .is_multiple_of(2)
+                    .then(|| loader.worker("target").expect("worker"));
                 let mut sent = 0;
                 while !stop.load(Ordering::SeqCst) {
                     if let Some(worker) = &worker {
