@@ -32,9 +32,20 @@ pub extern \"C\" fn work(n: u64) -> u64 {
 pub extern \"C\" fn add(n: u64) -> u64 { n + 1 }
 ";
 
-/// The two files.
+/// Takes blocks and gives them back.
+const PAIRS: &str = "
+#include <stdlib.h>
+static void *volatile sink;
+unsigned long pairs(unsigned long n) {
+    for (unsigned long i = 0; i < n; i++) { sink = malloc(16 + i % 200); free(sink); }
+    return n + 1;
+}
+";
+
+/// The two files, and one in C that allocates.
 pub struct Files {
     pub rust: PathBuf,
+    pub pairs: PathBuf,
     pub c: CString,
     pub bytes: u64,
 }
@@ -74,7 +85,18 @@ impl Files {
             "{c_bytes} and {bytes}"
         );
         let c = CString::new(c.into_os_string().into_encoded_bytes()).expect("text");
-        Self { rust, c, bytes }
+        let pairs = folder.join("libpairs.so");
+        if !pairs.exists() {
+            let source = folder.join("pairs.c");
+            fs::write(&source, PAIRS).expect("source");
+            compile("gcc", &["-O2", "-fPIC", "-shared"], &source, &pairs);
+        }
+        Self {
+            rust,
+            pairs,
+            c,
+            bytes,
+        }
     }
 }
 

@@ -5,7 +5,9 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use plug_loader::{Config, Deadline, Loader, Params, Plugin, Policy, Source, Trust, Unloaded};
+use plug_loader::{
+    Accounting, Config, Deadline, Loader, Params, Plugin, Policy, Source, Trust, Unloaded,
+};
 
 /// The process's loader, and the right to load.
 pub struct Host {
@@ -25,7 +27,11 @@ impl Host {
     }
 
     pub fn load(&self, path: &Path) -> Plugin {
-        let source = Source::path(path).named("cycled");
+        self.load_accounted(path, Accounting::Off)
+    }
+
+    pub fn load_accounted(&self, path: &Path, accounting: Accounting) -> Plugin {
+        let source = Source::path(path).named("cycled").accounted(accounting);
         self.loader
             .load(&self.trust, source, &Params::new())
             .expect("a plain library")

@@ -65,10 +65,10 @@ pub enum Accounting {
     #[default]
     Off,
     /// Blocks and bytes of the heap, mappings and descriptors, by the plugin's own calls: each
-    /// allocation and each release goes through a table, some tens of nanoseconds and about 50
-    /// bytes a live block.
+    /// allocation and each release goes through a table, about 50 ns for both and 50 bytes a live
+    /// block.
     Counts,
-    /// And for each block who allocated it: some microseconds more an allocation.
+    /// And for each block who allocated it: 5 to 20 us an allocation more.
     Sites,
 }
 
