@@ -14,8 +14,10 @@ use crate::error::{Error, ErrorKind};
 pub const POINTS: &[&str] = &[
     "load.open",
     "load.stage",
+    "load.verify",
     "load.facts",
     "load.metadata",
+    "load.probe",
     "load.claim",
     "load.rewrite",
     "load.link",
