@@ -14,9 +14,11 @@ use crate::error::{Error, ErrorKind};
 pub const POINTS: &[&str] = &[
     "load.open",
     "load.stage",
+    "load.verify",
     "load.facts",
     "load.metadata",
     "load.needed",
+    "load.probe",
     "load.claim",
     "load.rewrite",
     "load.link",

@@ -24,7 +24,7 @@ pub enum Stage {
     Verify,
     /// The ELF structures are read.
     Facts,
-    /// The author's metadata is read and compared with the host.
+    /// The author's metadata is read and compared with the signature and the host.
     Metadata,
     /// Another process rehearses the load.
     Probe,

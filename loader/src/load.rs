@@ -185,6 +185,8 @@ fn run(
         .map_err(|error| image_error(error, Stage::Stage))?;
     stages.end(Stage::Stage);
 
+    // Who made it, and what it did before, comes before anything that it says.
+    checkpoint::pass("load.verify").map_err(|error| error.at(Stage::Verify))?;
     let mut screened = screening::verify(process, staged.bytes(), wanted.signature)
         .map_err(|error| error.at(Stage::Verify))?;
     stages.end(Stage::Verify);
@@ -212,6 +214,7 @@ fn run(
     stages.end(Stage::Metadata);
 
     // What would crash or hang does so in another process first.
+    checkpoint::pass("load.probe").map_err(|error| error.at(Stage::Probe))?;
     let request = || Request {
         path: opened.path().display().to_string(),
         name: wanted.name.map(str::to_owned),

@@ -4,7 +4,8 @@
 //! What crashes or hangs while it is loaded, on `exit` or at the end of a process does so there.
 //! Code that crashes only when it is called does not show, nor what depends on this process's state.
 //! The plugin's code runs with the user's rights: this is a rehearsal and no sandbox, and a plugin
-//! that wants to can lie to it. So signatures are verified first.
+//! that wants to can lie to it, or leave a process behind that it put in a group of its own. So
+//! signatures are verified first.
 
 #![forbid(unsafe_code)]
 

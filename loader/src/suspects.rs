@@ -8,7 +8,7 @@
 //! ```text
 //! loading/DIGEST.PID.N    locked by the process that loads it
 //! quarantine/DIGEST       why it is refused
-//! probed/DIGEST           what a probe said that found nothing wrong
+//! probed/DIGEST.VERSION   what a probe said that found nothing wrong
 //! ```
 //!
 //! Files appear under their names whole, by rename, so that several hosts can share a folder.
@@ -208,12 +208,13 @@ impl Quarantine {
 
     /// What a probe said of this file that found nothing wrong.
     pub(crate) fn probed(&self, digest: &Digest) -> Option<String> {
-        read(&self.dir.join("probed").join(digest.to_string()))
+        read(&self.dir.join("probed").join(probed(digest)))
     }
 
     /// Keeps what a probe said.
     pub(crate) fn keep_probed(&self, digest: &Digest, text: &str) -> Result<(), Error> {
-        self.write("probed", digest, text)
+        let path = self.dir.join("probed").join(probed(digest));
+        self.place(&path, text).map(drop)
     }
 
     fn write(&self, folder: &str, digest: &Digest, text: &str) -> Result<(), Error> {
@@ -285,6 +286,11 @@ impl Record {
 fn read(path: &Path) -> Option<String> {
     let is_small = fs::metadata(path).ok()?.len() <= MAX_RECORD;
     fs::read_to_string(path).ok().filter(|_| is_small)
+}
+
+/// Another version of the loader has its own probes made.
+fn probed(digest: &Digest) -> String {
+    format!("{digest}.{}", env!("CARGO_PKG_VERSION"))
 }
 
 fn boot() -> String {

@@ -166,7 +166,7 @@ fn what_ends_or_deceives_a_probe_is_told_in_words() {
             &plan(),
             constructor("EACH_PIPE(fd) if (write(fd, \"{}\\n\", 3) != 3) _exit(9);"),
             "",
-            "ended its probe after it was unloaded: expected a report, found \"\\\"{}\\\\n\\\"\"",
+            "ended its probe after it was unloaded: expected a report, found \"{}\\n\"",
         ),
         (
             "floods",

@@ -10,6 +10,8 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{Mode, OFlags, open};
+
 use super::minisign::MAX_TEXT;
 use crate::error::{Error, ErrorKind};
 
@@ -86,7 +88,10 @@ pub fn detached(path: &Path) -> Result<Option<Vec<u8>>, Error> {
     let most = u64::try_from(MAX_TEXT)
         .unwrap_or(u64::MAX)
         .saturating_add(1);
-    let read = File::open(&path).and_then(|file| file.take(most).read_to_end(&mut text));
+    // NONBLOCK, so that a pipe at that path does not hold the caller.
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let file = open(&path, flags, Mode::empty()).map_err(io::Error::from);
+    let read = file.and_then(|file| File::from(file).take(most).read_to_end(&mut text));
     match read {
         Ok(_) => Ok(Some(text)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),

@@ -13,7 +13,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::{
-    Resource, Rlimit, Signal, getpid, getppid, set_parent_process_death_signal, setrlimit,
+    Resource, Rlimit, Signal, getpid, getppid, getrlimit, set_parent_process_death_signal,
+    setrlimit,
 };
 use rustix::thread::{CapabilitySet, capabilities, set_capabilities, set_no_new_privs};
 
@@ -160,8 +161,12 @@ fn limit(limits: Limits) -> rustix::io::Result<()> {
     // The host's end is the probe's; the thread that started it waits for it.
     set_parent_process_death_signal(Some(Signal::KILL))?;
     set_no_new_privs(true)?;
+    // Never above what this user has already, which only some may raise.
     let set = |resource, soft: u64, hard: u64| {
-        let (current, maximum) = (Some(soft), Some(hard));
+        let hard = getrlimit(resource)
+            .maximum
+            .map_or(hard, |most| most.min(hard));
+        let (current, maximum) = (Some(soft.min(hard)), Some(hard));
         setrlimit(resource, Rlimit { current, maximum })
     };
     // The signal that says why comes first, the one that nobody can ignore a second later.
