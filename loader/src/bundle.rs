@@ -405,12 +405,13 @@ pub(crate) fn check(object: &Indexed, bias: Option<usize>) -> Result<usize, Erro
     Ok(bias)
 }
 
-/// Redirects the imports of every object.
+/// Redirects the imports of every object but those whose copies were not edited: their code has run.
 ///
 /// # Safety
-/// - They were relocated just now, and none of their code has run.
+/// - They were relocated just now, and none of the others' code has run.
 pub(crate) unsafe fn redirect(objects: &[Indexed], biases: &[usize]) -> Result<(), Error> {
-    for (object, bias) in objects.iter().zip(biases) {
+    let objects = objects.iter().zip(biases);
+    for (object, bias) in objects.filter(|(object, _)| object.piece.facts.strange.is_none()) {
         // SAFETY: our caller's word, and the facts are its own.
         unsafe { footprint::redirect(&object.piece.facts, *bias) }
             .map_err(|error| error.at(Stage::Describe))?;
@@ -433,6 +434,7 @@ pub(crate) fn parts(objects: Vec<Indexed>, biases: &[usize]) -> Vec<Part> {
             link: Arc::downgrade(&object.link),
             edits: object.edits,
             undo: object.undo,
+            strange: object.piece.facts.strange,
             gone: Default::default(),
         }
     });
@@ -447,6 +449,10 @@ pub(crate) fn constructors(bundle: &Bundle, objects: &[Indexed], biases: &[usize
             continue;
         };
         let (facts, at) = (&object.piece.facts, |svma| code::run_time(bias, svma));
+        // Those of a copy without edits were run by ld.so.
+        if facts.strange.is_some() {
+            continue;
+        }
         all.extend(facts.init.map(at));
         if let Some(array) = facts.init_array {
             // SAFETY: the array lies inside the image and is relocated.
@@ -464,6 +470,9 @@ pub(crate) fn destructors(bundle: &Bundle, objects: &[Indexed], biases: &[usize]
             continue;
         };
         let (facts, at) = (&object.piece.facts, |svma| code::run_time(bias, svma));
+        if facts.strange.is_some() {
+            continue;
+        }
         if let Some(array) = facts.fini_array {
             // SAFETY: the array lies inside the image and is relocated.
             let entries = unsafe { code::entries(at(array.vaddr), array.size) };

@@ -5,14 +5,14 @@
 use std::time::{Duration, UNIX_EPOCH};
 
 use super::messages::{
-    DepartedRow, EventRow, Field, HolderRow, InsideRow, PluginRow, ProofRow, Refused, ResolvedRow,
-    StageTime, SymbolRow, UnloadReply, WorkerRow,
+    DepartedRow, DependencyRow, EditRow, EventRow, Field, HolderRow, InsideRow, PluginRow,
+    ProofRow, Refused, ResolvedRow, StageTime, SymbolRow, UnloadReply, WorkerRow,
 };
 use super::wire::Fault;
 use crate::error::{Error, ErrorKind, Holder, HolderKind, Stage};
 use crate::events::{Event, EventKind};
 use crate::history::Departed;
-use crate::image::SymbolRow as Symbol;
+use crate::image::{Dependency, Edit, SymbolRow as Symbol};
 use crate::loader::Loader;
 use crate::plugin::Plugin;
 use crate::presence::WorkerInfo;
@@ -69,6 +69,26 @@ pub(super) fn fields(plugin: &Plugin) -> Vec<Field> {
             value: value.clone(),
         })
         .collect()
+}
+
+pub(super) fn dependency(dependency: &Dependency) -> DependencyRow {
+    let path = dependency.path.as_ref();
+    DependencyRow {
+        name: dependency.name.clone(),
+        path: path.map_or_else(String::new, |path| path.display().to_string()),
+        found_by: dependency.found_by.name().to_owned(),
+        private: dependency.is_private,
+    }
+}
+
+pub(super) fn edit((object, edit): (&str, &Edit)) -> EditRow {
+    EditRow {
+        object: object.to_owned(),
+        structure: edit.structure.to_owned(),
+        offset: edit.offset,
+        what: edit.what.clone(),
+        why: edit.why.to_owned(),
+    }
 }
 
 /// One defined symbol as nm would show it, at its run-time address.

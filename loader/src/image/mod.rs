@@ -9,6 +9,7 @@
 mod bundle;
 mod bytes;
 mod damage;
+mod digest;
 mod dynamic;
 mod dynsym;
 mod elf;
@@ -36,6 +37,7 @@ pub use bundle::Dependency;
 pub(crate) use bundle::{Bundle, InScope, PLUGIN};
 pub(crate) use bytes::Bytes;
 pub use damage::Damage;
+pub use digest::Digest;
 pub use dynsym::{Binding, ElfSymbol, SymbolKind, Visibility};
 pub use error::ImageError;
 pub use facts::Facts;
