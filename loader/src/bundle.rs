@@ -420,10 +420,10 @@ pub(crate) fn check(object: &Indexed, bias: Option<usize>) -> Result<usize, Erro
     Ok(bias)
 }
 
-/// Redirects the imports of every object.
+/// Redirects the imports of every object but those whose copies were not edited: their code has run.
 ///
 /// # Safety
-/// - They were relocated just now, and none of their code has run.
+/// - They were relocated just now, and none of the others' code has run.
 pub(crate) unsafe fn redirect(
     objects: &[Indexed],
     biases: &[usize],
@@ -432,6 +432,9 @@ pub(crate) unsafe fn redirect(
 ) -> Result<(), Error> {
     for (n, (object, &bias)) in objects.iter().zip(biases).enumerate() {
         let facts = &object.piece.facts;
+        if facts.strange.is_some() {
+            continue;
+        }
         let original = Path::new(&*object.piece.path);
         // Of several files the plugin's own is the one that its code maps, to name its frames.
         let staged = || (n == PLUGIN).then(|| object.link.key().ok()).flatten();
@@ -469,6 +472,7 @@ pub(crate) fn parts(objects: Vec<Indexed>, biases: &[usize]) -> Vec<Part> {
             link: Arc::downgrade(&object.link),
             edits: object.edits,
             undo: object.undo,
+            strange: object.piece.facts.strange,
             gone: Default::default(),
         }
     });
@@ -483,6 +487,10 @@ pub(crate) fn constructors(bundle: &Bundle, objects: &[Indexed], biases: &[usize
             continue;
         };
         let (facts, at) = (&object.piece.facts, |svma| code::run_time(bias, svma));
+        // Those of a copy without edits were run by ld.so.
+        if facts.strange.is_some() {
+            continue;
+        }
         all.extend(facts.init.map(at));
         if let Some(array) = facts.init_array {
             // SAFETY: the array lies inside the image and is relocated.
@@ -500,6 +508,9 @@ pub(crate) fn destructors(bundle: &Bundle, objects: &[Indexed], biases: &[usize]
             continue;
         };
         let (facts, at) = (&object.piece.facts, |svma| code::run_time(bias, svma));
+        if facts.strange.is_some() {
+            continue;
+        }
         if let Some(array) = facts.fini_array {
             // SAFETY: the array lies inside the image and is relocated.
             let entries = unsafe { code::entries(at(array.vaddr), array.size) };

@@ -16,6 +16,7 @@ use plug_readside::{departed, gate};
 use crate::calls::{self, By};
 use crate::context::Context;
 use crate::deadline::Deadline;
+use crate::digest::Digest;
 use crate::error::{CallError, Error, ErrorKind, Stage};
 use crate::executor::{Ending, Executor, Outcome};
 use crate::footprint::account::{self, Account, Balance};
@@ -89,6 +90,8 @@ pub(crate) struct Part {
     pub(crate) edits: Vec<Edit>,
     /// What brings the copy's bytes back to those of the original.
     pub(crate) undo: Vec<Edit>,
+    /// Why the copy was not edited, if it was not.
+    pub(crate) strange: Option<&'static str>,
     /// Set once it is unmapped, while other parts may stay.
     pub(crate) gone: OnceLock<()>,
 }
@@ -170,6 +173,13 @@ impl Record {
     pub(crate) fn rows(&self) -> impl Iterator<Item = Row> {
         let mapped = self.parts.iter().filter(|part| part.gone.get().is_none());
         mapped.map(|part| part.row(self))
+    }
+
+    /// The bytes of the plugin's original, while its copy is there.
+    fn original(&self) -> Option<Vec<u8>> {
+        let plugin = self.parts.first()?;
+        let bytes = plugin.link.upgrade()?.bytes().ok()?;
+        Some(undone(&bytes, &plugin.undo))
     }
 
     /// The part that a run-time address lies in.
@@ -403,6 +413,14 @@ impl Plugin {
         parts.flat_map(|part| part.edits.iter().map(|edit| (&*part.name, edit)))
     }
 
+    /// Objects that were loaded without edits, by the names that readers know them by, each with the
+    /// entry of its dynamic section that edits do not reckon with. ld.so ran their constructors, and
+    /// what they leave on threads keeps them mapped as plain `dlclose` does.
+    pub fn unedited(&self) -> impl Iterator<Item = (&str, &str)> {
+        let parts = self.record.parts.iter();
+        parts.filter_map(|part| Some((&*part.name, part.strange?)))
+    }
+
     /// Pins held right now.
     #[must_use]
     pub fn pins(&self) -> u64 {
@@ -462,14 +480,19 @@ impl Plugin {
     #[must_use]
     pub fn symbol_table(&self) -> Vec<SymbolRow> {
         let record = &*self.record;
-        let staged = record.parts.first().and_then(|part| {
-            let bytes = part.link.upgrade()?.bytes().ok()?;
-            Some(undone(&bytes, &part.undo))
-        });
-        match staged {
+        match record.original() {
             Some(original) => symbols::rows(&original, record.bias),
             None => symbols::rows_of_index(record.index.view(), record.bias),
         }
+    }
+
+    /// The SHA-256 of the original, without the edits of its copy; none after an unload.
+    ///
+    /// Reads the sealed copy anew and takes its edits back: some milliseconds a megabyte.
+    #[must_use]
+    pub fn digest(&self) -> Option<Digest> {
+        let original = self.record.original()?;
+        Some(Digest::of(&original))
     }
 
     /// The run-time address of the exported symbol `name`, by the file's own hash table: no

@@ -23,8 +23,19 @@ pub(crate) fn run(args: &args::Info, host: Option<&str>, render: &Render) -> Out
             return Err(Failure::new(FAILED, "no_field", message));
         }
     }
+    // Thousands of them say little to people who did not ask.
+    if !render.is_json() && args.field.is_none() {
+        fields.retain(|(key, _)| key != "edit");
+    }
     render.info(&fields, args.field.is_some(), args.null);
     Ok(0)
+}
+
+/// A dependency in one line: name, whether private, by which rule, and the file.
+fn dependency(name: &str, is_private: bool, found_by: &str, path: &str) -> String {
+    let whose = if is_private { "private" } else { "shared" };
+    let text = format!("{name} {whose} ({found_by}) {path}");
+    text.trim_end().to_owned()
 }
 
 fn of_file(path: &Path) -> Result<Vec<(String, String)>, Failure> {
@@ -47,8 +58,30 @@ fn of_file(path: &Path) -> Result<Vec<(String, String)>, Failure> {
         "build-id",
         hex(facts.build_id.as_deref().unwrap_or_default()),
     );
+    add("sha256", seen.digest.to_string());
     add("size", facts.span.size.to_string());
     add("symbols", seen.symbols.len().to_string());
+    for of in &seen.dependencies {
+        let path = of
+            .path
+            .as_deref()
+            .map_or_else(String::new, |p| p.display().to_string());
+        let by = of.found_by.name();
+        add("dependency", dependency(&of.name, of.is_private, by, &path));
+    }
+    if let Some(why) = &seen.incomplete {
+        add("incomplete", why.clone());
+    }
+    if facts.nodelete() {
+        add("pinned", "the file is marked DF_1_NODELETE".to_owned());
+    }
+    if let Some(entry) = facts.strange {
+        add("unedited", entry.to_owned());
+    }
+    add("edits", seen.edits.len().to_string());
+    for edit in &seen.edits {
+        add("edit", edit.to_string());
+    }
     Ok(fields)
 }
 
@@ -83,6 +116,7 @@ fn of_plugin(name: &str, host: Option<&str>) -> Result<Vec<(String, String)>, Fa
         add("permanent", plugin.permanent);
     }
     add("build-id", plugin.build_id);
+    add("sha256", reply.sha256);
     add("size", plugin.size.to_string());
     add("base", plugin.base);
     add("state", plugin.state);
@@ -99,6 +133,25 @@ fn of_plugin(name: &str, host: Option<&str>) -> Result<Vec<(String, String)>, Fa
     }
     if !plugin.taints.is_empty() {
         add("taint", plugin.taints);
+    }
+    for of in reply.dependencies {
+        let text = dependency(&of.name, of.private, &of.found_by, &of.path);
+        add("dependency", text);
+    }
+    for why in reply.pinned {
+        add("pinned", why);
+    }
+    for why in reply.unedited {
+        add("unedited", why);
+    }
+    add("edits", reply.edits.len().to_string());
+    for edit in reply.edits {
+        let (object, structure, offset) = (edit.object, edit.structure, edit.offset);
+        let (what, why) = (edit.what, edit.why);
+        add(
+            "edit",
+            format!("{object}: {structure} at {offset:#x}: {what}; {why}"),
+        );
     }
     for stage in reply.stages {
         add("loadtime", format!("{}={} us", stage.name, stage.micros));

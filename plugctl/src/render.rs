@@ -405,6 +405,11 @@ impl Render {
         }
     }
 
+    /// Whether JSON is printed.
+    pub(crate) fn is_json(self) -> bool {
+        self.json
+    }
+
     /// modinfo's layout, or bare values.
     pub(crate) fn info(self, fields: &[(String, String)], bare: bool, null: bool) {
         if self.json {

@@ -119,6 +119,22 @@ fn info_of_a_file_has_modinfos_layout() {
         place.run(&["info", "--json", &path]).json()["license"],
         "MIT OR Apache-2.0"
     );
+    // Every edit is told to those who ask, and counted for all.
+    let json = place.run(&["info", "--json", &path]).json();
+    let edits = json["edit"].as_array().expect("several");
+    assert_eq!(json["edits"], edits.len().to_string().as_str());
+    let hidden = |edit: &serde_json::Value| {
+        let text = edit.as_str().unwrap_or_default();
+        text.starts_with("DT_FINI_ARRAY at 0x")
+            && text.ends_with("hidden from ld.so; the loader runs it")
+    };
+    assert!(edits.iter().any(hidden), "{edits:?}");
+    assert!(!all.stdout.contains("\nedit: "));
+    assert!(
+        all.stdout.contains("libc.so.6 shared (ld.so)"),
+        "{}",
+        all.stdout
+    );
     let missing = format!("plugctl: {path} has no field colour\n");
     place
         .run(&["info", "-F", "colour", &path])

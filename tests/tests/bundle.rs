@@ -127,6 +127,9 @@ fn plugin_with_a_library_of_its_own_loads_is_seen_and_leaves_with_it() {
                 libc.is_some_and(|libc| !libc.is_private),
                 "{dependencies:?}"
             );
+            let digest = plugin.digest().expect("loaded").to_string();
+            let sum = standalone::run(Command::new("sha256sum").arg(&path));
+            assert!(sum.starts_with(&digest), "that of the original: {sum}");
             assert!(is_part(&host, "whole") && is_part(&host, "whole/libcore.so.1"));
             // The library's own function, named as the plugin's, and owned by it.
             let (start, end) = part(&host, "whole/libcore.so.1");
@@ -438,6 +441,30 @@ fn library_that_owns_thread_locals_and_threads_is_settled_with_the_plugin() {
                 unload.join().expect("gone");
             });
         }
+    });
+}
+
+#[test]
+fn file_with_an_entry_that_edits_do_not_reckon_with_is_loaded_as_it_is_and_says_so() {
+    isolated!({
+        let scratch = Scratch::new("strange");
+        let host = Host::new();
+        let source = "static int built;\nint times_built(void);\n\
+            __attribute__((constructor)) static void build(void) { built++; }\n\
+            int times_built(void) { return built; }\n";
+        let flags = ["-Wl,--auxiliary=libnowhere.so", "-Wl,-soname,libstrange.so"];
+        let path = library(&scratch, "f", "libstrange.so", source, &flags);
+        let plugin = load(&host, &path, "strange");
+        assert_eq!(number(&plugin, "times_built"), 1);
+        assert_eq!(plugin.edits().count(), 0);
+        let unedited: Vec<_> = plugin.unedited().collect();
+        assert_eq!(unedited, [("strange", "DT_AUXILIARY")]);
+        host.unload("strange");
+        let plain = library(&scratch, "f", "libplain.so", source, &flags[1..]);
+        let plugin = load(&host, &plain, "plain");
+        assert_eq!(number(&plugin, "times_built"), 1);
+        assert!(plugin.edits().count() > 0 && plugin.unedited().next().is_none());
+        host.unload("plain");
     });
 }
 

@@ -485,9 +485,9 @@ fn plan_renames_the_soname_unless_its_bytes_are_shared() {
         assert_eq!(after.needed, facts.needed);
         let what = edits
             .iter()
-            .find(|edit| edit.what.starts_with("DT_SONAME"))
+            .find(|edit| edit.structure == "DT_SONAME")
             .unwrap();
-        (after.soname, what.what.clone())
+        (after.soname, what.to_string())
     };
     let int = "int f(void) { return 1; }";
     let (soname, what) = soname_edit("a.so", int, &["-Wl,-soname,libplain.so.1"]);

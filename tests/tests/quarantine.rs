@@ -64,7 +64,11 @@ fn crashes(test: &str, says: &[&str]) {
     let ended = child::run(test, test, Duration::from_secs(60));
     assert_eq!(ended.signal(), Some(libc::SIGSEGV), "{ended:?}");
     for text in says {
-        assert!(ended.output.contains(text), "no {text:?} in\n{}", ended.output);
+        assert!(
+            ended.output.contains(text),
+            "no {text:?} in\n{}",
+            ended.output
+        );
     }
 }
 

@@ -163,6 +163,10 @@ fn plainly_loaded(path: &str) {
 }
 
 /// The path of the object that an address lies in.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a child of plain dlopen has no reader"
+)]
 fn object_of(address: *const c_void) -> Option<String> {
     // SAFETY: plain data of which zeroes are a value.
     let mut info: libc::Dl_info = unsafe { std::mem::zeroed() };

@@ -424,6 +424,44 @@ pub struct InfoReply {
     pub stages: Vec<StageTime>,
     /// The plugin.
     pub plugin: PluginRow,
+    /// The SHA-256 of the original; empty once it has left.
+    pub sha256: String,
+    /// What it needs.
+    pub dependencies: Vec<DependencyRow>,
+    /// What was changed in its copy, and in those of what it brings.
+    pub edits: Vec<EditRow>,
+    /// Why it may stay mapped after an unload.
+    pub pinned: Vec<String>,
+    /// Objects that were loaded without edits, and why.
+    pub unedited: Vec<String>,
+}
+
+/// One library that a plugin needs: `Dependency` of the interface.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DependencyRow {
+    /// The name by which it is needed.
+    pub name: String,
+    /// The file; empty where finding it was left to ld.so.
+    pub path: String,
+    /// The rule by which it was found.
+    pub found_by: String,
+    /// Whether the plugin has a copy of its own.
+    pub private: bool,
+}
+
+/// One change of a copy: `Edit` of the interface.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EditRow {
+    /// Whose copy, as readers call it.
+    pub object: String,
+    /// The changed structure.
+    pub structure: String,
+    /// Place in the file.
+    pub offset: u64,
+    /// What became of it.
+    pub what: String,
+    /// What for.
+    pub why: String,
 }
 
 /// Reply of `Params` and `SetParam`.

@@ -228,6 +228,16 @@ impl Host {
             fields: rows::fields(plugin),
             stages: rows::stages(plugin.load_times()),
             plugin: rows::plugin(&self.loader, plugin),
+            sha256: plugin
+                .digest()
+                .map_or_else(String::new, |digest| digest.to_string()),
+            dependencies: plugin.dependencies().iter().map(rows::dependency).collect(),
+            edits: plugin.edits().map(rows::edit).collect(),
+            pinned: plugin.pinned_because().to_vec(),
+            unedited: plugin
+                .unedited()
+                .map(|(object, why)| format!("{object}: {why}"))
+                .collect(),
         })
     }
 

@@ -7,16 +7,16 @@ use std::time::{Duration, UNIX_EPOCH};
 use plug_readside::state::State;
 
 use super::messages::{
-    AccountRow, DepartedRow, EventRow, Field, HolderRow, InsideRow, LeakSiteRow, LeaksRow,
-    LingeringRow, ObservedRow, ParamRow, ParamsReply, PluginRow, ProofRow, Refused, ResolvedRow,
-    StageTime, SymbolRow, UnloadReply, WorkerRow,
+    AccountRow, DepartedRow, DependencyRow, EditRow, EventRow, Field, HolderRow, InsideRow,
+    LeakSiteRow, LeaksRow, LingeringRow, ObservedRow, ParamRow, ParamsReply, PluginRow, ProofRow,
+    Refused, ResolvedRow, StageTime, SymbolRow, UnloadReply, WorkerRow,
 };
 use super::wire::Fault;
 use crate::error::{Error, ErrorKind, Holder, HolderKind, Stage};
 use crate::events::{Event, EventKind};
 use crate::footprint::account::Balance;
 use crate::history::Departed;
-use crate::image::SymbolRow as Symbol;
+use crate::image::{Dependency, Edit, SymbolRow as Symbol};
 use crate::lingering::{Debtor, Lingering, Observed};
 use crate::loader::Loader;
 use crate::plugin::Plugin;
@@ -178,6 +178,26 @@ pub(super) fn params(plugin: &Plugin) -> ParamsReply {
     };
     ParamsReply {
         params: plugin.params().into_iter().map(row).collect(),
+    }
+}
+
+pub(super) fn dependency(dependency: &Dependency) -> DependencyRow {
+    let path = dependency.path.as_ref();
+    DependencyRow {
+        name: dependency.name.clone(),
+        path: path.map_or_else(String::new, |path| path.display().to_string()),
+        found_by: dependency.found_by.name().to_owned(),
+        private: dependency.is_private,
+    }
+}
+
+pub(super) fn edit((object, edit): (&str, &Edit)) -> EditRow {
+    EditRow {
+        object: object.to_owned(),
+        structure: edit.structure.to_owned(),
+        offset: edit.offset,
+        what: edit.what.clone(),
+        why: edit.why.to_owned(),
     }
 }
 

@@ -102,6 +102,7 @@ impl Bundle {
     pub(crate) fn find(opened: &Opened, facts: &Facts, bytes: &[u8]) -> Result<Self, ImageError> {
         let mut search = Search {
             loaded: None,
+            is_strange: facts.strange.is_some(),
             bundle: Self {
                 objects: vec![Object {
                     requester: Requester::new(facts, opened.folder()),
@@ -193,6 +194,8 @@ impl Bundle {
 /// A search for what a bundle consists of.
 struct Search {
     bundle: Bundle,
+    /// Whether the plugin's copy is not edited.
+    is_strange: bool,
     /// What ld.so has, and which files those are; looked at once it matters.
     loaded: Option<Vec<(link_map::Object, Option<FileKey>)>>,
 }
@@ -201,7 +204,7 @@ impl Search {
     /// Settles that `object` needs `name`; the number of the library if it is a new one.
     fn need(&mut self, object: usize, name: &str) -> Result<Option<usize>, ImageError> {
         // ld.so's first look is at what was asked for or calls itself by this name.
-        if let Some(known) = self.known(name) {
+        if let Some(known) = self.known(name).filter(|_| !self.is_strange(object)) {
             self.add_need(object, name, known);
             return Ok(None);
         }
@@ -212,6 +215,8 @@ impl Search {
         let chain = self.chain(object);
         // Where nobody has paths of its own, all that could be found is what ld.so finds as well.
         let is_anybodys = !name.contains('/') && !chain.iter().any(|of| of.has_paths());
+        // One whose copy is not edited cannot ask for another name.
+        let is_anybodys = is_anybodys || self.is_strange(object);
         let found = (!is_anybodys).then(|| find(name, &chain)).flatten();
         let (path, found_by) = match found {
             Some((path, by @ (FoundBy::Path | FoundBy::Rpath | FoundBy::Runpath))) => (path, by),
@@ -278,6 +283,11 @@ impl Search {
             is_private: true,
         });
         Ok(number)
+    }
+
+    fn is_strange(&self, object: usize) -> bool {
+        let member = self.bundle.member(object);
+        member.map_or(self.is_strange, |member| member.facts.strange.is_some())
     }
 
     fn add_need(&mut self, object: usize, name: &str, of: usize) {

@@ -66,6 +66,9 @@ pub struct Facts {
     pub imports: Vec<ImportSlot>,
     /// How many defined symbols are GNU unique, which pins a file for ever.
     pub n_unique: usize,
+    /// An entry of the dynamic section that changes what ld.so makes of the file and that edits do
+    /// not reckon with: the file is loaded as it is.
+    pub strange: Option<&'static str>,
 
     /// The data that plug-api's macros define: metadata and the descriptor.
     pub(crate) declared: Vec<ElfSymbol>,
@@ -175,6 +178,11 @@ impl Facts {
             dso_handles: relocations.dso_handles,
             imports: imports::slots(&elf, &dynamic, &walked.imports),
             n_unique: walked.n_unique,
+            strange: dynamic
+                .entries
+                .iter()
+                .find(|entry| tag::is_strange(entry.tag))
+                .map(|entry| tag::name(entry.tag)),
             declared: walked.declared,
             own_soname: soname_at.filter(|_| !is_named),
             version_files: versions.files,

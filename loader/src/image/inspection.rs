@@ -6,6 +6,7 @@
 
 use std::path::Path;
 
+use super::bundle::{Bundle, Dependency};
 use super::dynsym::{Binding, SymbolKind};
 use super::error::ImageError;
 use super::facts::Facts;
@@ -14,6 +15,7 @@ use super::info::{Info, foreign_name};
 use super::letter;
 use super::rewrite::{Edit, RewritePolicy, plan};
 use super::stage::Opened;
+use crate::digest::Digest;
 
 /// Facts, metadata, exported symbols and planned edits of one file.
 #[derive(Clone, Debug)]
@@ -29,6 +31,12 @@ pub struct Inspection {
     pub symbols: Vec<InspectedSymbol>,
     /// What would be changed in the copy under the default policy.
     pub edits: Vec<Edit>,
+    /// The SHA-256 of the file.
+    pub digest: Digest,
+    /// What it needs, by itself or through what it brings.
+    pub dependencies: Vec<Dependency>,
+    /// Why that cannot be told in full, if it cannot: a library that it brings is damaged.
+    pub incomplete: Option<String>,
 }
 
 /// One defined symbol, with its name as text.
@@ -60,7 +68,8 @@ impl Inspection {
     /// What a load would say of the file.
     pub fn of_file(path: impl AsRef<Path>) -> Result<Self, ImageError> {
         let path = path.as_ref();
-        let staged = Opened::open(path)?.stage(&foreign_name(path))?;
+        let opened = Opened::open(path)?;
+        let staged = opened.stage(&foreign_name(path))?;
         let bytes = staged.bytes();
         let facts = Facts::read(bytes)?;
         let info = Info::read(&facts, bytes)?;
@@ -83,7 +92,17 @@ impl Inspection {
                 }
             })
             .collect();
-        let edits = plan(&facts, bytes, &RewritePolicy::new(next_nonce()));
+        let (dependencies, aliases, incomplete) = match Bundle::find(&opened, &facts, bytes) {
+            Ok(bundle) => {
+                let needs = bundle.objects.first().map_or(&[][..], |own| &own.needs);
+                let aliases = needs.iter().map(|n| (n.name.clone(), n.alias.clone()));
+                (bundle.dependencies, aliases.collect(), None)
+            }
+            Err(error) => (Vec::new(), Vec::new(), Some(error.to_string())),
+        };
+        let mut policy = RewritePolicy::new(next_nonce());
+        policy.aliases = aliases;
+        let edits = plan(&facts, bytes, &policy);
         let name = info
             .name()
             .map_or_else(|| foreign_name(path), str::to_owned);
@@ -93,6 +112,9 @@ impl Inspection {
             info,
             symbols,
             edits,
+            digest: Digest::of(bytes),
+            dependencies,
+            incomplete,
         })
     }
 }

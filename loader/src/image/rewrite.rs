@@ -124,9 +124,13 @@ pub const REMOVED_TAG: i64 = 0x6c50_4c00;
 
 /// Plans the edits of a copy of the file whose facts and bytes are given, ascending by offset.
 ///
-/// Deterministic: the same file, policy and nonce give the same edits.
+/// Deterministic: the same file, policy and nonce give the same edits. None of a file with
+/// something strange in it ([`Facts::strange`]).
 pub fn plan(facts: &Facts, bytes: &[u8], policy: &RewritePolicy) -> Vec<Edit> {
     let mut edits = Vec::new();
+    if facts.strange.is_some() {
+        return edits;
+    }
     if policy.initializers == Owner::Loader {
         for removed in [
             tag::INIT,

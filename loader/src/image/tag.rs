@@ -54,6 +54,12 @@ pub(super) fn is_text(tag: i64) -> bool {
     .contains(&tag)
 }
 
+/// Whether a tag has ld.so bring in other files, or ask somebody about this one, in ways that edits
+/// do not reckon with.
+pub(super) fn is_strange(tag: i64) -> bool {
+    [CONFIG, DEPAUDIT, AUDIT, AUXILIARY, FILTER].contains(&tag)
+}
+
 /// ld.so keeps every tag below this, `DT_NUM`.
 pub(super) const LOW_TAGS: i64 = 38;
 
