@@ -18,7 +18,7 @@ mod thread;
 
 use std::collections::{HashMap, HashSet};
 use std::ops::{ControlFlow, Range};
-use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::config::{Audit, Config};
@@ -27,6 +27,7 @@ use crate::crash::memory::Memory;
 use crate::crash::registers::Registers;
 use crate::deadline::{Deadline, Patience};
 use crate::error::{Doubt, Holder, HolderKind};
+use crate::footprint::ledger;
 use crate::plugin::Record;
 use crate::sys::{actions, task};
 use crate::worker::Workers;
@@ -95,10 +96,15 @@ pub(crate) fn wait_until_outside(
     let at_least = Deadline::after(deadline.remaining().max(AT_LEAST));
     let mut patience = Patience::until(at_least);
     loop {
-        let skipped = match level {
+        let mut skipped: HashSet<u32> = match level {
             Audit::All => HashSet::new(),
             _ => workers.rows().iter().map(|row| row.tid()).collect(),
         };
+        // Threads that the plugin started may be inside until its `exit` has told them to end; they
+        // are waited for after that, by their records.
+        let debts = ledger::debts(record.generation);
+        let own = debts.iter().filter(|debt| debt.start.is_some());
+        skipped.extend(own.map(|debt| debt.tid));
         let inside = round.look(&skipped);
         if round.is_complete() {
             return Vec::new();
@@ -143,10 +149,18 @@ fn code_of(record: &Record) -> Range<usize> {
     object.map_or(record.start..record.end, |object| object.code())
 }
 
-/// How far from its thread pointer each thread has its id.
+/// How far from its thread pointer each thread has its id; 0 where that is not known. Written at the
+/// start, before there is a plugin (SeqCst: cold).
+static ID_AT: AtomicUsize = AtomicUsize::new(0);
+
+/// Lets audits know threads' control blocks by the ids in them, `at` bytes from their thread
+/// pointers. Without it no thread but the first is told to be outside.
+pub(crate) fn know_ids(at: usize) {
+    ID_AT.store(at, Ordering::SeqCst);
+}
+
 fn id_at() -> Option<usize> {
-    static AT: OnceLock<Option<usize>> = OnceLock::new();
-    *AT.get_or_init(task::distance_of_id)
+    Some(ID_AT.load(Ordering::SeqCst)).filter(|at| *at != 0)
 }
 
 /// One audit.
@@ -200,6 +214,9 @@ impl Round {
                 false => match self.outside.look(tid) {
                     Look::Gone => continue,
                     Look::Blocked(outcome) => outcome,
+                    // The first thread stays in the list after its end, and some kernels say of
+                    // those that end that they run.
+                    Look::Running(_) if task::is_dead(tid) => continue,
                     Look::Running(processor) => {
                         let doubt = self.runs(tid, processor, &mut computing);
                         Outcome::Unclear(doubt, 0)

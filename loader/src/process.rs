@@ -8,6 +8,7 @@ use plug_readside::snapshot;
 use plug_readside::state::MAX_PLUGINS;
 use rustix::fs::{MemfdFlags, memfd_create};
 
+use crate::audit;
 use crate::config::{Capabilities, Config};
 use crate::context::Services;
 use crate::error::{Within, set_whereabouts};
@@ -114,6 +115,7 @@ fn probe() -> Capabilities {
     let sections = snapshot::sections();
     let distance = task::distance_of_id();
     if let Some(at) = distance {
+        audit::know_ids(at);
         // SAFETY: compared with what the kernel says on two threads; glibc's layout is the same in
         // all. Workers register through a `Process`, which this is called to make the first of.
         unsafe { sections.know_tids(at) };

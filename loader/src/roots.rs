@@ -113,6 +113,9 @@ pub(crate) fn scan(record: &Record, widely: bool) -> Vec<Root> {
 /// Bytes that are copied at once.
 const CHUNK: usize = 16 << 10;
 
+/// To compare with.
+static NOTHING: [u8; 256] = [0; 256];
+
 /// More findings are not told one by one.
 const MOST: usize = 64;
 
@@ -144,7 +147,7 @@ impl Touched {
     /// # Source
     /// Documentation/admin-guide/mm/pagemap.rst: bit 63 present, bit 62 swapped.
     fn read(range: &Range<usize>) -> Option<Self> {
-        let pagemap = File::open("/proc/self/pagemap").ok()?;
+        let pagemap = File::open("/proc/thread-self/pagemap").ok()?;
         let first = range.start / PAGE;
         let mut entries = vec![0; (range.end.div_ceil(PAGE) - first) * 8];
         pagemap
@@ -285,6 +288,29 @@ impl Search<'_> {
         }
     }
 
+    /// Places and addresses of pointers among the words that were copied from `at` on, hidden ones
+    /// included where `hidden`.
+    fn hits(&self, at: usize, copy: &[u8], hidden: bool) -> Vec<(usize, usize)> {
+        /// Compared with nothing at once, since most data is.
+        const LINE: usize = 256;
+        let mut hits = Vec::new();
+        let lines = copy.chunks(LINE).enumerate();
+        for (n, line) in lines.filter(|(_, line)| NOTHING.get(..line.len()) != Some(*line)) {
+            let (words, _) = line.as_chunks();
+            for (m, word) in words.iter().enumerate() {
+                let word = usize::from_ne_bytes(*word);
+                let shown = data::shown(word, self.guard);
+                let is_hidden = hidden && self.range.contains(&shown);
+                let address = if is_hidden { shown } else { word };
+                // The address of its first byte is a plugin's as a whole: lists have that.
+                if self.range.contains(&address) && address != self.range.start {
+                    hits.push((at.wrapping_add(n * LINE).wrapping_add(m * 8), address));
+                }
+            }
+        }
+        hits
+    }
+
     fn data(&mut self, widely: bool) {
         let mut buffer = std::mem::take(&mut self.buffer);
         let tables = tables::tables();
@@ -317,21 +343,8 @@ impl Search<'_> {
                     Some(buffer) => copy_readable(at, buffer),
                     None => 0,
                 };
-                let (words, _) = buffer.get(..copied).unwrap_or_default().as_chunks();
-                let hits: Vec<_> = words
-                    .iter()
-                    .enumerate()
-                    .filter_map(|(n, word)| {
-                        let word = usize::from_ne_bytes(*word);
-                        let hidden = data::shown(word, self.guard);
-                        let is_hidden = library && self.range.contains(&hidden);
-                        let address = if is_hidden { hidden } else { word };
-                        // The address of its first byte is a plugin's as a whole: lists have that.
-                        let is_inside = self.range.contains(&address);
-                        let place = at.wrapping_add(n.wrapping_mul(8));
-                        (is_inside && address != self.range.start).then_some((place, address))
-                    })
-                    .collect();
+                let copy = buffer.get(..copied).unwrap_or_default();
+                let hits = self.hits(at, copy, library);
                 for (place, address) in hits {
                     let is_told = |stream: &usize| (*stream..stream + STREAM).contains(&place);
                     if self.buffered.iter().any(is_told) {

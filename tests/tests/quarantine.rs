@@ -83,7 +83,7 @@ fn a_call_during_the_quarantine_is_reported_by_name() {
         let says = [
             "SIGSEGV: access not permitted",
             "late 2.1.0 (build-id ",
-            ", going)",
+            ", Going), in ",
             " answer+0x0",
             "plugins linked in: late(-)",
         ];
@@ -131,6 +131,7 @@ fn a_call_to_kept_addresses_is_reported_by_name() {
 fn leaves(path: &Path) {
     const HELD: Duration = Duration::from_millis(300);
     let host = host(HELD, Duration::from_millis(600));
+    let mut ranges = Vec::new();
     for _ in 0..2 {
         let plugin = host.load(path).expect("loads");
         let (answer, range) = (bare(&plugin), plugin.range());
@@ -147,6 +148,7 @@ fn leaves(path: &Path) {
             there.iter().all(|(rights, _)| rights == "---p") && !there.is_empty(),
             "{there:?}"
         );
+        ranges.push(range);
         thread::sleep(Duration::from_millis(700));
     }
     // Given back by what comes next.
@@ -154,6 +156,13 @@ fn leaves(path: &Path) {
     let range = plugin.range();
     host.unload("late");
     assert!(!mapped(range).is_empty());
+    let apart = |other: &&(usize, usize)| other.1 <= range.0 || range.1 <= other.0;
+    for range in ranges.iter().filter(apart) {
+        let kept = mapped(*range)
+            .into_iter()
+            .filter(|(_, name)| name.contains("was here"));
+        assert_eq!(kept.count(), 0, "{range:x?}");
+    }
 }
 
 #[test]

@@ -15,9 +15,10 @@ pub(super) struct Mappings {
 }
 
 impl Mappings {
-    /// Asks the kernel; about a microsecond a mapping.
+    /// Asks the kernel; about a microsecond a mapping. By the running thread: the first one may have
+    /// ended, and shows none.
     pub(super) fn read() -> Self {
-        let maps = fs::read("/proc/self/maps").unwrap_or_default();
+        let maps = fs::read("/proc/thread-self/maps").unwrap_or_default();
         let mut mappings = Self::default();
         for line in maps.split(|byte| *byte == b'\n') {
             let Some((range, rights)) = parse(line) else {

@@ -291,7 +291,8 @@ pub(super) fn here(
     // in stays mapped meanwhile.
     let memory = Memory::new();
     let block = thread_pointer().address();
-    let is_first = task::process() == task::id();
+    // In a forked child the first thread is on the stack of the one that forked.
+    let is_first = task::process() == task::id() && first_stack.contains(&registers.get(STACK));
     // One that has not begun yet holds what it will begin with.
     if !is_first && let Some(address) = start(&memory, block, code) {
         return Outcome::Inside(address);

@@ -178,7 +178,8 @@ pub(crate) fn copy_readable(address: usize, to: &mut [u8]) -> usize {
         iov_base: address as *mut c_void,
         iov_len: to.len(),
     };
-    let process = libc::pid_t::try_from(task::process()).unwrap_or(0);
+    // The process by this thread of it: the first one may have ended, and has no memory then.
+    let process = libc::pid_t::try_from(task::remembered_id()).unwrap_or(0);
     // SAFETY: writes to `to` alone, whose length it is given; the kernel checks the other side.
     let copied =
         unsafe { libc::process_vm_readv(process, &raw const own, 1, &raw const other, 1, 0) };
