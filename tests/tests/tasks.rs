@@ -677,9 +677,11 @@ fn wakers_may_be_called_at_any_time_on_any_thread() {
                 }
             }
             // Tasks are gone; the plugin's own wakers, which the host keeps, hold it and are named.
-            let holders = host.loader.holders(&plugin);
+            // The threads that wake may be inside just now.
+            let mut holders = host.loader.holders(&plugin);
+            holders.retain(|holder| holder.kind != HolderKind::UnregisteredCalls);
             assert!(
-                holders.iter().all(|h| h.kind == HolderKind::Wakers),
+                !holders.is_empty() && holders.iter().all(|h| h.kind == HolderKind::Wakers),
                 "{holders:?}"
             );
             let soon = Deadline::after(Duration::from_millis(20));
