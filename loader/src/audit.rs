@@ -57,11 +57,10 @@ struct Runner {
 ///
 /// All, where its code handles signals: handlers run on any thread.
 pub(crate) fn level(wanted: Audit, record: &Record) -> Audit {
-    let code = record.start..record.end;
     let handles = || {
         let actions = (1..=actions::SIGNALS).filter_map(actions::of);
         let mut handlers = actions.map(|action| action.handler);
-        handlers.any(|handler| code.contains(&handler))
+        handlers.any(|handler| record.part_at(handler).is_some())
     };
     if wanted == Audit::Unregistered && handles() {
         return Audit::All;
@@ -85,8 +84,28 @@ pub(crate) fn wait_until_outside(
     if level == Audit::Off {
         return Vec::new();
     }
+    // One after the other: who was outside of one part can only enter it from another, and then has
+    // left both once that other is left.
+    for part in record.ranges() {
+        let inside = wait_for_part(config, level, workers, (record, part), deadline, &mut watch);
+        if !inside.is_empty() {
+            return inside;
+        }
+    }
+    Vec::new()
+}
+
+/// As [`wait_until_outside`], for one part of the load.
+fn wait_for_part(
+    config: &Config,
+    level: Audit,
+    workers: &Workers,
+    (record, part): (&Record, Range<usize>),
+    deadline: Deadline,
+    mut watch: impl FnMut(Duration) -> ControlFlow<()>,
+) -> Vec<Holder> {
     let began = Instant::now();
-    let mut round = match Round::begin(config, record) {
+    let mut round = match Round::begin(config, part) {
         Ok(round) => round,
         Err(doubt) => {
             let kind = HolderKind::PerhapsStack(doubt);
@@ -128,7 +147,7 @@ pub(crate) fn wait_until_outside(
 }
 
 fn holder(record: &Record, tid: u32, kind: HolderKind, address: usize, since: Duration) -> Holder {
-    let inside = (record.start..record.end).contains(&address);
+    let inside = record.part_at(address).is_some();
     Holder {
         kind,
         thread: task::name_of(tid),
@@ -143,10 +162,10 @@ fn holder(record: &Record, tid: u32, kind: HolderKind, address: usize, since: Du
     }
 }
 
-/// The code of a mapped plugin.
-fn code_of(record: &Record) -> Range<usize> {
-    let object = Object::at(&Memory::by_kernel(), record.start);
-    object.map_or(record.start..record.end, |object| object.code())
+/// The code of a mapped object.
+fn code_of(mapped: Range<usize>) -> Range<usize> {
+    let object = Object::at(&Memory::by_kernel(), mapped.start);
+    object.map_or(mapped, |object| object.code())
 }
 
 /// How far from its thread pointer each thread has its id; 0 where that is not known. Written at the
@@ -174,7 +193,7 @@ struct Round {
 }
 
 impl Round {
-    fn begin(config: &Config, record: &Record) -> Result<Self, Doubt> {
+    fn begin(config: &Config, part: Range<usize>) -> Result<Self, Doubt> {
         let actions = (1..=actions::SIGNALS).filter_map(actions::of);
         let mut restorers: Vec<usize> = actions
             .map(|action| action.restorer)
@@ -182,7 +201,7 @@ impl Round {
             .collect();
         restorers.sort_unstable();
         restorers.dedup();
-        let outside = Outside::new(code_of(record), restorers, id_at());
+        let outside = Outside::new(code_of(part), restorers, id_at());
         Ok(Self {
             outside: outside.map_err(|_| Doubt::Unreadable)?,
             wanted_signal: config.audit_signal,

@@ -351,7 +351,7 @@ fn land(
         process,
         &flight,
         (&claim, account),
-        parts,
+        (parts, &destructors),
         bundle.dependencies,
         pinned_because,
     )?;
@@ -439,7 +439,7 @@ fn describe(
     process: &'static Process,
     flight: &Flight<'_>,
     (claim, account): (&Claim, Option<Account>),
-    parts: Vec<Part>,
+    (parts, destructors): (Vec<Part>, &Destructors),
     dependencies: Vec<Dependency>,
     pinned_because: Vec<String>,
 ) -> Result<(Record, Option<Descriptor>), Error> {
@@ -468,6 +468,7 @@ fn describe(
     };
     let threads = PluginThreads::new(flight.name, owner, &process.workers, &process.events);
     let record = Record {
+        dso_handles: destructors.dso_handles.clone(),
         name: flight.name.into(),
         canonical: canonical(flight.name),
         version: flight.info.version().unwrap_or_default().into(),

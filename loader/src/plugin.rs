@@ -3,6 +3,7 @@
 use std::ffi::{CStr, CString};
 use std::fmt;
 use std::marker::PhantomData;
+use std::ops::Range;
 use std::panic::Location;
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
@@ -35,6 +36,8 @@ use crate::worker::Worker;
 /// What is known about one load, in plain memory that outlives the plugin.
 #[derive(Debug)]
 pub(crate) struct Record {
+    /// Run-time addresses that stand for its objects in the C library's lists; nobody follows them.
+    pub(crate) dso_handles: Vec<usize>,
     pub(crate) name: Box<str>,
     pub(crate) canonical: Box<str>,
     pub(crate) version: Box<str>,
@@ -180,6 +183,12 @@ impl Record {
         let plugin = self.parts.first()?;
         let bytes = plugin.link.upgrade()?.bytes().ok()?;
         Some(undone(&bytes, &plugin.undo))
+    }
+
+    /// Run-time addresses of the parts that are mapped, the plugin's first.
+    pub(crate) fn ranges(&self) -> impl Iterator<Item = Range<usize>> {
+        let mapped = self.parts.iter().filter(|part| part.gone.get().is_none());
+        mapped.map(|part| part.start..part.end)
     }
 
     /// The part that a run-time address lies in.

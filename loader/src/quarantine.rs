@@ -30,17 +30,21 @@ impl Quarantine {
         if config.quarantine.is_zero() {
             return None;
         }
-        let object = Object::at(&Memory::by_kernel(), record.start)?;
-        let pages = object.executable().map(|code| {
-            // The headers, which whoever lists objects reads, may lie in front of the code.
-            let start = code.start.max(record.start.wrapping_add(PAGE));
-            start - start % PAGE..code.end.next_multiple_of(PAGE)
-        });
         let mut held = Self(Vec::new());
-        for pages in pages.filter(|pages| !pages.is_empty()) {
-            // SAFETY: pages of the plugin's code; nobody runs it by our caller's word.
-            if unsafe { protect(&pages, false) } {
-                held.0.push(pages);
+        for part in record.ranges() {
+            let Some(object) = Object::at(&Memory::by_kernel(), part.start) else {
+                continue;
+            };
+            let pages = object.executable().map(|code| {
+                // The headers, which whoever lists objects reads, may lie in front of the code.
+                let start = code.start.max(part.start.wrapping_add(PAGE));
+                start - start % PAGE..code.end.next_multiple_of(PAGE)
+            });
+            for pages in pages.filter(|pages| !pages.is_empty()) {
+                // SAFETY: pages of the plugin's code; nobody runs it by our caller's word.
+                if unsafe { protect(&pages, false) } {
+                    held.0.push(pages);
+                }
             }
         }
         thread::sleep(config.quarantine);

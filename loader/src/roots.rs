@@ -95,7 +95,7 @@ impl fmt::Display for Root {
 pub(crate) fn scan(record: &Record, widely: bool) -> Vec<Root> {
     let mut search = Search {
         record,
-        range: record.start..record.end,
+        ranges: record.ranges().collect(),
         guard: data::pointer_guard(),
         roots: Vec::new(),
         buffer: vec![0; CHUNK],
@@ -122,7 +122,7 @@ const MOST: usize = 64;
 /// What a search is at.
 struct Search<'r> {
     record: &'r Record,
-    range: Range<usize>,
+    ranges: Vec<Range<usize>>,
     guard: usize,
     roots: Vec<Root>,
     buffer: Vec<u8>,
@@ -190,7 +190,7 @@ impl Search<'_> {
     fn signals(&mut self) {
         for signal in 1..=actions::SIGNALS {
             let handler = actions::of(signal).map_or(0, |action| action.handler);
-            if self.range.contains(&handler) {
+            if self.holds(&handler) {
                 self.add(RootKind::Signal(signal), "", 0, handler);
             }
         }
@@ -220,7 +220,7 @@ impl Search<'_> {
                 true => Self::words(value, WORDS),
                 false => vec![value],
             };
-            let found = words.into_iter().find(|word| self.range.contains(word));
+            let found = words.into_iter().find(|word| self.holds(word));
             if let Some(address) = found {
                 self.add(RootKind::Timer, "", 0, address);
             }
@@ -239,7 +239,7 @@ impl Search<'_> {
         while left > 0 {
             let words = Self::words(at, left.min(64));
             let texts = words.iter().take_while(|word| **word != 0);
-            let found: Vec<_> = texts.clone().filter(|w| self.range.contains(w)).collect();
+            let found: Vec<_> = texts.clone().filter(|w| self.holds(w)).collect();
             for address in found {
                 self.add(RootKind::Environment, "", 0, *address);
             }
@@ -267,7 +267,7 @@ impl Search<'_> {
             let words = Self::words(stream, NEXT + 1);
             // The first word is flags, the last but one something else's list.
             let pointers = words.iter().take(NEXT - 1).skip(1);
-            let found = pointers.into_iter().find(|word| self.range.contains(word));
+            let found = pointers.into_iter().find(|word| self.holds(word));
             if let Some(address) = found.copied() {
                 self.add(RootKind::Stream, "", stream, address);
                 self.buffered.push(stream);
@@ -281,11 +281,18 @@ impl Search<'_> {
         for entry in tables::exits() {
             let function = data::shown(entry.function, self.guard);
             let words = [function, entry.argument];
-            let found = words.into_iter().find(|word| self.range.contains(word));
+            let found = words.into_iter().find(|word| self.holds(word));
             if let Some(address) = found {
                 self.add(RootKind::Exit, "", entry.place, address);
             }
         }
+    }
+
+    /// Whether an address is one of the plugin's that somebody could follow.
+    fn holds(&self, address: &usize) -> bool {
+        let is_in = self.ranges.iter().any(|range| range.contains(address));
+        // The C library knows objects by these, also after they have taken everything back.
+        is_in && !self.record.dso_handles.contains(address)
     }
 
     /// Places and addresses of pointers among the words that were copied from `at` on, hidden ones
@@ -300,10 +307,10 @@ impl Search<'_> {
             for (m, word) in words.iter().enumerate() {
                 let word = usize::from_ne_bytes(*word);
                 let shown = data::shown(word, self.guard);
-                let is_hidden = hidden && self.range.contains(&shown);
+                let is_hidden = hidden && self.holds(&shown);
                 let address = if is_hidden { shown } else { word };
                 // The address of its first byte is a plugin's as a whole: lists have that.
-                if self.range.contains(&address) && address != self.range.start {
+                if self.holds(&address) && !self.ranges.iter().any(|range| range.start == address) {
                     hits.push((at.wrapping_add(n * LINE).wrapping_add(m * 8), address));
                 }
             }

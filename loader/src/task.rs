@@ -219,10 +219,7 @@ impl<T: Value> PluginTask<T> {
             return Err(CallError::NoTask("its output has another size"));
         }
         let functions = [vtable.poll as usize, vtable.drop as usize];
-        if !functions
-            .iter()
-            .all(|f| (record.start..record.end).contains(f))
-        {
+        if !functions.iter().all(|f| record.part_at(*f).is_some()) {
             return Err(CallError::NoTask("its functions are not the plugin's"));
         }
         let pin = pin.held_for(HolderKind::Tasks);
