@@ -796,13 +796,9 @@ fn nobody_inside_is_overlooked() {
 
 /// Makes a thread that begins in the plugin, and does not wait until it has begun.
 fn begins_there(room: &Room, flag: &AtomicU32) {
-    extern "C" fn never(_: *mut c_void) -> *mut c_void {
-        ptr::null_mut()
-    }
-    let starts: unsafe extern "C" fn(u64) -> u64 = room.bare("starts");
-    // SAFETY: it takes one word and returns one, as the start of a thread does.
-    let starts = unsafe { mem::transmute::<_, extern "C" fn(*mut c_void) -> *mut c_void>(starts) };
-    assert_ne!(starts as usize, never as *const () as usize);
+    type Start = extern "C" fn(*mut c_void) -> *mut c_void;
+    // It takes one word and returns one, as the start of a thread does.
+    let starts: Start = room.bare("starts");
     let mut thread = MaybeUninit::<libc::pthread_t>::uninit();
     // SAFETY: there is room for the handle.
     let status = unsafe {
