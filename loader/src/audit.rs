@@ -33,7 +33,7 @@ use crate::sys::{actions, task};
 use crate::worker::Workers;
 
 use frames::Outcome;
-use thread::{Look, Outside};
+use thread::{Look, Outside, Status};
 
 /// Processor time without a pause after which a thread is taken to compute, and is asked.
 const COMPUTING: Duration = Duration::from_millis(1);
@@ -281,27 +281,34 @@ impl Round {
 
     /// Notes a thread that runs, and that it is to be asked if it has not paused for long.
     fn runs(&mut self, tid: u32, processor: u64, computing: &mut Vec<u32>) -> Doubt {
-        let status = || thread::status(tid);
+        let status = || Status::of(tid);
         let runner = self.runners.entry(tid).or_insert_with(|| Runner {
             processor,
-            pauses: status().map(|(pauses, _)| pauses),
+            pauses: status().map(|status| status.pauses),
             doubt: Doubt::Runs,
         });
         let had = Duration::from_nanos(processor.saturating_sub(runner.processor));
         if had < COMPUTING {
             return runner.doubt;
         }
-        let Some((pauses, blocked)) = status() else {
+        let Some(status) = status() else {
             return runner.doubt;
         };
-        if runner.pauses != Some(pauses) {
+        if runner.pauses != Some(status.pauses) {
             // It pauses now and then: some look will meet it asleep.
             runner.processor = processor;
-            runner.pauses = Some(pauses);
+            runner.pauses = Some(status.pauses);
+            return runner.doubt;
+        }
+        // The handler makes a few harmless system calls. Whoever may make fewer than the auditor does
+        // could be killed for them.
+        let own = Status::of(task::id()).map(|own| own.confinement);
+        if own != Some(status.confinement) {
+            runner.doubt = Doubt::Confined;
             return runner.doubt;
         }
         match signal::number(self.wanted_signal) {
-            Some(signal) if blocked >> (signal - 1) & 1 == 0 => computing.push(tid),
+            Some(signal) if status.blocked >> (signal - 1) & 1 == 0 => computing.push(tid),
             Some(_) => runner.doubt = Doubt::BlocksSignal,
             None => {}
         }

@@ -74,7 +74,8 @@ impl Default for Config {
 /// that left a call, a callback that a library kept, a thread of the plugin's own. A thread that
 /// sleeps is read from outside and notices nothing; one that computes without a pause for about a
 /// millisecond is sent a signal, which would end a system call that it makes just then with `EINTR`
-/// if that is one that signals always end.
+/// if that is one that signals always end. One that blocks that signal, or is under a filter of system
+/// calls of its own, cannot be asked: while it computes, it stands in the way of every unload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Audit {

@@ -208,6 +208,9 @@ pub enum Doubt {
     Runs,
     /// It runs and blocks the signal by which it could be asked.
     BlocksSignal,
+    /// It runs under a filter of system calls that the thread that asks is not under: to be asked
+    /// could end it.
+    Confined,
     /// It is not on the stack that it was started with: on a fiber's, or one that is not known.
     ForeignStack,
     /// Something there looks like a call from the plugin, and the frames cannot be followed past it.
@@ -221,6 +224,7 @@ impl fmt::Display for Doubt {
         f.write_str(match self {
             Self::Runs => "it runs and gave no answer",
             Self::BlocksSignal => "it runs and blocks the signal that asks where",
+            Self::Confined => "it runs under a filter of its own and cannot be asked where",
             Self::ForeignStack => "it is on a stack that is not its own",
             Self::UnclearFrames => "its frames cannot be followed",
             Self::Unreadable => "its stack cannot be read",

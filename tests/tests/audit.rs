@@ -15,6 +15,7 @@ use std::{env, fs};
 use plug_loader::{
     Audit, Config, Deadline, Doubt, ErrorKind, Holder, HolderKind, Plugin, Unloaded,
 };
+use plug_tests::confinement;
 use plug_tests::host::{Host, seconds};
 use plug_tests::isolated;
 use plug_tests::standalone::{Scratch, c_plugin};
@@ -796,13 +797,9 @@ fn nobody_inside_is_overlooked() {
 
 /// Makes a thread that begins in the plugin, and does not wait until it has begun.
 fn begins_there(room: &Room, flag: &AtomicU32) {
-    extern "C" fn never(_: *mut c_void) -> *mut c_void {
-        ptr::null_mut()
-    }
-    let starts: unsafe extern "C" fn(u64) -> u64 = room.bare("starts");
-    // SAFETY: it takes one word and returns one, as the start of a thread does.
-    let starts = unsafe { mem::transmute::<_, extern "C" fn(*mut c_void) -> *mut c_void>(starts) };
-    assert_ne!(starts as usize, never as *const () as usize);
+    type Start = extern "C" fn(*mut c_void) -> *mut c_void;
+    // It takes one word and returns one, as the start of a thread does.
+    let starts: Start = room.bare("starts");
     let mut thread = MaybeUninit::<libc::pthread_t>::uninit();
     // SAFETY: there is room for the handle.
     let status = unsafe {
@@ -842,6 +839,31 @@ fn threads_that_begin_and_end_all_the_time_hold_nothing_up() {
             done.store(true, Ordering::SeqCst);
         });
         println!("{} threads ended meanwhile", ended.load(Ordering::SeqCst));
+        room.gone();
+    });
+}
+
+#[test]
+fn a_thread_under_a_filter_of_its_own_is_not_sent_a_signal_that_would_end_it() {
+    static THERE: AtomicU32 = AtomicU32::new(0);
+    static DONE: AtomicBool = AtomicBool::new(false);
+    isolated!({
+        let room = Room::new();
+        // Not joined: it ends without any clean-up, as it must.
+        thread::spawn(|| {
+            let tid = own_tid();
+            confinement::confine();
+            THERE.store(tid, Ordering::SeqCst);
+            while !DONE.load(Ordering::SeqCst) {
+                hint::spin_loop();
+            }
+            confinement::exit_thread()
+        });
+        eventually("there", || THERE.load(Ordering::SeqCst) != 0);
+        let holders = room.refused();
+        let doubt = HolderKind::PerhapsStack(Doubt::Confined);
+        is_named(&holders, THERE.load(Ordering::SeqCst), doubt, "");
+        DONE.store(true, Ordering::SeqCst);
         room.gone();
     });
 }

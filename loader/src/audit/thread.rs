@@ -405,11 +405,28 @@ impl Blocked {
     }
 }
 
-/// Voluntary switches of a thread, and the signals that it keeps back, one bit each.
-pub(super) fn status(tid: u32) -> Option<(u64, u64)> {
-    let text = fs::read_to_string(format!("/proc/self/task/{tid}/status")).ok()?;
-    let field = |name: &str| text.split_once(name)?.1.split_ascii_whitespace().next();
-    let switches = field("\nvoluntary_ctxt_switches:")?.parse().ok()?;
-    let blocked = u64::from_str_radix(field("\nSigBlk:")?, 16).ok()?;
-    Some((switches, blocked))
+/// What the kernel says of a thread that runs.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Status {
+    /// How often it has paused of its own accord.
+    pub(super) pauses: u64,
+    /// The signals that it keeps back, one bit each.
+    pub(super) blocked: u64,
+    /// How confined its system calls are: mode and number of filters.
+    pub(super) confinement: (u32, u32),
+}
+
+impl Status {
+    /// None for a thread that is not there.
+    pub(super) fn of(tid: u32) -> Option<Self> {
+        let text = fs::read_to_string(format!("/proc/self/task/{tid}/status")).ok()?;
+        let field = |name: &str| text.split_once(name)?.1.split_ascii_whitespace().next();
+        // Kernels before 5.9 count no filters, and those without seccomp know neither.
+        let number = |name| field(name).and_then(|text| text.parse().ok()).unwrap_or(0);
+        Some(Self {
+            pauses: field("\nvoluntary_ctxt_switches:")?.parse().ok()?,
+            blocked: u64::from_str_radix(field("\nSigBlk:")?, 16).ok()?,
+            confinement: (number("\nSeccomp:"), number("\nSeccomp_filters:")),
+        })
+    }
 }
