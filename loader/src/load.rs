@@ -23,7 +23,7 @@ use crate::fork;
 use crate::image::tables::Tables;
 use crate::image::{
     Backing, DEFAULT_MAX_SIZE, Edit, Facts, ImageError, Info, Opened, RewritePolicy, StageLink,
-    Staged, foreign_name, is_name, next_nonce, plan, undo,
+    Staged, foreign_name, is_name, next_nonce, plan, undo, validate,
 };
 use crate::index::OwnedIndex;
 use crate::params::Params;
@@ -147,6 +147,7 @@ fn run(
     checkpoint::pass("load.facts").map_err(|error| error.at(Stage::Facts))?;
     let facts =
         Facts::read(staged.bytes()).map_err(|damage| image_error(damage.into(), Stage::Facts))?;
+    validate(&facts, staged.bytes()).map_err(|damage| image_error(damage.into(), Stage::Facts))?;
     stages.end(Stage::Facts);
 
     // Everything that can be refused is refused here, before a byte of the plugin ran.

@@ -27,6 +27,7 @@ mod stage;
 pub(crate) mod symbols;
 pub(crate) mod tables;
 mod tag;
+pub(crate) mod validate;
 mod versions;
 
 pub(crate) use bytes::Bytes;
@@ -44,6 +45,7 @@ pub use rewrite::{Edit, Owner, REMOVED_TAG, RewritePolicy, Rule, plan};
 pub use segment::{Extent, Segment};
 pub use stage::{Backing, DEFAULT_MAX_SIZE, FileKey, Opened, StageLink, Staged};
 pub use symbols::SymbolRow;
+pub use validate::{Code, Finding, Severity, damages, validate};
 
 /// A file that is ready for ld.so: copied, understood, edited and sealed.
 #[derive(Debug)]
@@ -81,6 +83,7 @@ impl Image {
         let file_name = foreign_name(opened.path());
         let mut staged = opened.stage(requested_name.unwrap_or(&file_name))?;
         let facts = Facts::read(staged.bytes())?;
+        validate(&facts, staged.bytes())?;
         let info = Info::read(&facts, staged.bytes())?;
         let edits = plan(&facts, staged.bytes(), policy);
         staged.edit(&edits)?;
