@@ -5,6 +5,7 @@ pub mod child;
 pub mod confinement;
 pub mod host;
 pub mod journal;
+pub mod mutation;
 pub mod oracle;
 pub mod process;
 pub mod relay;

@@ -53,7 +53,7 @@ impl Arrays {
             let found = format!("{value:#x}");
             return Err(Damage::new(tag::name(*tag), at, "functions in code", found));
         }
-        *filled = filled.saturating_add(u64::from(target % 8 == 0));
+        *filled = filled.saturating_add(u64::from(target.is_multiple_of(8)));
         Ok(())
     }
 

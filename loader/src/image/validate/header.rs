@@ -86,8 +86,15 @@ pub(super) fn check_segments(view: &View<'_>) -> Result<(), Damage> {
     }
     if let Some(tls) = &view.elf.tls {
         let found = format!("{:#x} for {:#x}", tls.align, tls.memsz);
-        if tls.memsz > MAX_TLS || tls.align > MAX_ALIGN {
-            let expected = "thread-locals below 1 GiB";
+        // ld.so divides by the alignment.
+        if tls.memsz > MAX_TLS || tls.align > MAX_ALIGN || tls.memsz > 0 && tls.align == 0 {
+            let expected = "thread-locals below 1 GiB with an alignment";
+            return Err(Damage::new("PT_TLS", tls.at, expected, found));
+        }
+        // It takes an address of 0 for no template, and copies from there all the same.
+        if tls.filesz > 0 && (tls.vaddr == 0 || tls.flags & 4 == 0) {
+            let found = format!("{:#x}, flags {:#x}", tls.vaddr, tls.flags);
+            let expected = "a readable template behind the headers";
             return Err(Damage::new("PT_TLS", tls.at, expected, found));
         }
         if tls.filesz > 0 && view.elf.offset_of(tls.vaddr, tls.filesz) != Some(tls.offset) {

@@ -75,7 +75,7 @@ fn check_value(view: &View<'_>, rela: &RawRela, kind: Kind) -> Result<(), (&'sta
             Err(("no symbol", rela.symbol.to_string()))
         }
         Kind::JumpSlot if rela.symbol == 0 => Err(("a symbol", "none".into())),
-        Kind::ThreadLocal(_) if is_own && view.facts.tls.is_none() => {
+        Kind::ThreadLocal(_) if is_own && view.facts.tls.is_none_or(|tls| tls.size == 0) => {
             Err(("PT_TLS for thread-locals of its own", "none".into()))
         }
         Kind::ThreadLocal(_)
@@ -109,7 +109,7 @@ fn check_relr(
         let mut take = |target: u64| {
             let damage =
                 |expected, found| Err(Damage::new("DT_RELR", at, expected, format!("{found:#x}")));
-            if target % 8 != 0 {
+            if !target.is_multiple_of(8) {
                 return damage("an aligned target", target);
             }
             if let Err(expected) = targets.take(target, 8) {
@@ -239,7 +239,7 @@ impl<'a> Targets<'a> {
         if width < 8 {
             return Ok(());
         }
-        if target % 8 != 0 {
+        if !target.is_multiple_of(8) {
             self.unaligned.push(target);
             return Ok(());
         }
