@@ -14,10 +14,11 @@ use crate::deadline::{Deadline, write_until};
 use crate::error::{Error, ErrorKind};
 use crate::image::FileKey;
 use crate::plugin::Plugin;
+use crate::policy::Policy;
 
 /// The file, the name it is loaded under where the caller chose one, and whether it is to be
-/// permanent.
-pub(crate) type FlightKey = (FileKey, Option<String>, bool);
+/// permanent, and what it is admitted by: nobody shares a load that other rules let pass.
+pub(crate) type FlightKey = (FileKey, Option<String>, bool, Policy);
 
 /// Loads in flight, by file.
 ///

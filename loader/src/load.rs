@@ -4,10 +4,11 @@
 use std::cell::RefCell;
 use std::collections::HashSet;
 use std::mem::{self, ManuallyDrop};
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use plug_api::abi::{ABI_VERSION, DESCRIPTOR_SYMBOL, Descriptor};
+use plug_api::abi::Descriptor;
 use plug_readside::state::State;
 
 use crate::checkpoint;
@@ -20,20 +21,25 @@ use crate::events::EventKind;
 use crate::executor::{self, Ending, Executor};
 use crate::footprint;
 use crate::fork;
+use crate::image::libraries::Libraries;
 use crate::image::tables::Tables;
 use crate::image::{
-    Backing, DEFAULT_MAX_SIZE, Edit, Facts, ImageError, Info, Opened, RewritePolicy, StageLink,
-    Staged, foreign_name, is_name, next_nonce, plan, undo, validate,
+    Backing, DEFAULT_MAX_SIZE, Edit, Facts, Finding, ImageError, Info, Opened, RewritePolicy,
+    StageLink, Staged, admission, contract, foreign_name, is_name, next_nonce, origin, plan, undo,
+    validate,
 };
 use crate::index::OwnedIndex;
 use crate::params::Params;
 use crate::pins::Pins;
 use crate::plugin::{Destructors, Export, Loaded, Plugin, Record};
+use crate::policy::{Action, Matter, Policy};
 use crate::process::Process;
 use crate::registry::{Claim, Until, Zombie, canonical, claim_error};
 use crate::settlement;
+use crate::source_file::SourceFile;
 use crate::stages::Stages;
 use crate::sys::{code, dl, process_exit};
+use crate::taint::{self, Taints};
 use crate::trust::{Origin, Source};
 
 /// Time that threads which ran a plugin's code get to end before it stays mapped.
@@ -42,6 +48,7 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 /// Loads what `source` names, or shares the result of a load of the same file in flight.
 pub(crate) fn load(
     process: &'static Process,
+    policy: &Policy,
     source: Source,
     params: &Params,
 ) -> Result<Plugin, Error> {
@@ -62,33 +69,33 @@ pub(crate) fn load(
             return Err(image_error(bad, Stage::Open));
         }
         let opened = open(source.origin)?;
-        process
-            .flights
-            .join((opened.key(), name.clone(), permanent), deadline, || {
-                let mut stages = Stages::start();
-                let mut left = None;
-                run(
-                    process,
-                    &opened,
-                    Wanted {
-                        name: name.as_deref(),
-                        permanent,
-                    },
-                    params,
-                    deadline,
-                    &mut stages,
-                    &mut left,
-                )
-                .map_err(|error| error.lingering_as(left).plugin(named))
-                .inspect(|plugin| {
-                    let stages = plugin.load_times().to_vec();
-                    let kind = EventKind::Live(stages);
-                    process
-                        .events
-                        .push(plugin.name(), plugin.generation(), kind);
-                })
-                .inspect_err(|error| report_failure(process, error))
+        let flight = (opened.key(), name.clone(), permanent, policy.clone());
+        process.flights.join(flight, deadline, || {
+            let mut stages = Stages::start();
+            let mut left = None;
+            run(
+                process,
+                &opened,
+                Wanted {
+                    name: name.as_deref(),
+                    permanent,
+                    policy,
+                },
+                params,
+                deadline,
+                &mut stages,
+                &mut left,
+            )
+            .map_err(|error| error.lingering_as(left).plugin(named))
+            .inspect(|plugin| {
+                let stages = plugin.load_times().to_vec();
+                let kind = EventKind::Live(stages);
+                process
+                    .events
+                    .push(plugin.name(), plugin.generation(), kind);
             })
+            .inspect_err(|error| report_failure(process, error))
+        })
     })();
     let result = result.map_err(|error| error.plugin(named));
     match &result {
@@ -124,6 +131,8 @@ struct Wanted<'a> {
     name: Option<&'a str>,
     /// For as long as the process.
     permanent: bool,
+    /// If these rules admit it.
+    policy: &'a Policy,
 }
 
 fn run(
@@ -148,6 +157,9 @@ fn run(
     let facts =
         Facts::read(staged.bytes()).map_err(|damage| image_error(damage.into(), Stage::Facts))?;
     validate(&facts, staged.bytes()).map_err(|damage| image_error(damage.into(), Stage::Facts))?;
+    let location = opened.location();
+    let taints = judge(&facts, staged.bytes(), location.as_deref(), wanted.policy)
+        .map_err(|error| error.at(Stage::Facts))?;
     stages.end(Stage::Facts);
 
     // Everything that can be refused is refused here, before a byte of the plugin ran.
@@ -175,6 +187,8 @@ fn run(
             info,
             name: &name,
             permanent: wanted.permanent,
+            location,
+            taints,
             descriptor,
             params,
         },
@@ -193,49 +207,55 @@ struct Flight<'a> {
     info: Info,
     name: &'a str,
     permanent: bool,
+    /// Where the file lies, if anywhere.
+    location: Option<PathBuf>,
+    /// What it is loaded in spite of.
+    taints: Taints,
     /// Link-time address and size of the descriptor; none for a foreign library.
     descriptor: Option<(u64, u64)>,
     params: &'a Params,
 }
 
+/// Refuses a file that the policy does not admit; tells what it is marked with otherwise.
+fn judge(
+    facts: &Facts,
+    bytes: &[u8],
+    location: Option<&Path>,
+    policy: &Policy,
+) -> Result<Taints, Error> {
+    let refuse = |finding: &Finding| {
+        let message = format!("{finding}; the host's policy does not admit it");
+        Err(Error::new(ErrorKind::NotAdmitted, message))
+    };
+    if let Some(finding) = admission::objection(facts) {
+        return refuse(&finding);
+    }
+    let rules = policy.rules(location.unwrap_or(Path::new("")));
+    let asks = |matter| rules.of(matter) != Action::Allow;
+    let needs_libraries = asks(Matter::MissingLibrary) || asks(Matter::UndefinedSymbol);
+    let libraries = needs_libraries.then(|| Libraries::of(facts));
+    let mut judged = admission::traits(facts, bytes, rules, libraries.as_ref());
+    if asks(Matter::Path) {
+        judged.extend(location.and_then(|path| origin::exposure(path, rules)));
+    }
+    let mut taints = Taints::default();
+    for (matter, finding) in &judged {
+        match rules.of(*matter) {
+            Action::Allow => {}
+            Action::Taint => {
+                tracing::warn!(target: "plug::load", %finding, "loaded and marked");
+                taints.add(matter.taint());
+            }
+            Action::Refuse => return refuse(finding),
+        }
+    }
+    Ok(taints)
+}
+
 /// Refuses a plugin that does not fit this host; finds its descriptor.
 fn admit(facts: &Facts, info: &Info, staged: &Staged) -> Result<Option<(u64, u64)>, Error> {
-    let incompatible = |message: String| Err(Error::new(ErrorKind::Incompatible, message));
-    let symbol = facts
-        .declared
-        .iter()
-        .find(|s| facts.symbol_name(staged.bytes(), s) == DESCRIPTOR_SYMBOL.as_bytes());
-    if info.is_foreign() {
-        if symbol.is_some() {
-            return incompatible(format!(
-                "metadata: expected symbols beginning with {}, found none beside {DESCRIPTOR_SYMBOL}; \
-                 declare the plugin by plug-api's macro",
-                plug_api::abi::METADATA_PREFIX
-            ));
-        }
-        return Ok(None);
-    }
-    let api = info.api().unwrap_or("nothing");
-    if api != ABI_VERSION.to_string() {
-        return incompatible(format!(
-            "metadata: api: expected {ABI_VERSION}, found {api}; rebuild the plugin with this \
-             host's plug-api"
-        ));
-    }
-    let Some(symbol) = symbol else {
-        return incompatible(format!(
-            "descriptor: expected the exported symbol {DESCRIPTOR_SYMBOL}, found none; declare the \
-             plugin by plug-api's macro and do not hide the symbol"
-        ));
-    };
-    let needed = size_of::<Descriptor>() as u64;
-    if symbol.size < needed || facts.offset_at(symbol.value, needed).is_none() {
-        return incompatible(format!(
-            "descriptor: expected {needed} bytes of data at {:#x}, found {}",
-            symbol.value, symbol.size
-        ));
-    }
-    Ok(Some((symbol.value, symbol.size)))
+    contract::descriptor(facts, info, staged.bytes())
+        .map_err(|why| Error::new(ErrorKind::Incompatible, why))
 }
 
 /// From the claim to Live.
@@ -322,6 +342,7 @@ fn land(
         bias,
     )?;
     let record = Arc::new(record);
+    taint::mark(record.id, record.taints);
     mapped.record = Some(Arc::clone(&record));
     stages.end(Stage::Describe);
 
@@ -484,6 +505,8 @@ fn describe(
         info: flight.info.clone(),
         pins: Pins::default(),
         permanent: permanent(flight).map(Box::from),
+        taints: flight.taints,
+        source: SourceFile::new(flight.location.clone(), flight.opened.stamp()),
     };
     Ok((record, destructors, descriptor))
 }

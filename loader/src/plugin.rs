@@ -17,12 +17,14 @@ use crate::context::Context;
 use crate::error::{CallError, Error, ErrorKind, Stage};
 use crate::executor::Ending;
 use crate::image::symbols;
-use crate::image::{Edit, Info, StageLink, SymbolRow};
+use crate::image::{Digest, Edit, Info, StageLink, SymbolRow};
 use crate::index::OwnedIndex;
 use crate::pin::PluginPin;
 use crate::pins::Pins;
 use crate::signature::Signature;
+use crate::source_file::{Drift, SourceFile};
 use crate::sys::{clock, code, dl};
+use crate::taint::Taints;
 use crate::worker::Worker;
 
 /// What is known about one load, in plain memory that outlives the plugin.
@@ -54,6 +56,10 @@ pub(crate) struct Record {
     pub(crate) pins: Pins,
     /// Why it is never unloaded, if it is not.
     pub(crate) permanent: Option<Box<str>>,
+    /// What it was loaded in spite of.
+    pub(crate) taints: Taints,
+    /// The file it was loaded from.
+    pub(crate) source: SourceFile,
 }
 
 /// One interface or service that a plugin exports.
@@ -214,6 +220,31 @@ impl Plugin {
     #[must_use]
     pub fn permanent(&self) -> Option<&str> {
         self.record.permanent.as_deref()
+    }
+
+    /// What it was loaded in spite of, by the host's policy. Stays with the load.
+    #[must_use]
+    pub fn taints(&self) -> Taints {
+        self.record.taints
+    }
+
+    /// SHA-256 of the file as it was loaded; none once it is gone and nobody had asked before.
+    ///
+    /// The first call computes it from the private copy, at 2 ms a megabyte at most.
+    #[must_use]
+    pub fn digest(&self) -> Option<Digest> {
+        let record = &*self.record;
+        record.source.digest(|| {
+            let staged = record.link.upgrade()?.bytes().ok()?;
+            Some(Digest::of(&undone(&staged, &record.undo)))
+        })
+    }
+
+    /// Whether the file it was loaded from still is what it was then. Costs one `stat`; where that
+    /// tells a difference, the file is read once for each state it is found in.
+    #[must_use]
+    pub fn drift(&self) -> Drift {
+        self.record.source.drift(|| self.digest())
     }
 
     /// Pins held right now.

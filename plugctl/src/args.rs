@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
+use plug_loader::{Action, Matter};
 
 /// Operates the plugins of running hosts, and runs one.
 ///
@@ -40,6 +41,9 @@ pub(crate) enum Command {
     List,
     /// Show what a file or a loaded plugin says about itself, as modinfo does.
     Info(Info),
+    /// Tell what a host would make of files, and what their authors should know, without running
+    /// any of their code.
+    Check(Check),
     /// Show dynamic symbols in nm's columns: link-time addresses of a file, run-time ones of a
     /// loaded plugin.
     Symbols(Symbols),
@@ -130,6 +134,17 @@ pub(crate) struct Info {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct Check {
+    /// The files.
+    #[arg(required = true, value_name = "FILE")]
+    pub(crate) files: Vec<PathBuf>,
+    /// What to do about a trait such as nodelete or path: allow, taint or refuse; may come several
+    /// times.
+    #[arg(long, value_name = "TRAIT=ACTION", value_parser = rule)]
+    pub(crate) rule: Vec<(Matter, Action)>,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct Symbols {
     /// A file if it contains a slash, or has ".so" in its name and exists; else a plugin.
     #[arg(value_name = "FILE|NAME")]
@@ -158,6 +173,22 @@ fn key_value(text: &str) -> Result<(String, String), String> {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
         _ => Err("expected key=value".to_owned()),
     }
+}
+
+fn rule(text: &str) -> Result<(Matter, Action), String> {
+    let (name, action) = text.split_once('=').ok_or("expected TRAIT=ACTION")?;
+    let mut all = Matter::ALL.into_iter();
+    let matter = all.find(|matter| matter.name() == name).ok_or_else(|| {
+        let names = Matter::ALL.map(Matter::name).join(", ");
+        format!("expected one of {names}")
+    })?;
+    let action = match action {
+        "allow" => Action::Allow,
+        "taint" => Action::Taint,
+        "refuse" => Action::Refuse,
+        _ => return Err("expected allow, taint or refuse".to_owned()),
+    };
+    Ok((matter, action))
 }
 
 fn seconds(text: &str) -> Result<f64, String> {

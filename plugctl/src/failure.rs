@@ -97,7 +97,7 @@ impl Failure {
         let code = match refused.kind.as_str() {
             "not_found" | "gone" => NOT_FOUND,
             "permanent" | "busy" | "already_loaded" | "too_many_plugins" | "self_deadlock" => BUSY,
-            "damaged" | "incompatible" | "map" => INCOMPATIBLE,
+            "damaged" | "not_admitted" | "incompatible" | "map" => INCOMPATIBLE,
             "deadline" => DEADLINE,
             "zombie" => LINGERING,
             _ => FAILED,

@@ -47,6 +47,7 @@ fn of_file(path: &Path) -> Result<Vec<(String, String)>, Failure> {
         "build-id",
         hex(facts.build_id.as_deref().unwrap_or_default()),
     );
+    add("sha256", seen.digest.to_string());
     add("size", facts.span.size.to_string());
     add("symbols", seen.symbols.len().to_string());
     Ok(fields)
@@ -83,6 +84,8 @@ fn of_plugin(name: &str, host: Option<&str>) -> Result<Vec<(String, String)>, Fa
         add("permanent", plugin.permanent);
     }
     add("build-id", plugin.build_id);
+    add("sha256", reply.digest);
+    add("ondisk", plugin.drift);
     add("size", plugin.size.to_string());
     add("base", plugin.base);
     add("state", plugin.state);

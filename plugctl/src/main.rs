@@ -4,6 +4,7 @@
 //! that prints.
 
 mod args;
+mod check;
 mod client;
 mod completions;
 mod demangle;
@@ -51,6 +52,7 @@ fn run(cli: &Cli, render: &Render) -> Outcome {
         Command::Unload(args) => unload::run(args, host, render),
         Command::List => list::run(host, render),
         Command::Info(args) => info::run(args, host, render),
+        Command::Check(args) => check::run(args, render),
         Command::Symbols(args) => symbols::run(args, host, render),
         Command::Resolve(args) => resolve::run(args, host, render),
         Command::Workers => workers::run(host, render),

@@ -10,6 +10,7 @@ use std::io::{self, IsTerminal, Write};
 use anstyle::{AnsiColor, Style};
 use serde::Serialize;
 
+use crate::check::FileReport;
 use crate::demangle::demangle;
 use crate::failure::Failure;
 use crate::hosts::LiveHost;
@@ -249,7 +250,7 @@ impl Render {
                 state(&plugin.state),
                 cell(plugin.version.as_str()),
                 number(plugin.calls),
-                cell(plugin.taints.as_str()),
+                cell(marks(&plugin.taints, &plugin.drift)),
             ]
         });
         let heads = [
@@ -340,6 +341,40 @@ impl Render {
             format!("{}{value}{end}", self.styled(&padded, HEAD))
         });
         self.raw(texts.collect::<String>().as_bytes());
+    }
+
+    /// What was found of one file: an object, or a line each.
+    pub(crate) fn checked(self, report: &FileReport) {
+        if self.json {
+            return self.value(report);
+        }
+        let style = match report.verdict {
+            "ok" | "foreign" => GOOD,
+            _ => BAD,
+        };
+        let mut text = format!("{}: {}\n", report.file, self.styled(report.verdict, style));
+        text += &match report.unloadable {
+            true => "  unloadable: yes\n".to_owned(),
+            false => format!("  unloadable: no, because {}\n", report.because.join("; ")),
+        };
+        for finding in &report.findings {
+            let style = match finding.severity {
+                "note" => PLAIN,
+                "taint" => WAITING,
+                _ => BAD,
+            };
+            let place = finding.offset.map(|at| format!(" at {at:#x}"));
+            text += &format!(
+                "  {} {}: {}{}: expected {}, found {}\n",
+                self.styled(finding.severity, style),
+                finding.code,
+                finding.structure,
+                place.unwrap_or_default(),
+                finding.expected,
+                self.name(&finding.found),
+            );
+        }
+        self.raw(text.as_bytes());
     }
 
     /// nm's columns.
@@ -545,6 +580,17 @@ impl Render {
         }
         text
     }
+}
+
+/// Letters of sticky facts, and what became of the file where it is not what was loaded.
+fn marks(taints: &str, drift: &str) -> String {
+    let drift = match drift {
+        "changed" => "(file changed)",
+        "gone" => "(file gone)",
+        _ => "",
+    };
+    let parts = [taints, drift].into_iter().filter(|part| !part.is_empty());
+    parts.collect::<Vec<_>>().join(" ")
 }
 
 fn total(stages: &[StageTime]) -> u64 {

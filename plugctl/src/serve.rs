@@ -271,7 +271,9 @@ fn refused(error: &Error) -> Failure {
     let code = match error.kind() {
         ErrorKind::Open | ErrorKind::NotFound => NOT_FOUND,
         ErrorKind::Busy | ErrorKind::AlreadyLoaded => BUSY,
-        ErrorKind::Damaged | ErrorKind::Incompatible | ErrorKind::Map => INCOMPATIBLE,
+        ErrorKind::Damaged | ErrorKind::NotAdmitted | ErrorKind::Incompatible | ErrorKind::Map => {
+            INCOMPATIBLE
+        }
         ErrorKind::Deadline => DEADLINE,
         _ => FAILED,
     };

@@ -52,6 +52,9 @@ pub struct PluginRow {
     /// Why it is never unloaded; empty for one that can be.
     #[serde(default)]
     pub permanent: String,
+    /// What became of the file it was loaded from: same, changed, gone or unknown.
+    #[serde(default)]
+    pub drift: String,
 }
 
 /// One field of metadata, and one parameter of a load: `Field` of the interface.
@@ -311,6 +314,9 @@ pub struct InfoReply {
     pub filename: String,
     /// The author's metadata.
     pub fields: Vec<Field>,
+    /// SHA-256 of the file as it was loaded, lowercase hexadecimal; empty where it is not known.
+    #[serde(default)]
+    pub digest: String,
     /// How long each stage of the load took.
     pub stages: Vec<StageTime>,
     /// The plugin.

@@ -207,6 +207,7 @@ impl Host {
         reply(&InfoReply {
             filename: plugin.origin().to_owned(),
             fields: rows::fields(plugin),
+            digest: plugin.digest().map(|d| d.to_string()).unwrap_or_default(),
             stages: rows::stages(plugin.load_times()),
             plugin: rows::plugin(&self.loader, plugin),
         })

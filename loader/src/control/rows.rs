@@ -32,16 +32,12 @@ pub(super) fn plugin(loader: &Loader, plugin: &Plugin) -> PluginRow {
         base: hex(start),
         build_id: build_id(plugin),
         generation: plugin.generation(),
-        taints: taints(plugin),
+        taints: plugin.taints().to_string(),
+        drift: plugin.drift().name().to_owned(),
         calls: loader.calls(plugin),
         interfaces: plugin.interfaces().collect(),
         permanent: plugin.permanent().unwrap_or_default().to_owned(),
     }
-}
-
-/// The letters of a plugin's sticky facts. None are kept so far.
-fn taints(_plugin: &Plugin) -> String {
-    String::new()
 }
 
 /// Each user once.
@@ -292,6 +288,7 @@ fn kind(kind: ErrorKind) -> &'static str {
         ErrorKind::Open => "open",
         ErrorKind::Stage => "stage",
         ErrorKind::Damaged => "damaged",
+        ErrorKind::NotAdmitted => "not_admitted",
         ErrorKind::Incompatible => "incompatible",
         ErrorKind::AlreadyLoaded => "already_loaded",
         ErrorKind::Busy => "busy",

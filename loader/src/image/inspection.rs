@@ -6,6 +6,7 @@
 
 use std::path::Path;
 
+use super::digest::Digest;
 use super::dynsym::{Binding, SymbolKind};
 use super::error::ImageError;
 use super::facts::Facts;
@@ -14,6 +15,7 @@ use super::info::{Info, foreign_name};
 use super::letter;
 use super::rewrite::{Edit, RewritePolicy, plan};
 use super::stage::Opened;
+use super::validate::validate;
 
 /// Facts, metadata, exported symbols and planned edits of one file.
 #[derive(Clone, Debug)]
@@ -29,6 +31,8 @@ pub struct Inspection {
     pub symbols: Vec<InspectedSymbol>,
     /// What would be changed in the copy under the default policy.
     pub edits: Vec<Edit>,
+    /// SHA-256 of the file's bytes.
+    pub digest: Digest,
 }
 
 /// One defined symbol, with its name as text.
@@ -63,6 +67,7 @@ impl Inspection {
         let staged = Opened::open(path)?.stage(&foreign_name(path))?;
         let bytes = staged.bytes();
         let facts = Facts::read(bytes)?;
+        validate(&facts, bytes)?;
         let info = Info::read(&facts, bytes)?;
         let symbols = facts.symbols(bytes);
         let letters = letter::letters(&facts, &symbols);
@@ -93,6 +98,7 @@ impl Inspection {
             info,
             symbols,
             edits,
+            digest: Digest::of(bytes),
         })
     }
 }

@@ -6,8 +6,12 @@
 
 #![forbid(unsafe_code)]
 
+pub(crate) mod admission;
 mod bytes;
+mod check;
+pub(crate) mod contract;
 mod damage;
+mod digest;
 mod dynamic;
 mod dynsym;
 mod elf;
@@ -19,6 +23,8 @@ mod imports;
 mod info;
 mod inspection;
 mod letter;
+pub(crate) mod libraries;
+pub(crate) mod origin;
 mod relocations;
 mod rewrite;
 pub(crate) mod search;
@@ -31,7 +37,9 @@ pub(crate) mod validate;
 mod versions;
 
 pub(crate) use bytes::Bytes;
+pub use check::{Check, Verdict};
 pub use damage::Damage;
+pub use digest::Digest;
 pub use dynsym::{Binding, ElfSymbol, SymbolKind, Visibility};
 pub use error::ImageError;
 pub use facts::Facts;

@@ -5,6 +5,7 @@
 use std::fmt;
 
 use crate::image::damage::Damage;
+use crate::policy::Matter;
 
 /// What a finding is about. The texts of [`Code::name`] do not change between versions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -38,26 +39,8 @@ pub enum Code {
     Metadata,
     /// The version of the binary contract.
     Abi,
-    /// The path to the file: who may replace it.
-    Path,
-    /// A stack that is executable.
-    ExecutableStack,
-    /// A segment that is writable and executable.
-    WritableCode,
-    /// Relocations in code.
-    TextRelocations,
-    /// The author's word that it must not be unmapped.
-    NoDelete,
-    /// Symbols of which the process has one each.
-    GnuUnique,
-    /// Thread-locals that need room which every thread has from its start.
-    StaticTls,
-    /// A library it needs that is not there.
-    MissingLibrary,
-    /// A symbol that nobody defines.
-    UndefinedSymbol,
-    /// A request to ld.so to be treated before others.
-    LinkOrder,
+    /// Something that hosts may have a say in.
+    Matter(Matter),
     /// What a plugin for this host should have, and this one has not.
     Conformance,
 }
@@ -80,16 +63,7 @@ impl Code {
             Self::Sections => "sections",
             Self::Metadata => "metadata",
             Self::Abi => "abi",
-            Self::Path => "path",
-            Self::ExecutableStack => "executable-stack",
-            Self::WritableCode => "writable-code",
-            Self::TextRelocations => "text-relocations",
-            Self::NoDelete => "nodelete",
-            Self::GnuUnique => "gnu-unique",
-            Self::StaticTls => "static-tls",
-            Self::MissingLibrary => "missing-library",
-            Self::UndefinedSymbol => "undefined-symbol",
-            Self::LinkOrder => "link-order",
+            Self::Matter(matter) => matter.name(),
             Self::Conformance => "conformance",
         }
     }

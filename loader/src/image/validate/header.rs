@@ -6,6 +6,7 @@ use super::View;
 use crate::image::damage::Damage;
 use crate::image::elf::Header;
 use crate::image::segment::{PAGE, u16_at, u32_at, u64_at, within};
+use crate::image::tag;
 
 const PT_LOAD: u32 = 1;
 const PT_PHDR: u32 = 6;
@@ -20,6 +21,13 @@ const MAX_ALIGN: u64 = 1 << 30;
 
 pub(super) fn check(view: &View<'_>) -> Result<(), Damage> {
     const WHERE: &str = "ELF header";
+    if let Some(at) = program(view) {
+        let (expected, found) = (
+            "a shared object",
+            "a program (ET_DYN, position-independent)",
+        );
+        return Err(Damage::unsupported("PT_DYNAMIC", at, expected, found));
+    }
     let word = |at: u64| u16_at(view.bytes, at).unwrap_or(0);
     if word(52) != 64 {
         return Err(Damage::new(WHERE, 52, "a header of 64 bytes", word(52)));
@@ -32,6 +40,19 @@ pub(super) fn check(view: &View<'_>) -> Result<(), Damage> {
         return Err(Damage::new(WHERE, 56, "2 to 64 program headers", word(56)));
     }
     Ok(())
+}
+
+/// Where the dynamic section says that the file is a program, if it does: by the flag of newer
+/// linkers, or as older ones did by the debugger's place in a file with an interpreter.
+fn program(view: &View<'_>) -> Option<u64> {
+    const PT_INTERP: u32 = 3;
+    const DEBUG: i64 = 21;
+    const PIE: u64 = 0x0800_0000;
+    let flagged = view.dynamic.get(tag::FLAGS_1);
+    let flagged = flagged.filter(|entry| entry.value & PIE != 0);
+    let has_interpreter = view.elf.headers.iter().any(|(kind, _)| *kind == PT_INTERP);
+    let debugged = view.dynamic.get(DEBUG).filter(|_| has_interpreter);
+    flagged.or(debugged).map(|entry| entry.offset)
 }
 
 pub(super) fn check_segments(view: &View<'_>) -> Result<(), Damage> {
