@@ -132,3 +132,33 @@ fn authors_are_told_what_is_missing() {
         assert!(told.contains(&expected), "{expected}: {told:?}");
     }
 }
+
+#[test]
+fn list_and_info_tell_that_the_file_is_no_longer_what_was_loaded() {
+    let place = Place::new();
+    let path = place.dir.join("libbase64.so");
+    let original = fs::read(example("base64")).unwrap();
+    fs::write(&path, &original).unwrap();
+    let host = place.serve("drifting", &[path.to_str().unwrap()]);
+    let state = |expected: &str, mark: &str| {
+        let info = place.run(&["info", "base64"]).stdout;
+        assert!(
+            info.contains(&format!("\nondisk:         {expected}\n")),
+            "{info}"
+        );
+        let list = place.run(&["list"]).stdout;
+        assert_eq!(list.contains("(file "), !mark.is_empty(), "{list}");
+        assert!(list.contains(mark), "{list}");
+    };
+    state("same", "");
+    let loaded = place.run(&["info", "-F", "sha256", "base64"]).stdout;
+    let file = place
+        .run(&["info", "-F", "sha256", path.to_str().unwrap()])
+        .stdout;
+    assert_eq!(loaded, file, "of the file, not of the edited copy");
+    fs::write(&path, &original[1..]).unwrap();
+    state("changed", "(file changed)");
+    fs::remove_file(&path).unwrap();
+    state("gone", "(file gone)");
+    drop(host);
+}

@@ -3,6 +3,7 @@
 pub mod allocations;
 pub mod child;
 pub mod confinement;
+pub mod ending;
 pub mod host;
 pub mod journal;
 pub mod mutation;

@@ -45,7 +45,8 @@ fn mutated(seeds: &[Vec<u8>], random: &mut Random) -> Vec<u8> {
             1 if !bytes.is_empty() => bytes[at] = random.number() as u8,
             2 => bytes.truncate(at),
             3 => {
-                let token = b"\0{}[]\":,=\\/.\xff9"[random.below(15)];
+                let tokens = b"\0{}[]\":,=\\/.\xff9";
+                let token = tokens[random.below(tokens.len())];
                 bytes.insert(at, token);
             }
             4 => {

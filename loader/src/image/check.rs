@@ -4,6 +4,7 @@
 
 #![forbid(unsafe_code)]
 
+use std::cmp::Reverse;
 use std::path::Path;
 
 use super::admission::{objection, traits};
@@ -95,7 +96,9 @@ impl Check {
             check.name = foreign_name(path);
             check.judge(&facts, bytes, &opened, policy);
         }
-        check.findings.sort_by(|a, b| b.severity.cmp(&a.severity));
+        check
+            .findings
+            .sort_by_key(|finding| Reverse(finding.severity));
         check.verdict = match check.findings.first().map(|worst| worst.severity) {
             Some(Severity::Corrupt) => Verdict::Corrupt,
             Some(Severity::Refused) => Verdict::Refused,
