@@ -1,15 +1,18 @@
 //! A host that is given damaged files and then a whole one. The test `panic_abort` builds it so that
 //! any panic ends it.
 //!
-//! `damaged-host PLUGIN FOLDER`; says `fine` when all went as it must.
+//! Takes a plugin and a folder; says `fine` when all went as it must.
 
 use std::env;
 use std::fs;
 use std::path::PathBuf;
 
-use plug_loader::image::Check;
+use mutation::{Random, STRUCTURES, Sample};
+use plug_loader::image::{Check, damages};
 use plug_loader::{Config, Deadline, ErrorKind, Loader, Params, Policy, Source, Trust, Unloaded};
-use plug_tests::mutation::{Random, STRUCTURES, Sample};
+
+#[path = "../src/mutation.rs"]
+mod mutation;
 
 fn main() {
     let mut arguments = env::args_os().skip(1).map(PathBuf::from);
@@ -33,7 +36,7 @@ fn main() {
             let _told = Check::of_file(&path, &Policy::default()).map(|check| check.findings);
             // What no rule sees is not run here: its metadata and code may be another's.
             let bytes = fs::read(&path).expect("readable");
-            if plug_loader::image::damages(&bytes).is_empty() {
+            if damages(&bytes).is_empty() {
                 continue;
             }
             let error = load(&path).expect_err("damaged");
