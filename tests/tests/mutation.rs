@@ -174,7 +174,7 @@ fn serve(server: usize) {
         fs::write(&path, &mutant).unwrap();
         let row = &mut rows[structure];
         let names = names(sample);
-        if n / SERVERS % SAMPLED == 0 {
+        if (n / SERVERS).is_multiple_of(SAMPLED) {
             let plain = CString::new(path.as_os_str().as_bytes()).unwrap();
             let end = in_child(|| {
                 become_nobody();

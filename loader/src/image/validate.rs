@@ -32,6 +32,8 @@ struct View<'a> {
     bytes: &'a [u8],
     facts: &'a Facts,
     elf: Elf<'a>,
+    /// First page and end of the last page of the image.
+    span: (u64, u64),
     dynamic: Dynamic,
     strings: Strings<'a>,
     /// All entries of `DT_SYMTAB`.
@@ -48,6 +50,7 @@ impl<'a> View<'a> {
         Ok(Self {
             bytes,
             facts,
+            span: elf.span(),
             elf,
             dynamic,
             strings,

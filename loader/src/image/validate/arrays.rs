@@ -10,6 +10,8 @@ use crate::image::tag;
 
 /// The arrays, and how many of their slots relocations fill.
 pub(super) struct Arrays {
+    /// What all of them lie in, so that most targets are told from theirs at once.
+    around: Extent,
     arrays: Vec<(i64, Extent, u64)>,
     /// File offset of the dynamic section.
     place: u64,
@@ -21,11 +23,22 @@ impl Arrays {
             (tag::INIT_ARRAY, view.facts.init_array),
             (tag::FINI_ARRAY, view.facts.fini_array),
         ];
+        let arrays: Vec<(i64, Extent, u64)> = arrays
+            .into_iter()
+            .filter_map(|(tag, array)| Some((tag, array?, 0)))
+            .collect();
+        let ends = arrays
+            .iter()
+            .map(|(_, array, _)| array.vaddr.saturating_add(array.size));
+        let end = ends.max().unwrap_or(0);
+        let starts = arrays.iter().map(|(_, array, _)| array.vaddr);
+        let vaddr = starts.min().unwrap_or(0);
         Self {
-            arrays: arrays
-                .into_iter()
-                .filter_map(|(tag, array)| Some((tag, array?, 0)))
-                .collect(),
+            around: Extent {
+                vaddr,
+                size: end.saturating_sub(vaddr),
+            },
+            arrays,
             place: view.elf.dynamic.offset,
         }
     }
@@ -38,6 +51,9 @@ impl Arrays {
         target: u64,
         value: Option<u64>,
     ) -> Result<(), Damage> {
+        if target.wrapping_sub(self.around.vaddr) >= self.around.size {
+            return Ok(());
+        }
         let holds = |array: &Extent| target.wrapping_sub(array.vaddr) < array.size;
         let Some((tag, _, filled)) = self.arrays.iter_mut().find(|(_, array, _)| holds(array))
         else {

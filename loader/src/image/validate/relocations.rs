@@ -65,6 +65,9 @@ pub(super) fn check(view: &View<'_>) -> Result<(), Damage> {
 
 /// Whether what a relocation stores can be meant.
 fn check_value(view: &View<'_>, rela: &RawRela, kind: Kind) -> Result<(), (&'static str, String)> {
+    if kind == Kind::Relative && rela.symbol == 0 && is_inside(view, rela.addend) {
+        return Ok(());
+    }
     let symbol = elf::symbol(view.symbols, u64::from(rela.symbol));
     let is_own = rela.symbol == 0 || symbol.is_some_and(|symbol| symbol.is_defined());
     match kind {
@@ -89,7 +92,7 @@ fn check_value(view: &View<'_>, rela: &RawRela, kind: Kind) -> Result<(), (&'sta
 
 /// Whether an address is one of the image's, or the one just behind it.
 fn is_inside(view: &View<'_>, vaddr: u64) -> bool {
-    let (low, high) = view.elf.span();
+    let (low, high) = view.span;
     (low..=high).contains(&vaddr)
 }
 
@@ -142,6 +145,8 @@ fn check_relr(
 /// Which words of the image relocations write.
 struct Targets<'a> {
     segments: Vec<Written<'a>>,
+    /// The segment of the last target: mostly that of the next one, too.
+    current: usize,
     /// What ld.so reads while it relocates: link-time start and end.
     kept: Vec<(u64, u64)>,
     /// Words that start at an odd place.
@@ -212,6 +217,7 @@ impl<'a> Targets<'a> {
             .collect();
         Self {
             segments,
+            current: 0,
             kept,
             unaligned: Vec::new(),
             place: view.elf.dynamic.offset,
@@ -221,12 +227,13 @@ impl<'a> Targets<'a> {
     /// Notes that `width` bytes at `target` are written.
     fn take(&mut self, target: u64, width: u64) -> Result<(), &'static str> {
         let end = target.saturating_add(width);
-        let Some(written) = self
-            .segments
-            .iter_mut()
-            .find(|written| written.segment.holds(target, width))
-        else {
-            return Err("a target in a writable segment");
+        let holds = |written: &Written<'_>| written.segment.holds(target, width);
+        if !self.segments.get(self.current).is_some_and(holds) {
+            let found = self.segments.iter().position(holds);
+            self.current = found.ok_or("a target in a writable segment")?;
+        }
+        let Some(written) = self.segments.get_mut(self.current) else {
+            return Ok(());
         };
         if self
             .kept
@@ -243,13 +250,15 @@ impl<'a> Targets<'a> {
             self.unaligned.push(target);
             return Ok(());
         }
-        for at in (target..end).step_by(8) {
+        let mut at = target;
+        while at < end {
             if let Some((cell, bit)) = written.bit(at) {
                 if *cell & bit != 0 {
                     return Err("a target of its own");
                 }
                 *cell |= bit;
             }
+            at = at.saturating_add(8);
         }
         Ok(())
     }

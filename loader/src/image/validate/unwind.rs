@@ -4,7 +4,7 @@
 
 use super::View;
 use crate::image::damage::Damage;
-use crate::image::segment::{Segment, u32_at};
+use crate::image::segment::{Extent, slice, u32_at};
 
 /// Relative to the table, signed 32 bits: what every linker writes for the sorted table.
 const TABLE_ENCODING: u8 = 0x3b;
@@ -50,25 +50,34 @@ pub(super) fn check(view: &View<'_>) -> Result<(), Damage> {
     if end > header.filesz {
         return damage(8, "entries inside the table", count.to_string());
     }
-    let relative = |at: u64| {
-        let word = u32_at(bytes, at).unwrap_or(0).cast_signed();
-        header.vaddr.wrapping_add_signed(i64::from(word))
+    let relative = |word: [u8; 4]| {
+        let distance = i64::from(i32::from_le_bytes(word));
+        header.vaddr.wrapping_add_signed(distance)
     };
+    let entries = slice(bytes, 12, count.saturating_mul(8)).unwrap_or_default();
     let mut frames = Frames::default();
-    let mut last = None;
-    for index in 0..count {
+    let mut last = 0;
+    // Almost all lie in one segment.
+    let mut code = Extent { vaddr: 0, size: 0 };
+    for (index, entry) in (0u64..).zip(entries.chunks_exact(8)) {
+        let &[s0, s1, s2, s3, f0, f1, f2, f3] = entry else {
+            break;
+        };
         let at = index.saturating_mul(8).saturating_add(12);
-        let (start, frame) = (relative(at), relative(at.saturating_add(4)));
-        if last.is_some_and(|last| start < last) {
+        let (start, frame) = (relative([s0, s1, s2, s3]), relative([f0, f1, f2, f3]));
+        if start < last {
             return damage(at, "entries by address", format!("{start:#x}"));
         }
-        last = Some(start);
-        if !view
-            .elf
-            .segment_of(start, 1)
-            .is_some_and(Segment::is_executable)
-        {
-            return damage(at, "functions in code", format!("{start:#x}"));
+        last = start;
+        if start.wrapping_sub(code.vaddr) >= code.size {
+            let segment = view.elf.segment_of(start, 1);
+            let Some(segment) = segment.filter(|segment| segment.is_executable()) else {
+                return damage(at, "functions in code", format!("{start:#x}"));
+            };
+            code = Extent {
+                vaddr: segment.vaddr,
+                size: segment.memsz,
+            };
         }
         if let Err(expected) = frames.check(view, frame, start) {
             return damage(at, expected, format!("{frame:#x} for {start:#x}"));
@@ -79,29 +88,45 @@ pub(super) fn check(view: &View<'_>) -> Result<(), Damage> {
 
 /// The records behind the entries. Those of one object file share their common record.
 #[derive(Default)]
-struct Frames {
+struct Frames<'a> {
+    /// The segment that held the record looked at last: its address and bytes.
+    segment: (u64, &'a [u8]),
     /// The common record looked at last, and how it encodes addresses.
     common: Option<(u64, u8)>,
 }
 
-impl Frames {
-    fn check(&mut self, view: &View<'_>, frame: u64, start: u64) -> Result<(), &'static str> {
-        let bytes = view.elf.bytes_from(frame).unwrap_or_default();
-        let word = |at: u64| u32_at(bytes, at);
-        let (Some(len), Some(back)) = (word(0), word(4)) else {
+impl<'a> Frames<'a> {
+    /// From `vaddr` to the end of its segment's file bytes.
+    fn bytes(&mut self, view: &View<'a>, vaddr: u64) -> &'a [u8] {
+        let (start, bytes) = self.segment;
+        let at = usize::try_from(vaddr.wrapping_sub(start)).unwrap_or(usize::MAX);
+        if at < bytes.len() {
+            return bytes.get(at..).unwrap_or_default();
+        }
+        let Some(segment) = view.elf.segment_of(vaddr, 1) else {
+            return &[];
+        };
+        let start = segment.vaddr;
+        self.segment = (start, view.elf.bytes_from(start).unwrap_or_default());
+        let at = usize::try_from(vaddr.wrapping_sub(start)).unwrap_or(usize::MAX);
+        self.segment.1.get(at..).unwrap_or_default()
+    }
+
+    fn check(&mut self, view: &View<'a>, frame: u64, start: u64) -> Result<(), &'static str> {
+        let bytes = self.bytes(view, frame);
+        let Some(&[l0, l1, l2, l3, b0, b1, b2, b3, d0, d1, d2, d3]) = bytes.first_chunk() else {
             return Err("a record in a segment");
         };
-        let len = u64::from(len);
-        let fits = len
-            .checked_add(4)
-            .is_some_and(|end| usize::try_from(end).is_ok_and(|end| end <= bytes.len()));
-        if !(12..0xffff_fff0).contains(&len) || !fits {
+        let len = u32::from_le_bytes([l0, l1, l2, l3]);
+        let back = u32::from_le_bytes([b0, b1, b2, b3]);
+        let rest = bytes.len().saturating_sub(4);
+        if !(12..0xffff_fff0).contains(&len) || usize::try_from(len).is_ok_and(|len| len > rest) {
             return Err("a record of its length");
         }
-        let common = frame.wrapping_add(4).wrapping_sub(u64::from(back));
         if back == 0 {
             return Err("a function's record");
         }
+        let common = frame.wrapping_add(4).wrapping_sub(u64::from(back));
         let encoding = match self.common {
             Some((at, encoding)) if at == common => encoding,
             _ => encoding(view, common).ok_or("a common record with a known encoding")?,
@@ -110,12 +135,8 @@ impl Frames {
         if encoding != PCREL_SDATA4 {
             return Ok(());
         }
-        let distance = word(8).unwrap_or(0).cast_signed();
-        if frame
-            .wrapping_add(8)
-            .wrapping_add_signed(i64::from(distance))
-            != start
-        {
+        let distance = i64::from(i32::from_le_bytes([d0, d1, d2, d3]));
+        if frame.wrapping_add(8).wrapping_add_signed(distance) != start {
             return Err("the record of this function");
         }
         Ok(())
