@@ -114,6 +114,8 @@ pub enum ErrorKind {
     Stage,
     /// The file is damaged or not for this machine; nothing of it ran.
     Damaged,
+    /// The host's policy does not admit the file; nothing of it ran.
+    NotAdmitted,
     /// The plugin and the host do not fit together; nothing of it ran.
     Incompatible,
     /// A parameter is unknown, missing, not writable or does not fit, or the plugin refused it.

@@ -15,11 +15,21 @@ use crate::deadline::{Deadline, write_until};
 use crate::error::{Error, ErrorKind};
 use crate::image::FileKey;
 use crate::plugin::Plugin;
+use crate::policy::Policy;
 use crate::trust::Accounting;
 
 /// The file, the name it is loaded under where the caller chose one, whether it is to be permanent,
-/// whether it is forced, what is counted of it, and what becomes of what pins it.
-pub(crate) type FlightKey = (FileKey, Option<String>, bool, bool, Accounting, Rules);
+/// whether it is forced, what is counted of it, what becomes of what pins it, and what it is admitted
+/// by: nobody shares a load that other rules let pass.
+pub(crate) type FlightKey = (
+    FileKey,
+    Option<String>,
+    bool,
+    bool,
+    Accounting,
+    Rules,
+    Policy,
+);
 
 /// Loads in flight, by file.
 ///

@@ -8,10 +8,10 @@
 use std::fmt;
 
 use plug_api::__private::TARGET;
-use plug_api::abi::{ABI_VERSION, DESCRIPTOR_SYMBOL, Descriptor, METADATA_PREFIX};
+use plug_api::abi::ABI_VERSION;
 
 use crate::error::{Error, ErrorKind};
-use crate::image::{Facts, Info};
+use crate::image::{Facts, Info, contract};
 
 /// One field of a plugin's metadata that does not fit this host.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -109,46 +109,18 @@ pub(crate) struct Pass {
 
 /// Refuses a plugin that does not fit this host; finds its descriptor.
 pub(crate) fn admit(facts: &Facts, info: &Info, bytes: &[u8], force: bool) -> Result<Pass, Error> {
-    let incompatible = |message: String| Err(Error::new(ErrorKind::Incompatible, message));
-    let symbol = facts
-        .declared
-        .iter()
-        .find(|s| facts.symbol_name(bytes, s) == DESCRIPTOR_SYMBOL.as_bytes());
-    if info.is_foreign() {
-        if symbol.is_some() {
-            return incompatible(format!(
-                "metadata: expected symbols beginning with {METADATA_PREFIX}, found none beside \
-                 {DESCRIPTOR_SYMBOL}; declare the plugin by plug-api's macro"
-            ));
-        }
-        return Ok(Pass {
-            descriptor: None,
-            is_forced: false,
-        });
-    }
+    let incompatible = |message: String| Error::new(ErrorKind::Incompatible, message);
     let mut mismatches = mismatches(info);
     let all = mismatches.len();
     mismatches.retain(|mismatch| !(force && mismatch.forceable));
     if !mismatches.is_empty() {
         let texts: Vec<String> = mismatches.iter().map(Mismatch::to_string).collect();
-        return incompatible(texts.join(", and "));
+        return Err(incompatible(texts.join(", and ")));
     }
-    let Some(symbol) = symbol else {
-        return incompatible(format!(
-            "descriptor: expected the exported symbol {DESCRIPTOR_SYMBOL}, found none; declare the \
-             plugin by plug-api's macro and do not hide the symbol"
-        ));
-    };
-    let needed = size_of::<Descriptor>() as u64;
-    if symbol.size < needed || facts.offset_at(symbol.value, needed).is_none() {
-        return incompatible(format!(
-            "descriptor: expected {needed} bytes of data at {:#x}, found {}",
-            symbol.value, symbol.size
-        ));
-    }
+    let descriptor = contract::descriptor(facts, info, bytes).map_err(incompatible)?;
     Ok(Pass {
-        descriptor: Some((symbol.value, symbol.size)),
-        is_forced: all > 0,
+        descriptor,
+        is_forced: mismatches.len() < all,
     })
 }
 

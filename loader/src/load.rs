@@ -6,6 +6,7 @@ use std::collections::HashSet;
 use std::ffi::CString;
 use std::mem::{self, ManuallyDrop};
 use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -25,14 +26,16 @@ use crate::footprint::account::{self, Account};
 use crate::footprint::{self, Owner};
 use crate::fork;
 use crate::gate;
+use crate::image::libraries::Libraries;
 use crate::image::{
-    Bundle, DEFAULT_MAX_SIZE, Dependency, Facts, ImageError, Info, Opened, StageLink, Staged,
-    foreign_name, is_name,
+    Bundle, DEFAULT_MAX_SIZE, Dependency, Facts, Finding, ImageError, Info, Opened, StageLink,
+    Staged, admission, foreign_name, is_name, origin, validate,
 };
 use crate::lingering::{Lingering, Why};
 use crate::params::Params;
 use crate::pins::Pins;
 use crate::plugin::{Destructors, Export, Loaded, Part, Plugin, Record};
+use crate::policy::{Action, Matter, Policy};
 use crate::probe::request::Request;
 use crate::process::Process;
 use crate::quiesce;
@@ -41,9 +44,10 @@ use crate::remains;
 use crate::screening;
 use crate::settings::Settings;
 use crate::settlement;
+use crate::source_file::SourceFile;
 use crate::stages::Stages;
 use crate::sys::{code, dl, process_exit};
-use crate::taint::{Taint, Taints};
+use crate::taint::{self, Taint, Taints};
 use crate::threads::PluginThreads;
 use crate::trust::{Accounting, Origin, Source};
 use crate::zombies::{Until, Zombie};
@@ -54,6 +58,7 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 /// Loads what `source` names, or shares the result of a load of the same file in flight.
 pub(crate) fn load(
     process: &'static Process,
+    policy: &Policy,
     source: Source,
     params: &Params,
 ) -> Result<Plugin, Error> {
@@ -92,6 +97,7 @@ pub(crate) fn load(
                 force,
                 accounting,
                 rules,
+                policy.clone(),
             ),
             deadline,
             || {
@@ -107,6 +113,7 @@ pub(crate) fn load(
                         signature: signature.as_deref(),
                         accounting,
                         rules,
+                        policy,
                     },
                     params,
                     deadline,
@@ -165,6 +172,8 @@ struct Wanted<'a> {
     signature: Option<&'a [u8]>,
     accounting: Accounting,
     rules: Rules,
+    /// If these rules admit it.
+    policy: &'a Policy,
 }
 
 fn run(
@@ -187,13 +196,24 @@ fn run(
 
     // Who made it, and what it did before, comes before anything that it says.
     checkpoint::pass("load.verify").map_err(|error| error.at(Stage::Verify))?;
-    let mut screened = screening::verify(process, staged.bytes(), wanted.signature)
+    let screened = screening::verify(process, staged.bytes(), wanted.signature)
         .map_err(|error| error.at(Stage::Verify))?;
     stages.end(Stage::Verify);
 
     checkpoint::pass("load.facts").map_err(|error| error.at(Stage::Facts))?;
     let facts =
         Facts::read(staged.bytes()).map_err(|damage| image_error(damage.into(), Stage::Facts))?;
+    validate(&facts, staged.bytes()).map_err(|damage| image_error(damage.into(), Stage::Facts))?;
+    let location = opened.location();
+    let mut taints = judge(
+        &facts,
+        staged.bytes(),
+        opened,
+        location.as_deref(),
+        wanted.policy,
+    )
+    .map_err(|error| error.at(Stage::Facts))?;
+    taints.join(screened.taints);
     stages.end(Stage::Facts);
 
     // Everything that can be refused is refused here, before a byte of the plugin ran.
@@ -207,7 +227,7 @@ fn run(
         .and_then(|()| gate::admit(&facts, &info, staged.bytes(), wanted.force))
         .map_err(|error| error.at(Stage::Metadata).plugin(&name))?;
     if pass.is_forced {
-        screened.taints.add(Taint::Forced);
+        taints.add(Taint::Forced);
     }
     let (settings, told) =
         Settings::resolve(&info, params).map_err(|e| e.at(Stage::Metadata).plugin(&name))?;
@@ -251,9 +271,10 @@ fn run(
             name: &name,
             wanted,
             descriptor: pass.descriptor,
-            taints: screened.taints,
+            taints,
             params: &told,
             settings: RefCell::new(settings),
+            location,
         },
         (facts, staged, bundle),
         claim,
@@ -269,6 +290,8 @@ struct Flight<'a> {
     info: Info,
     name: &'a str,
     wanted: Wanted<'a>,
+    /// Where the file lies, if anywhere.
+    location: Option<PathBuf>,
     /// Link-time address and size of the descriptor; none for a foreign library.
     descriptor: Option<(u64, u64)>,
     taints: Taints,
@@ -276,6 +299,43 @@ struct Flight<'a> {
     params: &'a Params,
     /// What was declared and what it is set to; moved into the record.
     settings: RefCell<Settings>,
+}
+
+/// Refuses a file that the policy does not admit; tells what it is marked with otherwise.
+fn judge(
+    facts: &Facts,
+    bytes: &[u8],
+    opened: &Opened,
+    location: Option<&Path>,
+    policy: &Policy,
+) -> Result<Taints, Error> {
+    let refuse = |finding: &Finding| {
+        let message = format!("{finding}; the host's policy does not admit it");
+        Err(Error::new(ErrorKind::NotAdmitted, message))
+    };
+    if let Some(finding) = admission::objection(facts) {
+        return refuse(&finding);
+    }
+    let rules = policy.rules(location.unwrap_or(Path::new("")));
+    let asks = |matter| rules.of(matter) != Action::Allow;
+    let needs_libraries = asks(Matter::MissingLibrary) || asks(Matter::UndefinedSymbol);
+    let libraries = needs_libraries.then(|| Libraries::of(facts, opened.folder()));
+    let mut judged = admission::traits(facts, bytes, rules, libraries.as_ref());
+    if asks(Matter::Path) {
+        judged.extend(location.and_then(|path| origin::exposure(path, rules)));
+    }
+    let mut taints = Taints::default();
+    for (matter, finding) in &judged {
+        match rules.of(*matter) {
+            Action::Allow => {}
+            Action::Taint => {
+                tracing::warn!(target: "plug::load", %finding, "loaded and marked");
+                taints.add(matter.taint());
+            }
+            Action::Refuse => return refuse(finding),
+        }
+    }
+    Ok(taints)
 }
 
 /// From the claim to Live.
@@ -356,6 +416,7 @@ fn land(
         pinned_because,
     )?;
     let record = Arc::new(record);
+    taint::mark(record.id, record.taints);
     mapped.record = Some(Arc::clone(&record));
     stages.end(Stage::Describe);
 
@@ -502,6 +563,7 @@ fn describe(
         pins: Pins::default(),
         permanent: permanent(flight).map(Box::from),
         taints: flight.taints,
+        source: SourceFile::new(flight.location.clone(), flight.opened.stamp()),
     };
     Ok((record, descriptor))
 }

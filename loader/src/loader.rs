@@ -121,9 +121,7 @@ impl Loader {
     /// The kind says what, [`Error::stage`] where; everything done before is undone. One after the
     /// constructors began may carry [`Error::lingering`].
     pub fn load(&self, trust: &Trust, source: Source, params: &Params) -> Result<Plugin, Error> {
-        // Trust is the caller's word; holding one is all that is asked here.
-        let _: &Trust = trust;
-        load::load(self.process, source, params)
+        load::load(self.process, trust.policy(), source, params)
     }
 
     /// Makes the running thread a worker named `name` until the value is dropped.

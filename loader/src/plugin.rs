@@ -29,6 +29,7 @@ use crate::pin::PluginPin;
 use crate::pins::Pins;
 use crate::settings::{ParamSetting, Settings};
 use crate::signature::Signature;
+use crate::source_file::{Drift, SourceFile};
 use crate::sys::{clock, code, dl};
 use crate::taint::Taints;
 use crate::worker::Worker;
@@ -70,8 +71,10 @@ pub(crate) struct Record {
     pub(crate) pins: Pins,
     /// Why it is never unloaded, if it is not.
     pub(crate) permanent: Option<Box<str>>,
-    /// Sticky facts about this load.
+    /// What it was loaded in spite of.
     pub(crate) taints: Taints,
+    /// The file it was loaded from.
+    pub(crate) source: SourceFile,
 }
 
 /// One mapped object of a load: the plugin itself, or a private dependency of it.
@@ -385,7 +388,7 @@ impl Plugin {
         self.record.permanent.as_deref()
     }
 
-    /// Sticky facts about this load.
+    /// What it was loaded in spite of, by the host's policy. Stays with the load.
     #[must_use]
     pub fn taints(&self) -> Taints {
         self.record.taints
@@ -428,6 +431,24 @@ impl Plugin {
     pub fn unedited(&self) -> impl Iterator<Item = (&str, &str)> {
         let parts = self.record.parts.iter();
         parts.filter_map(|part| Some((&*part.name, part.strange?)))
+    }
+
+    /// SHA-256 of the file as it was loaded; none once it is gone and nobody had asked before.
+    ///
+    /// The first call computes it from the private copy, at 2 ms a megabyte at most.
+    #[must_use]
+    pub fn digest(&self) -> Option<Digest> {
+        let record = &*self.record;
+        record
+            .source
+            .digest(|| Some(Digest::of(&record.original()?)))
+    }
+
+    /// Whether the file it was loaded from still is what it was then. Costs one `stat`; where that
+    /// tells a difference, the file is read once for each state it is found in.
+    #[must_use]
+    pub fn drift(&self) -> Drift {
+        self.record.source.drift(|| self.digest())
     }
 
     /// Pins held right now.
@@ -493,15 +514,6 @@ impl Plugin {
             Some(original) => symbols::rows(&original, record.bias),
             None => symbols::rows_of_index(record.index.view(), record.bias),
         }
-    }
-
-    /// The SHA-256 of the original, without the edits of its copy; none after an unload.
-    ///
-    /// Reads the sealed copy anew and takes its edits back: some milliseconds a megabyte.
-    #[must_use]
-    pub fn digest(&self) -> Option<Digest> {
-        let original = self.record.original()?;
-        Some(Digest::of(&original))
     }
 
     /// The run-time address of the exported symbol `name`, by the file's own hash table: no

@@ -4,21 +4,14 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use crate::image::Rule;
-
-/// Which files are admitted.
-///
-/// Non-exhaustive: rules are added as they come; the default admits every file that is not
-/// damaged and fits the host.
-#[derive(Clone, Debug, Default)]
-#[non_exhaustive]
-pub struct Policy {}
+use crate::policy::Policy;
 
 /// The host's word that the files it loads are native code it is willing to run.
 ///
 /// Every way to load takes a `&Trust`, so that making one is the only unsafe step.
 #[derive(Debug)]
 pub struct Trust {
-    _policy: Policy,
+    policy: Policy,
 }
 
 impl Trust {
@@ -32,14 +25,20 @@ impl Trust {
     ///   `longjmp`.
     #[must_use]
     pub unsafe fn new(policy: Policy) -> Self {
-        Self { _policy: policy }
+        Self { policy }
+    }
+
+    /// Which files are admitted.
+    #[must_use]
+    pub fn policy(&self) -> &Policy {
+        &self.policy
     }
 
     /// The same word once more, for a part of the loader that loads on the host's behalf later.
     #[cfg(feature = "control")]
     pub(crate) fn again(&self) -> Self {
         Self {
-            _policy: self._policy.clone(),
+            policy: self.policy.clone(),
         }
     }
 }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+use plug_loader::{Action, Matter};
 
 /// Operates the plugins of running hosts, and runs one.
 ///
@@ -165,6 +166,10 @@ pub(crate) struct Check {
     /// Overlook what a forced load would.
     #[arg(long)]
     pub(crate) force: bool,
+    /// What to do about a trait such as nodelete or path: allow, taint or refuse; may come several
+    /// times.
+    #[arg(long, value_name = "TRAIT=ACTION", value_parser = rule)]
+    pub(crate) rule: Vec<(Matter, Action)>,
 }
 
 #[derive(Debug, Args)]
@@ -307,6 +312,22 @@ fn key_value(text: &str) -> Result<(String, String), String> {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
         _ => Err("expected key=value".to_owned()),
     }
+}
+
+fn rule(text: &str) -> Result<(Matter, Action), String> {
+    let (name, action) = text.split_once('=').ok_or("expected TRAIT=ACTION")?;
+    let mut all = Matter::ALL.into_iter();
+    let matter = all.find(|matter| matter.name() == name).ok_or_else(|| {
+        let names = Matter::ALL.map(Matter::name).join(", ");
+        format!("expected one of {names}")
+    })?;
+    let action = match action {
+        "allow" => Action::Allow,
+        "taint" => Action::Taint,
+        "refuse" => Action::Refuse,
+        _ => return Err("expected allow, taint or refuse".to_owned()),
+    };
+    Ok((matter, action))
 }
 
 fn seconds(text: &str) -> Result<f64, String> {

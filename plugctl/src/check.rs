@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use plug_loader::image::Inspection;
-use plug_loader::mismatches;
+use plug_loader::image::{Check, Severity, Verdict};
+use plug_loader::{Action, Matter, Policy};
 use serde::Serialize;
 
 use crate::args;
@@ -11,80 +11,117 @@ use crate::failure::{Failure, INCOMPATIBLE, Outcome};
 use crate::probe::{self, ProbeRow};
 use crate::render::Render;
 
-/// What was found out about one file.
+/// What was found of one file: an object of the JSON output.
 #[derive(Clone, Debug, Serialize)]
-pub(crate) struct CheckRow {
+pub(crate) struct FileReport {
     pub(crate) file: String,
     /// ok, foreign, corrupt or refused.
     pub(crate) verdict: &'static str,
-    /// Whether it left the probe's process; null without one.
-    pub(crate) unloadable: Option<bool>,
-    /// Why it is corrupt or refused.
-    pub(crate) findings: Vec<String>,
+    pub(crate) name: String,
+    pub(crate) version: String,
+    pub(crate) sha256: String,
+    pub(crate) unloadable: bool,
+    /// Why not.
+    pub(crate) because: Vec<String>,
+    pub(crate) findings: Vec<FindingRow>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) probe: Option<ProbeRow>,
 }
 
-/// Checks all files; the code is the first failure's.
+/// One finding.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct FindingRow {
+    pub(crate) code: &'static str,
+    /// corrupt, refused, taint or note.
+    pub(crate) severity: &'static str,
+    pub(crate) structure: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) offset: Option<u64>,
+    pub(crate) expected: String,
+    pub(crate) found: String,
+}
+
+/// Checks all files; the code is the first one's that is not admitted.
 pub(crate) fn run(args: &args::Check, render: &Render) -> Outcome {
+    // What ld.so would refuse is better known before.
+    let mut policy = Policy::default().with(Matter::MissingLibrary, Action::Refuse);
+    for (matter, action) in &args.rule {
+        policy = policy.with(*matter, *action);
+    }
     let mut code = 0;
-    let mut rows = Vec::new();
-    for file in &args.files {
-        match check(file, args) {
-            Ok(row) => {
-                if matches!(row.verdict, "corrupt" | "refused") && code == 0 {
-                    code = INCOMPATIBLE;
+    for path in &args.files {
+        let failed = match check(path, &policy, args) {
+            Ok(report) => {
+                render.checked(&report);
+                match report.verdict {
+                    "ok" | "foreign" => 0,
+                    _ => INCOMPATIBLE,
                 }
-                rows.push(row);
             }
             Err(failure) => {
                 render.failure(&failure);
-                code = if code == 0 { failure.code } else { code };
+                failure.code
             }
+        };
+        if code == 0 {
+            code = failed;
         }
     }
-    render.checked(&rows);
     Ok(code)
 }
 
-fn check(path: &Path, args: &args::Check) -> Result<CheckRow, Failure> {
-    let mut row = CheckRow {
+fn check(path: &Path, policy: &Policy, args: &args::Check) -> Result<FileReport, Failure> {
+    let check = Check::of_file(path, policy, args.force);
+    let check = check.map_err(|error| Failure::image(path, &error))?;
+    let mut report = report(path, &check);
+    if !args.probe || !check.verdict.is_admitted() {
+        return Ok(report);
+    }
+    let probe = probe::run(path, args.force)?;
+    if probe.verdict != "passed" {
+        report.verdict = Verdict::Refused.name();
+        report.unloadable = false;
+        report.because.push(format!("it {}", probe.message));
+        report.findings.insert(
+            0,
+            FindingRow {
+                code: "probe",
+                severity: Severity::Refused.name(),
+                structure: "a load in a process of its own".to_owned(),
+                offset: None,
+                expected: "that it passes".to_owned(),
+                found: probe.message.clone(),
+            },
+        );
+    } else if probe.unloaded == Some(false) && report.unloadable {
+        report.unloadable = false;
+        report.because.push(probe.because.clone());
+    }
+    report.probe = Some(probe);
+    Ok(report)
+}
+
+fn report(path: &Path, check: &Check) -> FileReport {
+    FileReport {
         file: path.display().to_string(),
-        verdict: "ok",
-        unloadable: None,
-        findings: Vec::new(),
+        verdict: check.verdict.name(),
+        name: check.name.clone(),
+        version: check.version.clone(),
+        sha256: check.digest.map(|d| d.to_string()).unwrap_or_default(),
+        unloadable: check.pinned_because.is_empty(),
+        because: check.pinned_because.clone(),
+        findings: check
+            .findings
+            .iter()
+            .map(|finding| FindingRow {
+                code: finding.code.name(),
+                severity: finding.severity.name(),
+                structure: finding.structure.clone(),
+                offset: finding.offset,
+                expected: finding.expected.clone(),
+                found: finding.found.clone(),
+            })
+            .collect(),
         probe: None,
-    };
-    let seen = match Inspection::of_file(path) {
-        Ok(seen) => seen,
-        Err(error) => {
-            let failure = Failure::image(path, &error);
-            if failure.code != INCOMPATIBLE {
-                return Err(failure);
-            }
-            row.verdict = "corrupt";
-            row.findings.push(error.to_string());
-            return Ok(row);
-        }
-    };
-    if seen.info.is_foreign() {
-        row.verdict = "foreign";
     }
-    let mut mismatches = mismatches(&seen.info);
-    mismatches.retain(|mismatch| !(args.force && mismatch.forceable));
-    if !mismatches.is_empty() {
-        row.verdict = "refused";
-        row.findings = mismatches.iter().map(ToString::to_string).collect();
-        return Ok(row);
-    }
-    if args.probe {
-        let probe = probe::run(path, args.force)?;
-        row.unloadable = probe.unloaded;
-        if probe.verdict != "passed" {
-            row.verdict = "refused";
-            row.findings.push(format!("it {}", probe.message));
-        }
-        row.probe = Some(probe);
-    }
-    Ok(row)
 }

@@ -132,8 +132,8 @@ impl Failure {
         let code = match refused.kind.as_str() {
             "not_found" | "gone" => NOT_FOUND,
             "permanent" | "busy" | "already_loaded" | "too_many_plugins" | "self_deadlock" => BUSY,
-            "damaged" | "incompatible" | "parameter" | "map" | "unsigned" | "signature"
-            | "denied" | "quarantined" => INCOMPATIBLE,
+            "damaged" | "not_admitted" | "incompatible" | "parameter" | "map" | "unsigned"
+            | "signature" | "denied" | "quarantined" => INCOMPATIBLE,
             "deadline" => DEADLINE,
             "zombie" | "pinned" => LINGERING,
             _ => FAILED,

@@ -117,6 +117,7 @@ fn of_plugin(name: &str, host: Option<&str>) -> Result<Vec<(String, String)>, Fa
     }
     add("build-id", plugin.build_id);
     add("sha256", reply.sha256);
+    add("ondisk", plugin.drift.clone());
     add("size", plugin.size.to_string());
     add("base", plugin.base);
     add("state", plugin.state);

@@ -10,7 +10,7 @@ use std::io::{self, IsTerminal, Write};
 use anstyle::{AnsiColor, Style};
 use serde::Serialize;
 
-use crate::check::CheckRow;
+use crate::check::FileReport;
 use crate::demangle::demangle;
 use crate::failure::{Failure, LINGERING};
 use crate::hosts::LiveHost;
@@ -257,7 +257,7 @@ impl Render {
                 state(&plugin.state),
                 cell(plugin.version.as_str()),
                 number(plugin.calls),
-                cell(plugin.taints.as_str()),
+                cell(marks(&plugin.taints, &plugin.drift)),
             ];
             if is_counted {
                 let count = |of: fn(&AccountRow) -> u64| {
@@ -289,36 +289,6 @@ impl Render {
     }
 
     /// A file a line, and what there is to say about it below.
-    pub(crate) fn checked(self, rows: &[CheckRow]) {
-        if self.json {
-            return rows.iter().for_each(|row| self.value(row));
-        }
-        for row in rows {
-            self.line(&format!("{}: {}", row.file, row.verdict));
-            for finding in &row.findings {
-                self.line(&format!("  {finding}"));
-            }
-            let Some(probe) = &row.probe else { continue };
-            match probe.unloaded {
-                Some(true) => self.line("  unloadable: yes"),
-                Some(false) => self.line(&format!("  unloadable: no, because {}", probe.because)),
-                None => {}
-            }
-            for left in &probe.left {
-                self.line(&format!("  left behind: {left}"));
-            }
-            let stages = probe.stages.iter();
-            let stages: Vec<String> = stages
-                .map(|stage| format!("{} {}", stage.name, micros(stage.micros)))
-                .collect();
-            self.line(&format!(
-                "  probed in {}: {}",
-                micros(probe.micros),
-                stages.join(", ")
-            ));
-        }
-    }
-
     pub(crate) fn quarantine(self, entries: &[Quarantined]) {
         if self.json {
             let rows = entries.iter().map(|entry| {
@@ -438,6 +408,51 @@ impl Render {
             format!("{}{value}{end}", self.styled(&padded, HEAD))
         });
         self.raw(texts.collect::<String>().as_bytes());
+    }
+
+    /// What was found of one file: an object, or a line each.
+    pub(crate) fn checked(self, report: &FileReport) {
+        if self.json {
+            return self.value(report);
+        }
+        let style = match report.verdict {
+            "ok" | "foreign" => GOOD,
+            _ => BAD,
+        };
+        let mut text = format!("{}: {}\n", report.file, self.styled(report.verdict, style));
+        text += &match report.unloadable {
+            true => "  unloadable: yes\n".to_owned(),
+            false => format!("  unloadable: no, because {}\n", report.because.join("; ")),
+        };
+        for finding in &report.findings {
+            let style = match finding.severity {
+                "note" => PLAIN,
+                "taint" => WAITING,
+                _ => BAD,
+            };
+            let place = finding.offset.map(|at| format!(" at {at:#x}"));
+            text += &format!(
+                "  {} {}: {}{}: expected {}, found {}\n",
+                self.styled(finding.severity, style),
+                finding.code,
+                finding.structure,
+                place.unwrap_or_default(),
+                finding.expected,
+                self.name(&finding.found),
+            );
+        }
+        if let Some(probe) = &report.probe {
+            for left in &probe.left {
+                text += &format!("  left behind: {left}\n");
+            }
+            let stages = probe.stages.iter();
+            let stages: Vec<String> = stages
+                .map(|stage| format!("{} {}", stage.name, micros(stage.micros)))
+                .collect();
+            let took = micros(probe.micros);
+            text += &format!("  probed in {took}: {}\n", stages.join(", "));
+        }
+        self.raw(text.as_bytes());
     }
 
     /// nm's columns.
@@ -673,6 +688,17 @@ impl Render {
         }
         text
     }
+}
+
+/// Letters of sticky facts, and what became of the file where it is not what was loaded.
+fn marks(taints: &str, drift: &str) -> String {
+    let drift = match drift {
+        "changed" => "(file changed)",
+        "gone" => "(file gone)",
+        _ => "",
+    };
+    let parts = [taints, drift].into_iter().filter(|part| !part.is_empty());
+    parts.collect::<Vec<_>>().join(" ")
 }
 
 fn total(stages: &[StageTime]) -> u64 {

@@ -63,6 +63,7 @@ fn a_plugin_from_load_to_history() {
         "base",
         "build_id",
         "calls",
+        "drift",
         "generation",
         "interfaces",
         "name",

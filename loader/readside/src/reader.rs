@@ -205,6 +205,12 @@ impl<'s> PluginView<'s> {
         self.row.generation
     }
 
+    /// The slot that the plugin has while it is there.
+    #[must_use]
+    pub fn slot(&self) -> u32 {
+        self.row.id
+    }
+
     /// First address and one past the last.
     #[must_use]
     pub fn range(&self) -> (usize, usize) {

@@ -52,6 +52,9 @@ pub struct PluginRow {
     /// Why it is never unloaded; empty for one that can be.
     #[serde(default)]
     pub permanent: String,
+    /// What became of the file it was loaded from: same, changed, gone or unknown.
+    #[serde(default)]
+    pub drift: String,
     /// Why it is still mapped, once it is closed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lingering: Option<LingeringRow>,

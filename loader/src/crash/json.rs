@@ -10,7 +10,9 @@ use super::backtrace::{End, Found, Place};
 use super::out::Out;
 use super::report::{Blame, Report};
 use super::signal::CrashSignal;
+use super::text::letters;
 use super::watch;
+use crate::taint::{self, Taints};
 
 /// Text in quotes. Bytes that are not ASCII are written as the Latin-1 characters of that number.
 fn quoted(out: &mut Out<'_>, text: &[u8]) {
@@ -155,6 +157,13 @@ fn place(out: &mut Out<'_>, pc: usize, place: &Place, program: &[u8]) {
     }
 }
 
+/// Letters of sticky facts.
+fn taints(out: &mut Out<'_>, taints: Taints) {
+    key(out, "taints").text("\"");
+    letters(out, taints);
+    out.text("\"");
+}
+
 fn plugins(out: &mut Out<'_>, report: &Report) {
     key(out, "plugins").text("[");
     let mut first = true;
@@ -166,11 +175,13 @@ fn plugins(out: &mut Out<'_>, report: &Report) {
         bytes(out, "build_id", view.build_id());
         key(out, "generation").number(view.generation());
         text(out, "state", view.state().name().as_bytes());
+        taints(out, taint::of_slot(view.slot()));
         address(out, "start", view.range().0);
         out.text("}");
         true
     });
     out.text("]");
+    taints(out, taint::of_process());
     if let Some(last) = departed::last() {
         key(out, "last_unloaded").text("{\"name\":");
         quoted(out, last.name.as_bytes());

@@ -12,6 +12,7 @@ use super::out::Out;
 use super::report::{Blame, Doing, Report, with_plugin};
 use super::signal::CrashSignal;
 use super::watch;
+use crate::taint::{self, Taints};
 
 /// What every line begins with.
 const MARK: &str = "plug: ";
@@ -177,7 +178,7 @@ pub(crate) fn plugins(out: &mut Out<'_>, report: &Report) {
     out.text(MARK).text("plugins linked in:");
     SymbolReader::new().walk(|view| {
         out.text(" ").bytes(view.name());
-        out.text(state_mark(view.state()));
+        marks(out, taint::of_slot(view.slot()), view.state());
         true
     });
     if let Some(last) = departed::last() {
@@ -187,6 +188,12 @@ pub(crate) fn plugins(out: &mut Out<'_>, report: &Report) {
         out.text(")]");
     }
     out.text("\n").flush();
+    let tainted = taint::of_process();
+    if !tainted.is_empty() {
+        out.text(MARK).text("tainted: ");
+        letters(out, tainted);
+        out.text("\n").flush();
+    }
     for signal in CrashSignal::ALL {
         if let Some(after) = watch::replaced(signal) {
             out.text(MARK).text("the handler for ").text(signal.name());
@@ -200,12 +207,29 @@ pub(crate) fn plugins(out: &mut Out<'_>, report: &Report) {
     }
 }
 
-/// As the kernel marks modules.
-pub(crate) const fn state_mark(state: State) -> &'static str {
+/// As the kernel marks modules: letters of sticky facts, then one of the state.
+fn marks(out: &mut Out<'_>, taints: Taints, state: State) {
+    let state = state_mark(state);
+    if taints.is_empty() && state.is_empty() {
+        return;
+    }
+    out.text("(");
+    letters(out, taints);
+    out.text(state).text(")");
+}
+
+/// The letters of `taints`.
+pub(crate) fn letters(out: &mut Out<'_>, taints: Taints) {
+    for letter in taints.letters() {
+        out.text(letter.encode_utf8(&mut [0; 4]));
+    }
+}
+
+const fn state_mark(state: State) -> &'static str {
     match state {
-        State::Unformed | State::Coming => "(+)",
-        State::Going => "(-)",
-        State::Zombie => "(Z)",
+        State::Unformed | State::Coming => "+",
+        State::Going => "-",
+        State::Zombie => "Z",
         State::Live | State::Empty => "",
     }
 }

@@ -20,6 +20,7 @@ use super::info::foreign_name;
 use super::needed::{FoundBy, Requester, find, is_system};
 use super::rewrite::{alias, can_rename};
 use super::stage::{FileKey, Opened, Staged};
+use super::validate::validate;
 use crate::sys::link_map;
 
 /// A library that a plugin needs, by itself or through another one.
@@ -261,6 +262,7 @@ impl Search {
         let opened = Opened::open(&path).map_err(failed)?;
         let staged = opened.stage(&foreign_name(&path)).map_err(failed)?;
         let facts = Facts::read(staged.bytes()).map_err(|damage| failed(damage.into()))?;
+        validate(&facts, staged.bytes()).map_err(|damage| failed(damage.into()))?;
         let number = self.bundle.objects.len();
         self.bundle.objects.push(Object {
             requester: Requester::new(&facts, opened.folder()),

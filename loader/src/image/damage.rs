@@ -19,6 +19,8 @@ pub struct Damage {
     pub expected: Cow<'static, str>,
     /// What this file has there.
     pub found: String,
+    /// Whether the file may well be intact, but is no 64-bit shared object for this machine.
+    pub is_unsupported: bool,
 }
 
 impl Damage {
@@ -33,6 +35,20 @@ impl Damage {
             offset,
             expected: expected.into(),
             found: found.to_string(),
+            is_unsupported: false,
+        }
+    }
+
+    /// As [`Damage::new`], of a file that is something else than a shared object of this machine.
+    pub(super) fn unsupported(
+        structure: &'static str,
+        offset: u64,
+        expected: impl Into<Cow<'static, str>>,
+        found: impl fmt::Display,
+    ) -> Self {
+        Self {
+            is_unsupported: true,
+            ..Self::new(structure, offset, expected, found)
         }
     }
 }
@@ -44,6 +60,7 @@ impl fmt::Display for Damage {
             offset,
             expected,
             found,
+            ..
         } = self;
         write!(
             f,

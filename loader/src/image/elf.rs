@@ -96,6 +96,8 @@ impl RawSymbol {
 pub(super) struct RawRela {
     pub(super) target: u64,
     pub(super) kind: RelaKind,
+    /// The machine's own number of the type.
+    pub(super) number: u32,
     pub(super) symbol: u32,
     pub(super) addend: u64,
 }
@@ -112,6 +114,8 @@ pub(super) struct Elf<'a> {
     pub(super) eh_frame: Option<Header>,
     pub(super) stack: Option<Header>,
     pub(super) notes: Vec<Header>,
+    /// Every program header with its type, in the file's order.
+    pub(super) headers: Vec<(u32, Header)>,
 }
 
 impl<'a> Elf<'a> {
@@ -126,6 +130,7 @@ impl<'a> Elf<'a> {
         let (mut dynamic, mut tls, mut relro) = (None, None, None);
         let (mut eh_frame, mut stack) = (None, None);
         let mut notes = Vec::new();
+        let mut headers = Vec::new();
         for index in 0..count {
             let at = table.saturating_add(index.saturating_mul(56));
             let entry: &raw::ProgramHeader64<LE> = pod_at(bytes, at).ok_or_else(|| {
@@ -145,6 +150,7 @@ impl<'a> Elf<'a> {
                 flags: entry.p_flags.get(LE).0,
                 align: entry.p_align.get(LE),
             };
+            headers.push((entry.p_type.get(LE).0, header));
             let end = header.offset.checked_add(header.filesz);
             if header.filesz > 0 && end.is_none_or(|end| end > len(bytes)) {
                 let found = format!(
@@ -210,6 +216,7 @@ impl<'a> Elf<'a> {
             eh_frame,
             stack,
             notes,
+            headers,
         })
     }
 
@@ -381,6 +388,7 @@ pub(super) fn relocations(table: &[u8]) -> impl Iterator<Item = RawRela> + '_ {
     entries.iter().map(|entry| RawRela {
         target: entry.r_offset.get(LE),
         kind: Elf::rela_kind(entry.r_type(LE, false)),
+        number: entry.r_type(LE, false).0,
         symbol: entry.r_sym(LE, false),
         addend: entry.r_addend.get(LE).cast_unsigned(),
     })
@@ -409,7 +417,7 @@ fn check_header(bytes: &[u8]) -> Result<&raw::FileHeader64<LE>, Damage> {
     const WHERE: &str = "ELF header";
     if bytes.get(..4) != Some(raw::ELFMAG.as_slice()) {
         let start = bytes.get(..bytes.len().min(4)).unwrap_or_default();
-        return Err(Damage::new(
+        return Err(Damage::unsupported(
             WHERE,
             0,
             "an ELF file (7f 45 4c 46)",
@@ -425,7 +433,7 @@ fn check_header(bytes: &[u8]) -> Result<&raw::FileHeader64<LE>, Damage> {
         } else {
             class.to_string()
         };
-        return Err(Damage::new(WHERE, 4, "64-bit", found));
+        return Err(Damage::unsupported(WHERE, 4, "64-bit", found));
     }
     let header: &raw::FileHeader64<LE> =
         pod_at(bytes, 0).ok_or_else(|| Damage::new(WHERE, 0, "64 bytes", past_end(bytes)))?;
@@ -436,13 +444,13 @@ fn check_header(bytes: &[u8]) -> Result<&raw::FileHeader64<LE>, Damage> {
         } else {
             ident.data.0.to_string()
         };
-        return Err(Damage::new(WHERE, 5, "little-endian", found));
+        return Err(Damage::unsupported(WHERE, 5, "little-endian", found));
     }
     if ident.version.0 != 1 {
         return Err(Damage::new(WHERE, 6, "version 1", ident.version.0));
     }
     if ![raw::ELFOSABI_NONE, raw::ELFOSABI_GNU].contains(&ident.os_abi) {
-        return Err(Damage::new(
+        return Err(Damage::unsupported(
             WHERE,
             7,
             "OS ABI 0 (System V) or 3 (GNU)",
@@ -458,11 +466,11 @@ fn check_header(bytes: &[u8]) -> Result<&raw::FileHeader64<LE>, Damage> {
     let machine = header.e_machine.get(LE);
     if machine != MACHINE {
         let (expected, found) = (machine_name(MACHINE), machine_name(machine));
-        return Err(Damage::new(WHERE, 18, expected, found));
+        return Err(Damage::unsupported(WHERE, 18, expected, found));
     }
     let kind = header.e_type.get(LE);
     if kind != raw::ET_DYN {
-        return Err(Damage::new(
+        return Err(Damage::unsupported(
             WHERE,
             16,
             "a shared object (ET_DYN)",

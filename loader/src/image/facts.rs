@@ -86,9 +86,9 @@ pub struct Facts {
     /// Entries in `DT_SYMTAB`.
     pub(super) n_symbols: u64,
     /// File offset of `DT_SYMTAB`.
-    symbols_at: u64,
+    pub(super) symbols_at: u64,
     /// Whether names can be looked up; without, nothing counts as defined.
-    is_hashed: bool,
+    pub(super) is_hashed: bool,
     /// `DT_VERSYM`.
     symbol_versions: SymbolVersions,
     /// The versions of symbols, ascending by index.

@@ -15,6 +15,7 @@ use super::info::{Info, foreign_name};
 use super::letter;
 use super::rewrite::{Edit, RewritePolicy, plan};
 use super::stage::Opened;
+use super::validate::validate;
 use crate::digest::Digest;
 
 /// Facts, metadata, exported symbols and planned edits of one file.
@@ -72,6 +73,7 @@ impl Inspection {
         let staged = opened.stage(&foreign_name(path))?;
         let bytes = staged.bytes();
         let facts = Facts::read(bytes)?;
+        validate(&facts, bytes)?;
         let info = Info::read(&facts, bytes)?;
         let symbols = facts.symbols(bytes);
         let letters = letter::letters(&facts, &symbols);

@@ -6,9 +6,12 @@
 
 #![forbid(unsafe_code)]
 
+pub(crate) mod admission;
 mod bundle;
 mod bytes;
+mod check;
 mod claims;
+pub(crate) mod contract;
 pub(crate) mod counted;
 mod damage;
 mod dynamic;
@@ -22,7 +25,9 @@ mod imports;
 mod info;
 mod inspection;
 mod letter;
+pub(crate) mod libraries;
 mod needed;
+pub(crate) mod origin;
 mod param;
 mod relocations;
 mod rewrite;
@@ -33,11 +38,13 @@ mod stage;
 pub(crate) mod symbols;
 pub(crate) mod tables;
 mod tag;
+pub(crate) mod validate;
 mod versions;
 
 pub use bundle::Dependency;
 pub(crate) use bundle::{Bundle, InScope, PLUGIN};
 pub(crate) use bytes::Bytes;
+pub use check::{Check, Verdict};
 pub use claims::claims;
 pub use damage::Damage;
 pub use dynsym::{Binding, ElfSymbol, SymbolKind, Visibility};
@@ -57,6 +64,7 @@ pub use segment::{Extent, Segment};
 pub(crate) use stage::stage_made;
 pub use stage::{Backing, DEFAULT_MAX_SIZE, FileKey, Opened, StageLink, Staged};
 pub use symbols::SymbolRow;
+pub use validate::{Code, Finding, Severity, damages, validate};
 
 /// A file that is ready for ld.so: copied, understood, edited and sealed.
 #[derive(Debug)]
@@ -94,6 +102,7 @@ impl Image {
         let file_name = foreign_name(opened.path());
         let mut staged = opened.stage(requested_name.unwrap_or(&file_name))?;
         let facts = Facts::read(staged.bytes())?;
+        validate(&facts, staged.bytes())?;
         let info = Info::read(&facts, staged.bytes())?;
         let edits = plan(&facts, staged.bytes(), policy);
         staged.edit(&edits)?;

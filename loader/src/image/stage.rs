@@ -23,6 +23,7 @@ use super::bytes::Bytes;
 use super::error::ImageError;
 use super::folder::{Folder, Purpose, next_nonce, proc_pid};
 use super::info::is_name;
+use super::origin::{self, Stamp};
 use super::rewrite::Edit;
 use crate::sys::mapping::Mapping;
 
@@ -153,6 +154,16 @@ impl Opened {
             (key(&there) == self.key()).then_some(path)?
         };
         path.parent().map(Path::to_owned)
+    }
+
+    /// Where it lies, without symbolic links; none for one that has no name any more.
+    pub fn location(&self) -> Option<PathBuf> {
+        origin::location(self.file.as_fd())
+    }
+
+    /// Which version of the file it was when it was opened.
+    pub(crate) fn stamp(&self) -> Stamp {
+        Stamp::of(&self.stat)
     }
 
     /// Copies the file into sealed memory, or where there is none into the private folder.

@@ -1,0 +1,162 @@
+//! The hash tables over the dynamic symbols: every name is found where its hash says.
+
+#![forbid(unsafe_code)]
+
+use super::View;
+use crate::image::damage::Damage;
+use crate::image::elf;
+use crate::image::segment::u32_at;
+use crate::image::tag;
+
+pub(super) fn check(view: &View<'_>) -> Result<(), Damage> {
+    if let Some(entry) = view.dynamic.get(tag::GNU_HASH) {
+        check_gnu(view, entry.value)?;
+    }
+    if let Some(entry) = view.dynamic.get(tag::HASH) {
+        check_sysv(view, entry.value)?;
+    }
+    Ok(())
+}
+
+/// A table of 32-bit words.
+struct Words<'a>(&'a [u8]);
+
+impl Words<'_> {
+    fn at(&self, index: u64) -> u32 {
+        u32_at(self.0, index.saturating_mul(4)).unwrap_or(0)
+    }
+}
+
+/// Bounds were checked when symbols were counted.
+fn check_gnu(view: &View<'_>, vaddr: u64) -> Result<(), Damage> {
+    const WHERE: &str = "DT_GNU_HASH";
+    let table = Words(view.elf.bytes_from(vaddr).unwrap_or_default());
+    let start = view.elf.offset_of(vaddr, 1).unwrap_or(vaddr);
+    let damage = |word: u64, expected: &'static str, found: String| {
+        let at = start.saturating_add(word.saturating_mul(4));
+        Err(Damage::new(WHERE, at, expected, found))
+    };
+    let (n_buckets, first) = (table.at(0), u64::from(table.at(1)));
+    let (n_bloom, shift) = (u64::from(table.at(2)), table.at(3));
+    let buckets = n_bloom.saturating_mul(2).saturating_add(4);
+    let chains = buckets.saturating_add(u64::from(n_buckets));
+    let end = view.facts.n_symbols;
+    let mut next = first;
+    for bucket in 0..u64::from(n_buckets) {
+        let at = buckets.saturating_add(bucket);
+        let head = u64::from(table.at(at));
+        if head == 0 {
+            continue;
+        }
+        if head != next {
+            let expected = "buckets that follow each other";
+            return damage(at, expected, format!("{head} after {next}"));
+        }
+        loop {
+            if next >= end {
+                return damage(at, "a chain that ends", format!("{next} of {end}"));
+            }
+            let link = chains.saturating_add(next.saturating_sub(first));
+            let stored = table.at(link);
+            let name = elf::symbol(view.symbols, next).map_or(0, |symbol| symbol.name);
+            let hash = gnu_hash(view.strings.bytes, name);
+            if stored | 1 != hash | 1
+                || u64::from(hash.checked_rem(n_buckets).unwrap_or(0)) != bucket
+            {
+                let found = format!("{stored:#x} for {hash:#x}");
+                return damage(link, "the hash of the symbol's name", found);
+            }
+            let word = u64::from(hash >> 6) & n_bloom.saturating_sub(1);
+            let filter = word.saturating_mul(2).saturating_add(4);
+            let bits = [hash & 63, hash.checked_shr(shift).unwrap_or(0) & 63];
+            let low = u64::from(table.at(filter));
+            let filter_word = u64::from(table.at(filter.saturating_add(1))) << 32 | low;
+            if bits.iter().any(|bit| filter_word >> bit & 1 == 0) {
+                let found = format!("{filter_word:#x}");
+                return damage(filter, "a bloom filter that knows each name", found);
+            }
+            next = next.saturating_add(1);
+            if stored & 1 != 0 {
+                break;
+            }
+        }
+    }
+    // With no symbol to be found, a linker may say anything.
+    if next != end && next != first {
+        return damage(
+            1,
+            "all symbols from the first in chains",
+            format!("{next} of {end}"),
+        );
+    }
+    Ok(())
+}
+
+fn check_sysv(view: &View<'_>, vaddr: u64) -> Result<(), Damage> {
+    const WHERE: &str = "DT_HASH";
+    let table = Words(view.elf.bytes_from(vaddr).unwrap_or_default());
+    let start = view.elf.offset_of(vaddr, 1).unwrap_or(vaddr);
+    let n_buckets = table.at(0);
+    for bucket in 0..u64::from(n_buckets) {
+        let mut place = bucket.saturating_add(2);
+        loop {
+            // Chains end: counting symbols walked them.
+            let symbol = u64::from(table.at(place));
+            if symbol == 0 {
+                break;
+            }
+            let name = elf::symbol(view.symbols, symbol).map_or(0, |symbol| symbol.name);
+            let hash = elf_hash(view.string(name));
+            if u64::from(hash.checked_rem(n_buckets).unwrap_or(0)) != bucket {
+                let at = start.saturating_add(place.saturating_mul(4));
+                let found = format!("symbol {symbol} in bucket {bucket}");
+                let expected = "each symbol in the bucket of its name";
+                return Err(Damage::new(WHERE, at, expected, found));
+            }
+            place = u64::from(n_buckets)
+                .saturating_add(2)
+                .saturating_add(symbol);
+        }
+    }
+    Ok(())
+}
+
+/// The hash of the string at `offset`, which ends in NUL.
+fn gnu_hash(strings: &[u8], offset: u32) -> u32 {
+    let from = usize::try_from(offset)
+        .ok()
+        .and_then(|at| strings.get(at..));
+    let mut hash = 5381u32;
+    for byte in from.unwrap_or_default() {
+        if *byte == 0 {
+            break;
+        }
+        hash = hash.wrapping_mul(33).wrapping_add(u32::from(*byte));
+    }
+    hash
+}
+
+/// The hash of the ELF specification, for tables and for versions.
+pub(super) fn elf_hash(name: &[u8]) -> u32 {
+    let mut hash = 0u32;
+    for byte in name {
+        hash = (hash << 4).wrapping_add(u32::from(*byte));
+        let high = hash & 0xf000_0000;
+        hash ^= high >> 24;
+        hash &= !high;
+    }
+    hash
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hashes_are_those_of_the_specifications() {
+        assert_eq!(gnu_hash(b"printf\0", 0), 0x156b_2bb8);
+        assert_eq!(gnu_hash(b"\0exit\0", 1), 0x7c96_7e3f);
+        assert_eq!(elf_hash(b"printf"), 0x0779_05a6);
+        assert_eq!(elf_hash(b"GLIBC_2.2.5"), 0x0969_1a75);
+    }
+}

@@ -1,0 +1,164 @@
+//! `plugctl check`: verdicts, exit codes and one JSON object a file.
+
+mod kit;
+
+use std::fs;
+
+use kit::{Place, example, hostile};
+
+#[test]
+fn a_good_plugin_is_ok_and_unloadable() {
+    let place = Place::new();
+    let path = example("base64");
+    let text = place.run(&["check", &path]);
+    assert_eq!((text.code, text.stderr.as_str()), (Some(0), ""));
+    assert!(
+        text.stdout
+            .starts_with(&format!("{path}: ok\n  unloadable: yes\n")),
+        "{}",
+        text.stdout
+    );
+    let report = place.run(&["check", "--json", &path]).json();
+    assert_eq!(report["file"], path.as_str());
+    assert_eq!(
+        (&report["verdict"], &report["name"]),
+        (&"ok".into(), &"base64".into())
+    );
+    assert_eq!(
+        (&report["unloadable"], &report["because"]),
+        (&true.into(), &serde_json::json!([]))
+    );
+    assert_eq!(report["sha256"].as_str().map(str::len), Some(64));
+}
+
+#[test]
+fn several_files_get_an_object_each_and_the_first_bad_ones_code() {
+    let place = Place::new();
+    let cut = place.dir.join("cut.so");
+    let bytes = fs::read(example("base64")).unwrap();
+    fs::write(&cut, &bytes[..bytes.len() / 2]).unwrap();
+    let text = place.dir.join("text.so");
+    fs::write(&text, "no library").unwrap();
+    let [cut, text] = [&cut, &text].map(|path| path.to_str().unwrap());
+    let (good, abi) = (example("checksum"), hostile("wrong-abi"));
+    let ended = place.run(&["--json", "check", &good, cut, text, &abi]);
+    assert_eq!(ended.code, Some(5), "{}", ended.stderr);
+    let reports: Vec<serde_json::Value> = ended
+        .stdout
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("an object"))
+        .collect();
+    let verdicts: Vec<_> = reports
+        .iter()
+        .map(|report| report["verdict"].as_str().unwrap())
+        .collect();
+    assert_eq!(verdicts, ["ok", "corrupt", "refused", "refused"]);
+    for (report, code) in reports.iter().skip(1).zip(["segments", "machine", "abi"]) {
+        assert_eq!(report["unloadable"], false);
+        let finding = &report["findings"][0];
+        // A header table that lies behind the cut is found before the segments are.
+        let found = finding["code"].as_str().unwrap();
+        assert!(
+            found == code || code == "segments" && found == "elf-header",
+            "{finding}"
+        );
+        for key in ["severity", "structure", "expected", "found"] {
+            assert!(!finding[key].as_str().unwrap().is_empty(), "{finding}");
+        }
+    }
+    assert!(reports[1]["findings"][0]["offset"].is_u64());
+    place.run(&["check", "/no/such.so"]).is(
+        3,
+        "",
+        "plugctl: /no/such.so: No such file or directory (os error 2)\n",
+    );
+}
+
+#[test]
+fn rules_change_verdicts_and_reasons_are_told() {
+    let place = Place::new();
+    let path = place.plugin("stays", "int f(void) { return 1; }\n", &["-Wl,-z,nodelete"]);
+    let path = path.to_str().unwrap();
+    let text = place.run(&["check", path]);
+    assert_eq!(text.code, Some(0));
+    let because = "  unloadable: no, because the file is marked DF_1_NODELETE\n";
+    assert!(text.stdout.contains(because), "{}", text.stdout);
+    assert!(
+        text.stdout
+            .contains("  taint nodelete: DT_FLAGS_1: expected"),
+        "{}",
+        text.stdout
+    );
+    let strict = place.run(&["check", "--rule", "nodelete=refuse", path]);
+    assert_eq!(strict.code, Some(5));
+    assert!(strict.stdout.contains(": refused\n"), "{}", strict.stdout);
+    assert_eq!(
+        place.run(&["check", "--rule", "nothing=refuse", path]).code,
+        Some(2)
+    );
+    assert_eq!(place.run(&["check"]).code, Some(2));
+}
+
+#[test]
+fn authors_are_told_what_is_missing() {
+    let place = Place::new();
+    let path = place.plugin(
+        "author",
+        "static int n;\n\
+         __attribute__((constructor)) static void early_work(void) { n++; }\n\
+         __attribute__((visibility(\"default\"))) int undocumented(void) { return n; }\n\
+         __attribute__((visibility(\"default\"), used, aligned(1)))\n\
+         const char plug_meta_v1[] = \"name=author\\0api=1\\0version=1.0.0\\0\";\n\
+         __attribute__((visibility(\"default\"))) const unsigned long plug_descriptor_v1[5] = {1};\n",
+        &[],
+    );
+    let report = place
+        .run(&["--json", "check", path.to_str().unwrap()])
+        .json();
+    assert_eq!(report["verdict"], "ok", "{report}");
+    let findings = report["findings"].as_array().unwrap();
+    let told: Vec<&str> = findings
+        .iter()
+        .filter(|finding| finding["code"] == "conformance")
+        .map(|finding| finding["found"].as_str().unwrap())
+        .collect();
+    for expected in [
+        "no description",
+        "no license",
+        "undocumented",
+        "none",
+        "early_work",
+    ] {
+        assert!(told.contains(&expected), "{expected}: {told:?}");
+    }
+}
+
+#[test]
+fn list_and_info_tell_that_the_file_is_no_longer_what_was_loaded() {
+    let place = Place::new();
+    let path = place.dir.join("libbase64.so");
+    let original = fs::read(example("base64")).unwrap();
+    fs::write(&path, &original).unwrap();
+    let host = place.serve("drifting", &[path.to_str().unwrap()]);
+    let state = |expected: &str, mark: &str| {
+        let info = place.run(&["info", "base64"]).stdout;
+        assert!(
+            info.contains(&format!("\nondisk:         {expected}\n")),
+            "{info}"
+        );
+        let list = place.run(&["list"]).stdout;
+        assert_eq!(list.contains("(file "), !mark.is_empty(), "{list}");
+        assert!(list.contains(mark), "{list}");
+    };
+    state("same", "");
+    let loaded = place.run(&["info", "-F", "sha256", "base64"]).stdout;
+    let file = place
+        .run(&["info", "-F", "sha256", path.to_str().unwrap()])
+        .stdout;
+    assert_eq!(loaded, file, "of the file, not of the edited copy");
+    fs::write(&path, &original[1..]).unwrap();
+    state("changed", "(file changed)");
+    fs::remove_file(&path).unwrap();
+    state("gone", "(file gone)");
+    drop(host);
+}
