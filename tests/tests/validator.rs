@@ -145,6 +145,7 @@ fn header(bytes: &[u8], kind: u32) -> u64 {
 
 const SYMTAB: u64 = 6;
 const RELA: u64 = 7;
+const RELASZ: u64 = 8;
 const GNU_HASH: u64 = 0x6fff_fef5;
 const HASH: u64 = 4;
 const VERNEED: u64 = 0x6fff_fffe;
@@ -244,7 +245,9 @@ fn each_kind_of_damage_is_found_where_it_is() {
             at
         }),
         ("relocations", "a known type", |b| {
-            let at = table(b, RELA);
+            // The last one: those before are relative, and counted as such.
+            let size = get(b, entry(b, RELASZ) + 8);
+            let at = table(b, RELA) + size - 24;
             set(b, at + 8, 5, 4);
             at
         }),
