@@ -45,17 +45,17 @@ fn check_probes_files_and_says_whether_they_can_be_unloaded() {
         "int f(void) { return 1; }",
         &["-Wl,-z,nodelete", "-fvisibility=default"],
     );
-    let pinned = pinned.to_str().unwrap();
+    let pinned = pinned.to_str().expect("there");
     let stays = place.run(&["--json", "check", "--probe", pinned]).json();
     assert_eq!(
         (&stays["verdict"], &stays["unloadable"]),
         (&"foreign".into(), &false.into())
     );
-    let because = stays["probe"]["because"].as_str().unwrap();
+    let because = stays["probe"]["because"].as_str().expect("there");
     assert!(because.contains("DF_1_NODELETE"), "{because}");
     let text = place.dir.join("text.so");
-    fs::write(&text, "no library").unwrap();
-    let corrupt = place.run(&["check", "--probe", text.to_str().unwrap()]);
+    fs::write(&text, "no library").expect("there");
+    let corrupt = place.run(&["check", "--probe", text.to_str().expect("there")]);
     assert_eq!(corrupt.code, Some(5));
     assert!(corrupt.stdout.contains("text.so: corrupt\n"), "{corrupt:?}");
 }
@@ -64,9 +64,9 @@ fn check_probes_files_and_says_whether_they_can_be_unloaded() {
 fn hosts_probe_first_loads_and_remember_what_crashed() {
     let place = Place::new();
     let state = place.dir.join("state");
-    let state = state.to_str().unwrap();
+    let state = state.to_str().expect("there");
     let crashing = hostile("constructor-crashes");
-    let digest = plug_loader::Digest::of(&fs::read(&crashing).unwrap());
+    let digest = plug_loader::Digest::of(&fs::read(&crashing).expect("there"));
     let why = "it ended its probe in its constructors: SIGSEGV in crash";
     let clear = format!(
         "in quarantine: {why}; repair it, or let it in by plugctl quarantine clear {digest}\n"
@@ -78,10 +78,10 @@ fn hosts_probe_first_loads_and_remember_what_crashed() {
     place.run(&["load", &crashing]).is(5, "", &again);
     place.run(&["load", &example("base64")]).code_is(0);
     let events = place.run(&["--json", "events"]).json();
-    let events = events.as_array().unwrap().iter();
+    let events = events.as_array().expect("there").iter();
     let probed = events.filter(|event| event["kind"] == "probed");
     let said: Vec<_> = probed
-        .map(|event| event["message"].as_str().unwrap())
+        .map(|event| event["message"].as_str().expect("there"))
         .collect();
     assert_eq!(
         said,

@@ -4,6 +4,7 @@
 mod kit;
 
 use std::fs::{self, Permissions};
+use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -19,7 +20,7 @@ struct Signed {
 impl Signed {
     fn new() -> Self {
         let place = Place::new();
-        fs::create_dir(place.dir.join("keys")).unwrap();
+        fs::create_dir(place.dir.join("keys")).expect("there");
         mode(&place.dir.join("keys"), 0o755);
         let made = place.here(&["keygen", "-W", "-p", "keys/author.pub", "-s", "author.key"]);
         made.is(
@@ -28,7 +29,7 @@ impl Signed {
             "",
         );
         let file = place.dir.join("libbase64.so");
-        fs::copy(example("base64"), &file).unwrap();
+        fs::copy(example("base64"), &file).expect("there");
         Self { place, file }
     }
 
@@ -38,9 +39,9 @@ impl Signed {
 
     /// The id of the key.
     fn id(&self) -> String {
-        let text = fs::read_to_string(self.place.dir.join("keys/author.pub")).unwrap();
-        let line = text.lines().next().unwrap();
-        line.rsplit_once(' ').unwrap().1.to_owned()
+        let text = fs::read_to_string(self.place.dir.join("keys/author.pub")).expect("there");
+        let line = text.lines().next().expect("there");
+        line.rsplit_once(' ').expect("there").1.to_owned()
     }
 
     /// What a signature of the plugin is bound to.
@@ -66,7 +67,7 @@ impl Here for Place {
 }
 
 fn mode(path: &Path, mode: u32) {
-    fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+    fs::set_permissions(path, Permissions::from_mode(mode)).expect("there");
 }
 
 #[test]
@@ -89,7 +90,7 @@ fn sign_and_verify_tell_who_signed_what() {
         .is(0, &good, "");
 
     let deny = signed.place.dir.join("deny");
-    fs::write(&deny, format!("key {id}\n")).unwrap();
+    fs::write(&deny, format!("key {id}\n")).expect("there");
     mode(&deny, 0o600);
     let denied =
         format!("plugctl: libbase64.so: signature: by key {id}, which is on the deny list\n");
@@ -99,13 +100,13 @@ fn sign_and_verify_tell_who_signed_what() {
     // Another key of the same folder is trusted as well; one outside is not.
     signed.here(&["keygen", "-W", "-p", "other.pub", "-s", "other.key"]);
     signed.here(&["sign", "-s", "other.key", "libbase64.so"]);
-    let other = fs::read_to_string(signed.place.dir.join("other.pub")).unwrap();
+    let other = fs::read_to_string(signed.place.dir.join("other.pub")).expect("there");
     let other = other
         .lines()
         .next()
-        .unwrap()
+        .expect("there")
         .rsplit_once(' ')
-        .unwrap()
+        .expect("there")
         .1
         .to_owned();
     let stranger = format!(
@@ -117,7 +118,7 @@ fn sign_and_verify_tell_who_signed_what() {
     // Existing keys are not overwritten, and a secret one is its owner's alone.
     let again = signed.here(&["keygen", "-W", "-p", "other.pub", "-s", "other.key"]);
     again.is(1, "", "plugctl: other.key: File exists (os error 17)\n");
-    let secret = fs::metadata(signed.place.dir.join("other.key")).unwrap();
+    let secret = fs::metadata(signed.place.dir.join("other.key")).expect("there");
     assert_eq!(secret.permissions().mode() & 0o777, 0o600);
     signed.here(&["verify", "libbase64.so"]).code_is(2);
     signed.here(&["verify", "--keys", "keys", "none.so"]).is(
@@ -130,7 +131,7 @@ fn sign_and_verify_tell_who_signed_what() {
 #[test]
 fn appended_signatures_travel_with_the_file() {
     let signed = Signed::new();
-    let original = fs::read(&signed.file).unwrap();
+    let original = fs::read(&signed.file).expect("there");
     let sign = ["sign", "--append", "-s", "author.key", "libbase64.so"];
     let comment = signed.comment();
     // Twice: the second replaces the first.
@@ -139,7 +140,7 @@ fn appended_signatures_travel_with_the_file() {
             .here(&sign)
             .is(0, &format!("libbase64.so: {comment}\n"), "");
     }
-    let bytes = fs::read(&signed.file).unwrap();
+    let bytes = fs::read(&signed.file).expect("there");
     assert!(bytes.starts_with(&original) && bytes.len() < original.len() + 600);
     assert!(!signed.place.dir.join("libbase64.so.minisig").exists());
     let verify = ["verify", "--keys", "keys", "libbase64.so"];
@@ -157,8 +158,8 @@ fn appended_signatures_travel_with_the_file() {
 #[test]
 fn passwords_protect_secret_keys() {
     let signed = Signed::new();
-    fs::write(signed.place.dir.join("password"), "open sesame\nnot this\n").unwrap();
-    fs::write(signed.place.dir.join("wrong"), "open barley\n").unwrap();
+    fs::write(signed.place.dir.join("password"), "open sesame\nnot this\n").expect("there");
+    fs::write(signed.place.dir.join("wrong"), "open barley\n").expect("there");
     let keygen = [
         "keygen",
         "-p",
@@ -197,7 +198,8 @@ fn standard_tool_and_plugctl_understand_each_other() {
         output.ok().map(kit::Ended::of)
     };
     if run(&["-v"]).is_none() {
-        println!("minisign is not installed: only its fixed vectors are tested, in plug-tests");
+        let why = "minisign is not installed: only its fixed vectors are tested, in plug-tests";
+        writeln!(std::io::stdout(), "{why}").expect("standard output");
         return;
     }
     let comment = signed.comment();
@@ -205,14 +207,14 @@ fn standard_tool_and_plugctl_understand_each_other() {
     signed
         .here(&["sign", "-s", "author.key", "libbase64.so"])
         .code_is(0);
-    let there = run(&["-V", "-m", "libbase64.so", "-p", "keys/author.pub"]).unwrap();
+    let there = run(&["-V", "-m", "libbase64.so", "-p", "keys/author.pub"]).expect("there");
     let expected =
         format!("Signature and comment signature verified\nTrusted comment: {comment}\n");
     there.is(0, &expected, "");
 
     // A key from there, used here; and a signature from there, by either key.
     run(&["-G", "-W", "-p", "keys/tool.pub", "-s", "tool.key"])
-        .unwrap()
+        .expect("there")
         .code_is(0);
     mode(&signed.place.dir.join("keys/tool.pub"), 0o644);
     signed
@@ -222,12 +224,12 @@ fn standard_tool_and_plugctl_understand_each_other() {
     signed.here(&verify).code_is(0);
     for key in ["tool.key", "author.key"] {
         let sign = ["-S", "-W", "-s", key, "-m", "libbase64.so", "-t", &comment];
-        run(&sign).unwrap().code_is(0);
+        run(&sign).expect("there").code_is(0);
         signed.here(&verify).code_is(0);
     }
     // Its own comment says nothing of the plugin, and its old form is not of the hash.
     run(&["-S", "-W", "-s", "tool.key", "-m", "libbase64.so"])
-        .unwrap()
+        .expect("there")
         .code_is(0);
     let bare = signed.here(&verify);
     bare.code_is(5);
@@ -247,7 +249,7 @@ fn standard_tool_and_plugctl_understand_each_other() {
         "-t",
         &comment,
     ])
-    .unwrap()
+    .expect("there")
     .code_is(0);
     signed.here(&verify).is(
         5,
@@ -261,8 +263,8 @@ fn standard_tool_and_plugctl_understand_each_other() {
 fn hosts_ask_for_signatures_and_taint_what_is_let_in() {
     let signed = Signed::new();
     let keys = signed.place.dir.join("keys");
-    let keys = keys.to_str().unwrap();
-    let file = signed.file.to_str().unwrap();
+    let keys = keys.to_str().expect("there");
+    let file = signed.file.to_str().expect("there");
     let strict = ["--signatures", "enforce", "--keys", keys];
     let _strict = signed.place.serve("strict", &strict);
     let _lenient = signed
@@ -317,7 +319,7 @@ PLUG_VISIBLE_ const plug_descriptor plug_descriptor_v1 =
 PLUG_META_(, "name=aborts\0version=1.0.0\0api=1\0panic=abort");
 "#;
     let path = place.plugin("aborts", source, &[]);
-    let file = path.to_str().unwrap();
+    let file = path.to_str().expect("there");
     let _host = place.serve("plain", &[]);
     let why = "metadata: panic: expected unwind, found abort; a panic of the plugin would end the \
                host: build it with panic=unwind, or force the load";

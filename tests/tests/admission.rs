@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use plug_loader::image::{Check, Digest, Verdict};
+use plug_loader::Digest;
+use plug_loader::image::{Check, Verdict};
 use plug_loader::{
     Action, CrashOptions, Drift, ErrorKind, Matter, Params, Plugin, Policy, Rules, Source, Taint,
     Trust,
@@ -282,7 +283,7 @@ fn the_digest_is_that_of_the_file_and_drift_tells_what_became_of_it() {
 fn check_says_what_a_load_would() {
     let scratch = Scratch::new("check");
     let policy = Policy::default().with(Matter::MissingLibrary, Action::Refuse);
-    let check = |path: &Path| Check::of_file(path, &policy).expect("readable");
+    let check = |path: &Path| Check::of_file(path, &policy, false).expect("readable");
     for (matter, default, path) in traits(&scratch) {
         let found = check(&path);
         let named = |finding: &&plug_loader::image::Finding| finding.code.name() == matter.name();

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use plug_loader::image::Digest;
+use plug_loader::Digest;
 use plug_loader::{ErrorKind, Params, PluginFn, Source};
 use plug_tests::host::{Host, useful};
 use plug_tests::isolated;

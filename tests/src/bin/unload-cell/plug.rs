@@ -32,7 +32,7 @@ const SHORT: (Duration, u32) = (Duration::from_millis(200), 100);
 
 /// Waits until the zombie has left. Time during which this thread, which sleeps like the one that
 /// collects zombies, was not given the processor that it asked for, is not counted.
-fn until_it_leaves(host: &Host, threads: Threads) -> Result<Duration, Option<Lingering>> {
+fn until_it_leaves(host: &Host, threads: Threads) -> Result<Duration, Box<Option<Lingering>>> {
     const NAP: Duration = Duration::from_micros(500);
     const STARVED: Duration = Duration::from_millis(5);
     let (time, looks) = match threads {
@@ -46,7 +46,7 @@ fn until_it_leaves(host: &Host, threads: Threads) -> Result<Duration, Option<Lin
             return Ok(began.elapsed().saturating_sub(starved));
         }
         if looked > looks && began.elapsed() > time {
-            return Err(left.into_iter().next());
+            return Err(Box::new(left.into_iter().next()));
         }
         let slept = Instant::now();
         thread::sleep(NAP);
@@ -144,8 +144,11 @@ pub fn run(cell: &Cell) {
         match until_it_leaves(&host, cell.threads) {
             Ok(took) => say("left", took.as_micros()),
             // What holds it by now.
-            Err(Some(left)) => say("verdict", format!("zombie {left}")),
-            Err(None) => {}
+            Err(left) => {
+                if let Some(left) = *left {
+                    say("verdict", format!("zombie {left}"));
+                }
+            }
         }
     }
     aftermath::go_on();
