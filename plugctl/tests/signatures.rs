@@ -325,12 +325,15 @@ PLUG_META_(, "name=aborts\0version=1.0.0\0api=1\0panic=abort");
                host: build it with panic=unwind, or force the load";
     let refused = format!("plugctl: aborts: metadata: {why}\n");
     place.run(&["load", file]).is(5, "", &refused);
-    place
-        .run(&["check", file])
-        .is(5, &format!("{file}: refused\n  {why}\n"), "");
-    place
-        .run(&["check", "--force", file])
-        .is(0, &format!("{file}: ok\n"), "");
+    let notes = "  note conformance: metadata: expected a version, a description and a license, found \
+                 no description\n  note conformance: metadata: expected a version, a description and \
+                 a license, found no license\n";
+    let told = format!(
+        "{file}: refused\n  unloadable: no, because it is not loaded\n  refused abi: {why}\n{notes}"
+    );
+    place.run(&["check", file]).is(5, &told, "");
+    let told = format!("{file}: ok\n  unloadable: yes\n  taint abi: {why}\n{notes}");
+    place.run(&["check", "--force", file]).is(0, &told, "");
     place.run(&["load", "--force", file]).code_is(0);
     let list = place.run(&["--json", "list"]).json();
     assert_eq!(list[0]["taints"], "F");
