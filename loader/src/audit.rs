@@ -27,7 +27,7 @@ use crate::crash::memory::Memory;
 use crate::crash::registers::Registers;
 use crate::deadline::{Deadline, Patience};
 use crate::error::{Doubt, Holder, HolderKind};
-use crate::footprint::ledger;
+use crate::footprint::{ledger, remains};
 use crate::plugin::Record;
 use crate::sys::{actions, task};
 use crate::worker::Workers;
@@ -55,14 +55,16 @@ struct Runner {
 
 /// Whose stacks are to be looked at for `record`, where the host wants `wanted`.
 ///
-/// All, where its code handles signals: handlers run on any thread.
+/// All, where its code is called on any thread without passing a gate: handlers of signals that the
+/// kernel knows by its own addresses, and what was given to `aio_*`, `mq_notify` and the like.
 pub(crate) fn level(wanted: Audit, record: &Record) -> Audit {
     let handles = || {
         let actions = (1..=actions::SIGNALS).filter_map(actions::of);
         let mut handlers = actions.map(|action| action.handler);
         handlers.any(|handler| record.part_at(handler).is_some())
     };
-    if wanted == Audit::Unregistered && handles() {
+    let is_uncovered = || !remains::uncovered(record.generation).is_empty();
+    if wanted == Audit::Unregistered && (is_uncovered() || handles()) {
         return Audit::All;
     }
     wanted

@@ -79,10 +79,11 @@ impl Default for Config {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Audit {
-    /// Nobody's: calls and pins alone count.
+    /// Nobody's: calls and pins alone count. Nor is anything searched for pointers that others keep.
     Off,
-    /// Those of threads that are no workers. Of all threads where the plugin's code handles signals,
-    /// since handlers run on any.
+    /// Those of threads that are no workers. Of all threads where libc or the kernel may call the
+    /// plugin on any of them without passing its gate: what was given to `aio_*`, `mq_notify` or
+    /// `getaddrinfo_a`, or a signal's handler that the loader does not know of.
     Unregistered,
     /// Those of all threads.
     All,

@@ -48,6 +48,7 @@ pub(crate) fn run<'a>(
     descriptor: Option<Descriptor>,
     destructors: &'a Destructors,
     threads: &'a RefCell<Vec<Ending>>,
+    silence: &'a dyn Fn() -> bool,
     stages: &mut Stages,
 ) -> Result<Built<'a>, Error> {
     let all = constructors.len();
@@ -58,11 +59,12 @@ pub(crate) fn run<'a>(
         move || construct(&constructors, &done, init, &record)
     };
     let mut built = Built {
-        generation: record.generation,
+        record: Arc::clone(record),
         destructors,
         threads,
         exit: None,
         complete: false,
+        silence,
         kept: false,
     };
     let (outcome, thread) = executor
@@ -157,7 +159,7 @@ fn run_constructors(
 
 /// Undoes `init` and the constructors, on a thread of the loader's, unless kept.
 pub(crate) struct Built<'a> {
-    generation: u64,
+    record: Arc<Record>,
     destructors: &'a Destructors,
     /// The threads that ran the plugin's code: until they have ended, it stays mapped.
     threads: &'a RefCell<Vec<Ending>>,
@@ -165,6 +167,8 @@ pub(crate) struct Built<'a> {
     exit: Option<unsafe extern "C-unwind" fn()>,
     /// Whether all constructors ran: only then may destructors.
     complete: bool,
+    /// Has whoever may still run the plugin's code stop; whether destructors may run after it.
+    silence: &'a dyn Fn() -> bool,
     kept: bool,
 }
 
@@ -180,28 +184,40 @@ impl Drop for Built<'_> {
         if self.kept {
             return;
         }
-        let destructors = self.destructors.clone();
-        let (complete, exit) = (self.complete, self.exit);
-        let generation = self.generation;
-        let undo = move || {
-            if let Some(exit) = exit {
+        let generation = self.record.generation;
+        self.record.context.threads().stop();
+        if let Some(exit) = self.exit {
+            self.undo(move || {
                 let _phase = phase::enter(thread_pointer(), generation, Phase::Exit);
                 // SAFETY: the descriptor of a plugin whose init succeeded; nobody has called it.
                 unsafe { exit() };
-            }
+            });
+        }
+        if !(self.silence)() {
+            // Somebody still needs what they would destroy.
+            return;
+        }
+        let (destructors, complete) = (self.destructors.clone(), self.complete);
+        self.undo(move || {
             if complete {
                 destroy(&destructors, generation);
-            } else {
-                let _phase = phase::enter(thread_pointer(), generation, Phase::Destructor);
-                let _running = begin();
-                for &handle in &destructors.dso_handles {
-                    // SAFETY: addresses inside the mapped plugin; where nothing was registered
-                    // under one, nothing happens.
-                    unsafe { code::finalize(handle) };
-                }
+                return;
             }
-        };
-        let undone = Executor::start(c"plug-undo").and_then(|executor| executor.run(None, undo));
+            let _phase = phase::enter(thread_pointer(), generation, Phase::Destructor);
+            let _running = begin();
+            for &handle in &destructors.dso_handles {
+                // SAFETY: addresses inside the mapped plugin; where nothing was registered under one,
+                // nothing happens.
+                unsafe { code::finalize(handle) };
+            }
+        });
+    }
+}
+
+impl Built<'_> {
+    /// Runs a part of the undoing, on a thread of the loader's.
+    fn undo(&self, part: impl FnOnce() + Send + 'static) {
+        let undone = Executor::start(c"plug-undo").and_then(|executor| executor.run(None, part));
         match undone {
             Ok((_, thread)) => self.threads.borrow_mut().push(thread),
             Err(error) => {

@@ -47,9 +47,7 @@ pub(crate) fn drain(process: &'static Process) -> bool {
         process
             .events
             .push(plugin, generation, EventKind::Collected);
-        if let Some(forgotten) = process.history.add(record) {
-            process.registry.retire(&forgotten.index);
-        }
+        unload::remember(process, record);
     }
     is_complete
 }

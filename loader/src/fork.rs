@@ -74,6 +74,8 @@ impl HeldPins {
                 kept.pins.hold(deadline)?,
                 context.threads().hold(deadline)?,
                 context.roll().hold(deadline)?,
+                kept.settings.hold(deadline)?,
+                kept.source.hold(deadline)?,
             )),
             _record: record,
         })

@@ -50,6 +50,7 @@ use crate::sys::{code, dl, process_exit};
 use crate::taint::{self, Taint, Taints};
 use crate::threads::PluginThreads;
 use crate::trust::{Accounting, Origin, Source};
+use crate::unload;
 use crate::zombies::{Until, Zombie};
 
 /// Time that threads which ran a plugin's code get to end before it stays mapped.
@@ -433,6 +434,7 @@ fn land(
         process,
         record: &record,
         threads: &threads,
+        running: RefCell::new(None),
         owed: &owed,
     };
     let indexes = || record.parts.iter().map(|part| &part.index);
@@ -445,6 +447,7 @@ fn land(
     checkpoint::pass("load.publish").map_err(|error| error.at(Stage::Publish))?;
     stages.end(Stage::Publish);
 
+    let silence = || settled.silence();
     // Visible from here on: a crash or a profile sample in the plugin's first instruction resolves.
     let built = constructors::run(
         executor,
@@ -453,6 +456,7 @@ fn land(
         descriptor,
         &destructors,
         &threads,
+        &silence,
         stages,
     )?;
     // A plugin that takes the host's handlers is not refused, but named.
@@ -605,6 +609,8 @@ struct Settled<'a> {
     record: &'a Arc<Record>,
     /// Threads of the loader's that ran its code.
     threads: &'a RefCell<Vec<Ending>>,
+    /// One of them that has not ended in time.
+    running: RefCell<Option<String>>,
     owed: &'a RefCell<Option<(Why, Option<Until>)>>,
 }
 
@@ -612,6 +618,20 @@ impl Settled<'_> {
     /// The threads are the unload's to wait for.
     fn keep(self) {
         let _kept = ManuallyDrop::new(self);
+    }
+
+    /// Has whoever may run the plugin's code stop, before its destructors: its threads, its handlers,
+    /// and what threads destroy for it. Whether all of that has ended.
+    fn silence(&self) -> bool {
+        self.wait_for_threads() && self.settle().is_none()
+    }
+
+    /// Whether the loader's threads that ran its code have ended.
+    fn wait_for_threads(&self) -> bool {
+        if let Err(reason) = executor::wait_all(self.threads.take(), LAST_WORDS) {
+            self.running.borrow_mut().get_or_insert(reason);
+        }
+        self.running.borrow().is_none()
     }
 
     /// Has threads destroy what is theirs, and waits for whoever is inside: why the plugin stays,
@@ -646,11 +666,15 @@ impl Settled<'_> {
 impl Drop for Settled<'_> {
     fn drop(&mut self) {
         self.record.context.threads().stop();
-        let owed = match executor::wait_all(self.threads.take(), LAST_WORDS) {
+        let mut owed = match self.wait_for_threads() {
+            true => self.settle(),
             // Its code may still run: it stays, and for ever.
-            Err(reason) => Some((Why::from(reason), None)),
-            Ok(()) => self.settle(),
+            false => self.running.take().map(|reason| (Why::from(reason), None)),
         };
+        if owed.is_none() {
+            let held = unload::held(self.process, self.record, Deadline::after(LAST_WORDS));
+            owed = held.map(|(why, until)| (why, Some(until)));
+        }
         if owed.is_none() {
             settlement::release(self.record);
         }

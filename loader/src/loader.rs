@@ -81,6 +81,7 @@ impl Loader {
             }
         }
         footprint::prepare()?;
+        roots::prepare();
         fork::prepare();
         if process.config.run_exits_at_process_exit {
             process_exit::at_exit(|| {

@@ -35,9 +35,11 @@ impl Quarantine {
             let Some(object) = Object::at(&Memory::by_kernel(), part.start) else {
                 continue;
             };
-            let pages = object.executable().map(|code| {
-                // The headers, which whoever lists objects reads, may lie in front of the code.
-                let start = code.start.max(part.start.wrapping_add(PAGE));
+            // Where the headers lie among the code, so do names that ld.so reads whenever somebody
+            // opens a library: such code stays accessible.
+            let code = object.executable().filter(|code| code.start > part.start);
+            let pages = code.map(|code| {
+                let start = code.start;
                 start - start % PAGE..code.end.next_multiple_of(PAGE)
             });
             for pages in pages.filter(|pages| !pages.is_empty()) {
@@ -49,6 +51,14 @@ impl Quarantine {
         }
         thread::sleep(config.quarantine);
         Some(held)
+    }
+
+    /// Parts of the plugin may be unmapped: only those of `record` that are still there become
+    /// accessible again.
+    pub(crate) fn end(mut self, record: &Record) {
+        let still: Vec<Range<usize>> = record.ranges().collect();
+        let is_there = |pages: &Range<usize>| still.iter().any(|part| part.contains(&pages.start));
+        self.0.retain(is_there);
     }
 
     /// The plugin is unmapped.
@@ -73,12 +83,19 @@ static KEPT: Mutex<Vec<(Reserved, Instant)>> = Mutex::new(Vec::new());
 /// Keeps others from mapping anything where `record`'s plugin was, for as long as `config` says; as
 /// far as nobody has by now.
 pub(crate) fn keep(config: &Config, record: &Record) {
-    /// Plugins whose addresses are kept at once, the oldest ones being given up.
-    const MOST: usize = 256;
     if config.reservation.is_zero() {
         return;
     }
-    let pages = record.start - record.start % PAGE..record.end.next_multiple_of(PAGE);
+    for part in &record.parts {
+        reserve(config, record, part.start..part.end);
+    }
+}
+
+/// Keeps one part's addresses.
+fn reserve(config: &Config, record: &Record, part: Range<usize>) {
+    /// Plugins whose addresses are kept at once, the oldest ones being given up.
+    const MOST: usize = 256;
+    let pages = part.start - part.start % PAGE..part.end.next_multiple_of(PAGE);
     let name = CString::new(format!("plug: {} was here", record.name)).unwrap_or_default();
     let Some(reserved) = Reserved::take(pages, &name) else {
         tracing::debug!(target: "plug::unload", plugin = &*record.name, "its addresses are in use again");

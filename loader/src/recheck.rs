@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 /// Asked again after this at the earliest.
@@ -37,7 +37,10 @@ impl Recheck {
 
     /// Whether the answer is yes by now; no, without asking, where it was asked just before.
     pub(crate) fn holds(&self) -> bool {
-        let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
+        // Held by somebody who asks just now, or, in a forked child, by nobody who is there.
+        let Ok(mut next) = self.next.try_lock() else {
+            return false;
+        };
         let began = Instant::now();
         if began < *next {
             return false;

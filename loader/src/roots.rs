@@ -110,6 +110,11 @@ pub(crate) fn scan(record: &Record, widely: bool) -> Vec<Root> {
     search.roots
 }
 
+/// Finds the C library's tables, so that no thread is in the middle of that when another forks.
+pub(crate) fn prepare() {
+    let _found = tables::tables();
+}
+
 /// Bytes that are copied at once.
 const CHUNK: usize = 16 << 10;
 
@@ -165,14 +170,16 @@ impl Touched {
 
 impl Search<'_> {
     fn add(&mut self, kind: RootKind, object: &str, place: usize, address: usize) {
-        if self.roots.len() < MOST {
-            self.roots.push(Root {
-                kind,
-                object: object.into(),
-                place,
-                address,
-                symbol: self.record.symbol_at(address),
-            });
+        let root = Root {
+            kind,
+            object: object.into(),
+            place,
+            address,
+            symbol: self.record.symbol_at(address),
+        };
+        // What holds is told in any case.
+        if root.holds() || self.roots.len() < MOST {
+            self.roots.push(root);
         }
     }
 
@@ -326,7 +333,7 @@ impl Search<'_> {
             let file = name.rsplit('/').next().unwrap_or_default();
             let library = ["libc.so.6", "libstdc++.so.6"].contains(&file);
             // Its own, and what ld.so and the unwinder know of all objects.
-            let is_aside = data.bias == self.record.bias
+            let is_aside = self.record.parts.iter().any(|part| part.bias == data.bias)
                 || file.starts_with("ld-linux")
                 || file.starts_with("libgcc_s")
                 || file.starts_with("linux-vdso");

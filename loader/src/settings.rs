@@ -7,6 +7,7 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use crate::deadline::{Deadline, lock_until};
 use crate::error::{Error, ErrorKind};
 use crate::image::{Info, Param, canonical_name};
 use crate::params::Params;
@@ -109,6 +110,14 @@ impl Settings {
             return Err(Error::new(ErrorKind::Parameter, message));
         }
         Ok((param, fit(param, text)?))
+    }
+
+    /// Keeps everybody out, for a fork.
+    pub(crate) fn hold(&self, deadline: Deadline) -> Option<impl Sized> {
+        Some((
+            lock_until(&self.writing, deadline)?,
+            lock_until(&self.values, deadline)?,
+        ))
     }
 
     /// One write at a time.

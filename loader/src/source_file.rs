@@ -7,6 +7,7 @@
 use std::path::PathBuf;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
+use crate::deadline::{Deadline, lock_until};
 use crate::digest::Digest;
 use crate::image::origin::Stamp;
 
@@ -55,6 +56,11 @@ impl SourceFile {
             digest: OnceLock::new(),
             compared: Mutex::new(None),
         }
+    }
+
+    /// Keeps everybody out, for a fork.
+    pub(crate) fn hold(&self, deadline: Deadline) -> Option<impl Sized> {
+        lock_until(&self.compared, deadline)
     }
 
     /// The digest of what was loaded, by `compute` the first time.

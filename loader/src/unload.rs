@@ -226,20 +226,28 @@ fn depart(
     if !for_ever.is_empty() {
         return left(loaded, Why::for_ever(for_ever), None);
     }
-    let held = held_by(process, &record, deadline);
-    if !held.is_empty() {
-        let watched = Arc::clone(&record);
-        let is_free = move || held_by(process, &watched, Deadline::now()).is_empty();
-        return left(
-            loaded,
-            Why::for_ever(held),
-            Some(Until::Free(Recheck::new(is_free))),
-        );
+    if let Some((why, until)) = held(process, &record, deadline) {
+        return left(loaded, why, Some(until));
     }
     close(process, loaded, stages).or_else(|given_back| {
         let (loaded, why) = *given_back;
         left(loaded, why, None)
     })
+}
+
+/// Why a load whose destructors have run must not be unmapped yet, and what it waits for, if so.
+pub(crate) fn held(
+    process: &'static Process,
+    record: &Arc<Record>,
+    deadline: Deadline,
+) -> Option<(Why, Until)> {
+    let held = held_by(process, record, deadline);
+    if held.is_empty() {
+        return None;
+    }
+    let watched = Arc::clone(record);
+    let is_free = move || held_by(process, &watched, Deadline::now()).is_empty();
+    Some((Why::for_ever(held), Until::Free(Recheck::new(is_free))))
 }
 
 /// What would crash after an unmapping, in words: threads that are inside when the deadline has
@@ -280,7 +288,12 @@ fn close(
     let leaks = Leaks::of(&record);
 
     // SAFETY: nobody is inside, and the destructors, which were its last code, have run.
-    let quarantine = unsafe { Quarantine::hold(&process.config, &record) };
+    let quarantine = record
+        .pinned_because
+        .is_empty()
+        // SAFETY: as above.
+        .then(|| unsafe { Quarantine::hold(&process.config, &record) })
+        .flatten();
     if quarantine.is_some() {
         stages.end(Stage::Quarantine);
     }
@@ -321,7 +334,8 @@ fn close(
                 let (plugin, generation) = (&*record.name, record.generation);
                 tracing::warn!(target: "plug::unload", plugin, generation, "it left {leaks}");
             }
-            leave_history(process, loaded, record);
+            drop(loaded);
+            remember(process, record);
             return Ok(Gone { observed, leaks });
         }
         Ok(observed) => Why {
@@ -330,6 +344,9 @@ fn close(
         },
         Err(why) => why,
     };
+    if let Some(quarantine) = quarantine {
+        quarantine.end(&record);
+    }
     process.registry.show(&record);
     Err(Box::new((loaded, why)))
 }
@@ -347,8 +364,7 @@ pub(crate) fn observe(loaded: &Loaded, before: dl::Sight, after: dl::Sight) -> O
 }
 
 /// Moves a plugin that is gone to the history.
-fn leave_history(process: &'static Process, loaded: Loaded, record: Arc<Record>) {
-    drop(loaded);
+pub(crate) fn remember(process: &'static Process, record: Arc<Record>) {
     // First, so that whoever asks for this load finds it here or there.
     if let Some(forgotten) = process.history.add(record) {
         for part in &forgotten.parts {

@@ -1,5 +1,6 @@
 //! Plugins that are closed and still mapped: why, what they wait for, and their end.
 
+use std::ffi::{CStr, CString};
 use std::sync::Arc;
 
 use plug_readside::state::State;
@@ -82,22 +83,34 @@ impl Registry {
             let zombie = writer.zombies.get(at);
             let is_pinned = zombie.is_some_and(|zombie| zombie.lingering.is_pinned);
             let loaded = zombie.and_then(|zombie| zombie.loaded.as_ref());
-            let of = |loaded: &Loaded| (loaded.names.clone(), loaded.mapped.is_none());
+            let of = |loaded: &Loaded| {
+                let record = Arc::clone(&loaded.record);
+                (record, loaded.names.clone(), loaded.mapped.is_none())
+            };
             let named = loaded.map(of);
             drop(writer);
             // Asked without the lock: it takes ld.so's.
-            let is_listed = match named {
-                None => true,
-                Some((names, is_closed)) => names.iter().any(|name| {
-                    if is_closed && !is_pinned {
-                        // SAFETY: closed before, when nobody was inside or could enter any more.
-                        unsafe { dl::look_again(name) }
-                    } else {
-                        dl::look(name).is_listed
-                    }
-                }),
+            let Some((record, names, is_closed)) = named else {
+                continue;
             };
-            if is_listed {
+            let is_listed = |name: &&CStr| {
+                if is_closed && !is_pinned {
+                    // SAFETY: closed before, when nobody was inside or could enter any more.
+                    unsafe { dl::look_again(name) }
+                } else {
+                    dl::look(name).is_listed
+                }
+            };
+            let names: Vec<&CStr> = names.iter().map(CString::as_c_str).collect();
+            let still: Vec<&CStr> = names.into_iter().filter(is_listed).collect();
+            if !still.is_empty() {
+                let shown = record.rows().count();
+                record.note_gone(&still);
+                if is_closed && record.rows().count() < shown {
+                    // Somebody else may be mapped where a part was.
+                    self.hide(generation);
+                    self.show(&record);
+                }
                 continue;
             }
             self.hide(generation);

@@ -272,9 +272,10 @@ fn system_libraries_leave_under_living_workers() {
         let text = path.to_string_lossy();
         HARD.iter().any(|hard| text.contains(hard))
     };
-    let chosen = all.iter().enumerate().filter(|(n, path)| {
-        libraries::are_all_wanted() || n % 10 == 0 || n % 3 == 0 && is_hard(path)
-    });
+    let chosen = all
+        .iter()
+        .enumerate()
+        .filter(|(n, path)| libraries::are_all_wanted() || n % 10 == 0 || is_hard(path));
     let waiting: Mutex<Vec<String>> = Mutex::new(
         chosen
             .filter_map(|(_, path)| path.to_str().map(str::to_owned))

@@ -4,7 +4,7 @@ use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::ops::Range;
 use std::ptr;
 
-use super::thread_exit;
+use super::{dl, thread_exit};
 
 /// What can be written to of one object, as ld.so mapped it.
 #[derive(Debug)]
@@ -64,6 +64,7 @@ pub(crate) fn each(mut look: &mut dyn FnMut(&Data<'_>)) {
         }
         0
     }
+    let _inside = dl::enter();
     // SAFETY: the callback only reads and does not call back into ld.so.
     unsafe { libc::dl_iterate_phdr(Some(visit), (&raw mut look).cast()) };
 }
