@@ -1,11 +1,22 @@
 //! What a whole probe takes: the program's start, the copy, load, unload and end.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use benches::measure::{Plan, Series};
 use plug_loader::Params;
 use plug_loader::probe::{self, Probe, Verdict};
+
+use crate::sample::compile;
+
+/// Compiles a plugin that does nothing into `dir`.
+pub fn small_plugin(dir: &Path) -> Result<PathBuf, String> {
+    let source = "#include \"plugin_api.h\"
+        static int32_t init(const plug_host_context *ctx) { (void)ctx; return PLUG_OK; }
+        static void stop(void) {}
+        PLUG_PLUGIN(\"small\", \"1.0.0\", \"for a benchmark\", \"MIT\", init, stop);\n";
+    compile(dir, "small", source, &["-O2"])
+}
 
 /// Probes of the file at `path` by this very program, whose `main` begins with
 /// [`probe::serve`]; in milliseconds.

@@ -32,6 +32,26 @@ impl Sample {
     }
 }
 
+/// Compiles a plugin in C into `dir`; the reason where that cannot be done.
+pub fn compile(dir: &Path, name: &str, source: &str, flags: &[&str]) -> Result<PathBuf, String> {
+    let (file, path) = (
+        dir.join(format!("{name}.c")),
+        dir.join(format!("lib{name}.so")),
+    );
+    fs::write(&file, source).map_err(|error| error.to_string())?;
+    let include = concat!(env!("CARGO_MANIFEST_DIR"), "/../plugin-api/include");
+    let status = Command::new("cc")
+        .args(["-shared", "-fPIC", "-I", include])
+        .args(flags)
+        .arg("-o")
+        .args([&path, &file])
+        .status();
+    match status {
+        Ok(status) if status.success() => Ok(path),
+        other => Err(format!("cc: {other:?}")),
+    }
+}
+
 fn make(path: &Path, functions: usize) {
     // Three hundred bytes of code each, which is what plugins in Rust have on average; every
     // thirtieth is exported, as many names as a plugin with a wide interface has.

@@ -4,7 +4,6 @@ use std::fs;
 use std::hint::black_box;
 use std::io::Cursor;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Instant;
 
 use benches::measure::{Plan, Series};
@@ -12,6 +11,8 @@ use minisign::KeyPair;
 use plug_loader::authority::{Claims, Enforcement, Keys, SignaturePolicy};
 use plug_loader::image::Inspection;
 use plug_loader::{Deadline, Loader, Params, Source, Trust, Unloaded};
+
+use crate::sample::compile;
 
 /// Compiles a plugin of about 1.5 MB into `dir`: code, tables of pointers to relocate, and names.
 pub fn plugin_of_1m5(dir: &Path) -> Result<PathBuf, String> {
@@ -43,17 +44,7 @@ pub fn plugin_of_1m5(dir: &Path) -> Result<PathBuf, String> {
             return table[n % (sizeof table / sizeof table[0])](n, a);
         }\n",
     );
-    let (file, path) = (dir.join("1m5.c"), dir.join("lib1m5.so"));
-    fs::write(&file, source).map_err(|error| error.to_string())?;
-    let include = concat!(env!("CARGO_MANIFEST_DIR"), "/../plugin-api/include");
-    let status = Command::new("cc")
-        .args(["-shared", "-fPIC", "-O2", "-g1", "-I", include, "-o"])
-        .args([&path, &file])
-        .status();
-    match status {
-        Ok(status) if status.success() => Ok(path),
-        other => Err(format!("cc: {other:?}")),
-    }
+    compile(dir, "1m5", &source, &["-O2", "-g1"])
 }
 
 /// Verifying and validating the file at `path`, in turns with plain loads of it; in microseconds.

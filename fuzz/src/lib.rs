@@ -1,8 +1,9 @@
 //! What outsiders can hand to the loader: the bytes of a file, its author's words, and the messages
 //! of a socket. Each function takes any bytes and must neither panic nor hang.
 //!
-//! `fuzz/run SECONDS` runs them under libFuzzer; the test `fuzzing` of the workspace runs the same
-//! functions on mutated seeds with a stable compiler.
+//! `fuzz/run SECONDS` runs them under libFuzzer, and with them those that the loader itself has for
+//! signatures and for reports of probes; the tests `fuzzing` and `signing` of the workspace run the
+//! same functions on mutated seeds with a stable compiler.
 
 use std::env;
 use std::fs;

@@ -309,6 +309,42 @@ fn tests_in(text: &str) -> Vec<&str> {
     names.collect()
 }
 
+/// Fails unless `statement` names tests, as `file::test`, and all of them exist.
+fn assert_shown(statement: &str) {
+    let named: Vec<_> = statement
+        .split('`')
+        .skip(1)
+        .step_by(2)
+        .filter_map(|code| code.split_once("::"))
+        .filter(|(file, _)| file.chars().all(|c| c.is_ascii_lowercase() || c == '_'))
+        .collect();
+    assert!(!named.is_empty(), "shown by no test: {statement}");
+    for (file, test) in named {
+        let path = repository().join(format!("tests/tests/{file}.rs"));
+        let text = fs::read_to_string(&path).unwrap_or_default();
+        assert!(
+            tests_in(&text).contains(&test),
+            "no such test: {file}::{test}"
+        );
+    }
+}
+
+#[test]
+fn every_threat_names_tests_that_exist() {
+    let page = fs::read_to_string(repository().join("docs/SECURITY.md")).expect("page");
+    let (_, table) = page.split_once("## Threats").expect("threats");
+    let (table, _) = table.split_once("\n## ").expect("an end");
+    let rows: Vec<&str> = table.lines().filter(|l| l.starts_with("| **")).collect();
+    assert!(rows.len() > 15, "{rows:#?}");
+    for row in rows {
+        let (_, shown) = row
+            .trim_end_matches(" |")
+            .rsplit_once(" | ")
+            .expect("cells");
+        assert_shown(shown);
+    }
+}
+
 #[test]
 fn every_statement_about_true_unload_names_tests_and_rows_that_exist() {
     let page = fs::read_to_string(repository().join("docs/true-unload.md")).expect("page");
@@ -327,22 +363,7 @@ fn every_statement_about_true_unload_names_tests_and_rows_that_exist() {
     }
     assert!(statements.len() > 15, "{statements:#?}");
     for statement in &statements {
-        let named: Vec<_> = statement
-            .split('`')
-            .skip(1)
-            .step_by(2)
-            .filter_map(|code| code.split_once("::"))
-            .filter(|(file, _)| file.chars().all(|c| c.is_ascii_lowercase() || c == '_'))
-            .collect();
-        assert!(!named.is_empty(), "shown by no test: {statement}");
-        for (file, test) in named {
-            let path = repository().join(format!("tests/tests/{file}.rs"));
-            let text = fs::read_to_string(&path).unwrap_or_default();
-            assert!(
-                tests_in(&text).contains(&test),
-                "no such test: {file}::{test}"
-            );
-        }
+        assert_shown(statement);
         for row in statement.split('"').skip(1).step_by(2) {
             let is_row = ROWS.iter().any(|other| other.name == row);
             assert!(is_row, "no such row of the matrix: {row}");

@@ -146,6 +146,7 @@ fn header(bytes: &[u8], kind: u32) -> u64 {
 const SYMTAB: u64 = 6;
 const RELA: u64 = 7;
 const RELASZ: u64 = 8;
+const RELACOUNT: u64 = 0x6fff_fff9;
 const GNU_HASH: u64 = 0x6fff_fef5;
 const HASH: u64 = 4;
 const VERNEED: u64 = 0x6fff_fffe;
@@ -297,6 +298,95 @@ fn each_kind_of_damage_is_found_where_it_is() {
         );
         assert_eq!(first.offset, Some(at), "{first}");
         assert!(!first.found.is_empty(), "{first}");
+    }
+}
+
+const POINTERS: &str = r#"
+static int words[400];
+#define P4 words, words, words, words,
+#define P20 P4 P4 P4 P4 P4
+int *pointers[] = { P20 P20 P20 P20 P20 P20 P20 P20 P20 P20 };
+extern int *further[];
+int **all[] = { pointers, further };
+int *further[] = { P20 P20 };
+__attribute__((constructor)) static void build(void) { words[0]++; }
+"#;
+
+/// Relocations that are alike are looked at in runs: one that is not, anywhere in a run, is found as
+/// if it were alone.
+#[test]
+fn damage_anywhere_in_a_run_of_relocations_is_found_there() {
+    let scratch = Scratch::new("runs");
+    let source = scratch.write("x.c", POINTERS);
+    let library = scratch.path().join("x.so");
+    run(Command::new("gcc")
+        .args(["-shared", "-fPIC", "-o"])
+        .arg(&library)
+        .arg(source));
+    let intact = fs::read(library).unwrap();
+    assert_eq!(damages(&intact), []);
+    let facts = Facts::read(&intact).unwrap();
+    let start = table(&intact, RELA);
+    let n_relative = get(&intact, entry(&intact, RELACOUNT) + 8);
+    assert!(n_relative > 240, "{n_relative}");
+    let target = |n: u64| get(&intact, start + n * 24);
+    let find = |n: u64, field: u64, value: u64, width: usize| {
+        let mut bytes = intact.clone();
+        set(&mut bytes, start + n * 24 + field, value, width);
+        let findings = damages(&bytes);
+        let first = findings.first();
+        let first = first.unwrap_or_else(|| panic!("relocation {n}: nothing found"));
+        (first.expected.clone(), first.offset)
+    };
+    for n in 0..n_relative {
+        let place = Some(start + n * 24);
+        // One that another relocation has, before or after: the later of the two is told.
+        for other in [0, n / 2, n.saturating_sub(1), n + 1, n_relative - 1] {
+            if other != n && other < n_relative {
+                let later = Some(start + n.max(other) * 24);
+                let found = find(n, 0, target(other), 8);
+                assert_eq!(
+                    found,
+                    ("a target of its own".to_owned(), later),
+                    "{n} {other}"
+                );
+            }
+        }
+        let expected = [
+            (
+                0,
+                facts.dynamic.vaddr + 8,
+                8,
+                "a target that ld.so does not read",
+            ),
+            (
+                0,
+                facts.segments[0].vaddr + 64,
+                8,
+                "a target in a writable segment",
+            ),
+            (0, 1 << 40, 8, "a target inside a segment"),
+            (16, u64::MAX, 8, "an address in the image"),
+            (
+                16,
+                facts.span.vaddr + facts.span.size + 1,
+                8,
+                "an address in the image",
+            ),
+            (8, 5, 4, "relative ones first (DT_RELACOUNT)"),
+            (12, 1, 4, "no symbol"),
+        ];
+        for (field, value, width, what) in expected {
+            assert_eq!(
+                find(n, field, value, width),
+                (what.to_owned(), place),
+                "{n}"
+            );
+        }
+        // At an odd place it shares bytes with the next.
+        if (0..n_relative).any(|other| target(other) == target(n) + 8) {
+            assert_eq!(find(n, 0, target(n) + 4, 8).0, "a target of its own", "{n}");
+        }
     }
 }
 

@@ -6,6 +6,8 @@
 
 #![forbid(unsafe_code)]
 
+use std::slice::Iter;
+
 use object::LittleEndian as LE;
 use object::elf as raw;
 use object::pod::{self, Pod};
@@ -31,6 +33,12 @@ pub(super) const DYN_SIZE: u64 = 16;
 const MACHINE: raw::Machine = raw::EM_X86_64;
 #[cfg(target_arch = "aarch64")]
 const MACHINE: raw::Machine = raw::EM_AARCH64;
+
+/// `r_info` of a relative relocation without a symbol.
+#[cfg(target_arch = "x86_64")]
+const RELATIVE: u64 = raw::R_X86_64_RELATIVE.0 as u64;
+#[cfg(target_arch = "aarch64")]
+const RELATIVE: u64 = raw::R_AARCH64_RELATIVE.0 as u64;
 
 /// What a relocation does, as far as the loader distinguishes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -383,15 +391,52 @@ pub(super) fn symbol(table: &[u8], index: u64) -> Option<RawSymbol> {
 }
 
 /// The relocations of a table.
-pub(super) fn relocations(table: &[u8]) -> impl Iterator<Item = RawRela> + '_ {
+pub(super) fn relocations(table: &[u8]) -> Relas<'_> {
     let entries: &[raw::Rela64<LE>] = pod::slice_from_all_bytes(table).unwrap_or_default();
-    entries.iter().map(|entry| RawRela {
-        target: entry.r_offset.get(LE),
-        kind: Elf::rela_kind(entry.r_type(LE, false)),
-        number: entry.r_type(LE, false).0,
-        symbol: entry.r_sym(LE, false),
-        addend: entry.r_addend.get(LE).cast_unsigned(),
-    })
+    Relas {
+        rest: entries.iter(),
+    }
+}
+
+/// What is left of a table of relocations.
+#[derive(Debug)]
+pub(super) struct Relas<'a> {
+    rest: Iter<'a, raw::Rela64<LE>>,
+}
+
+impl Relas<'_> {
+    /// Leaves out relative ones without a symbol while `is_plain` says so of target and addend, and
+    /// says how many. Almost all of a plugin's are of that kind, so they are not decoded further.
+    #[inline]
+    pub(super) fn skip_relative(&mut self, mut is_plain: impl FnMut(u64, u64) -> bool) -> u64 {
+        let rest = self.rest.as_slice();
+        let alike = rest.iter().take_while(|entry| {
+            entry.r_info.get(LE) == RELATIVE
+                && is_plain(
+                    entry.r_offset.get(LE),
+                    entry.r_addend.get(LE).cast_unsigned(),
+                )
+        });
+        let n = alike.count();
+        self.rest = rest.get(n..).unwrap_or_default().iter();
+        n as u64
+    }
+}
+
+impl Iterator for Relas<'_> {
+    type Item = RawRela;
+
+    #[inline]
+    fn next(&mut self) -> Option<RawRela> {
+        let entry = self.rest.next()?;
+        Some(RawRela {
+            target: entry.r_offset.get(LE),
+            kind: Elf::rela_kind(entry.r_type(LE, false)),
+            number: entry.r_type(LE, false).0,
+            symbol: entry.r_sym(LE, false),
+            addend: entry.r_addend.get(LE).cast_unsigned(),
+        })
+    }
 }
 
 fn page_up(address: u64) -> u64 {

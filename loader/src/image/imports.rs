@@ -180,7 +180,9 @@ pub(super) fn slots(
     for (address, size) in [(tag::RELA, tag::RELASZ), (tag::JMPREL, tag::PLTRELSZ)] {
         // Read without fault before.
         let table = dynamic.table(elf, address, size, 24).unwrap_or_default();
-        for rela in relocations(table) {
+        let mut rest = relocations(table);
+        rest.skip_relative(|_, _| true);
+        for rela in rest {
             if rela.kind != RelaKind::Address || rela.addend != 0 || rela.symbol == 0 {
                 continue;
             }

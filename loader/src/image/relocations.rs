@@ -7,7 +7,7 @@
 use super::damage::Damage;
 use super::dynamic::Dynamic;
 use super::elf::{Elf, RELA_SIZE, RelaKind, relocations};
-use super::segment::{Segment, u64_at};
+use super::segment::{Extent, Segment, u64_at};
 use super::tag;
 
 /// What the relocations of a file say about it.
@@ -55,8 +55,18 @@ impl Relocations {
         let structure = tag::name(address);
         let table = dynamic.table(elf, address, size, RELA_SIZE)?;
         let start = elf.offset_of(dynamic.value(address), 1).unwrap_or(0);
-        let mut n_seen = 0;
-        for (index, rela) in (0u64..).zip(relocations(table)) {
+        let mut rest = relocations(table);
+        let mut n_seen = 0u64;
+        // Where the last target lay, and with it mostly the next one: places of 4 bytes.
+        let mut near = Extent { vaddr: 0, size: 0 };
+        loop {
+            n_seen = n_seen.saturating_add(rest.skip_relative(|target, addend| {
+                target.wrapping_sub(near.vaddr) < near.size && addend != target
+            }));
+            let Some(rela) = rest.next() else {
+                break;
+            };
+            let index = n_seen;
             let at = start.saturating_add(index.saturating_mul(RELA_SIZE));
             n_seen = index.saturating_add(1);
             if index < n_relative && rela.kind != RelaKind::Relative {
@@ -79,8 +89,11 @@ impl Relocations {
                 }
                 RelaKind::Relative | RelaKind::Address | RelaKind::Other => {}
             }
+            if rela.target.wrapping_sub(near.vaddr) < near.size {
+                continue;
+            }
             // The narrowest relocation writes 4 bytes; what is wider and cut is a later check's.
-            if !elf.maps(rela.target, 4) {
+            let Some(segment) = elf.segment_of(rela.target, 4) else {
                 let found = format!("{:#x}", rela.target);
                 return Err(Damage::new(
                     structure,
@@ -88,7 +101,11 @@ impl Relocations {
                     "a target inside a segment",
                     found,
                 ));
-            }
+            };
+            near = Extent {
+                vaddr: segment.vaddr,
+                size: segment.memsz.saturating_sub(3),
+            };
         }
         if n_relative > n_seen {
             let at = dynamic

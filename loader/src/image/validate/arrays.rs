@@ -43,6 +43,11 @@ impl Arrays {
         }
     }
 
+    /// What all of the arrays lie in.
+    pub(super) fn around(&self) -> Extent {
+        self.around
+    }
+
     /// Notes that the word at `target` gets the link-time address `value`, or that of a symbol of
     /// another file.
     pub(super) fn fill(

@@ -8,13 +8,13 @@ use super::arrays::Arrays;
 use super::machine::{self, Kind, Machine};
 use super::symbols::can_be_thread_local;
 use crate::image::damage::Damage;
-use crate::image::elf::{self, RELA_SIZE, RawRela, relocations};
-use crate::image::segment::{Segment, u64_at};
+use crate::image::elf::{self, RELA_SIZE, RawRela, Relas, relocations};
+use crate::image::segment::{Extent, Segment, u64_at};
 use crate::image::tag;
 
 pub(super) fn check(view: &View<'_>) -> Result<(), Damage> {
-    let mut targets = Targets::new(view);
     let mut arrays = Arrays::new(view);
+    let mut targets = Targets::new(view, arrays.around());
     let dynamic = &view.dynamic;
     let plt = (dynamic.value(tag::JMPREL), dynamic.value(tag::PLTRELSZ));
     for (address, size) in [(tag::RELA, tag::RELASZ), (tag::JMPREL, tag::PLTRELSZ)] {
@@ -29,7 +29,17 @@ pub(super) fn check(view: &View<'_>) -> Result<(), Damage> {
             let own = usize::try_from(plt.0.saturating_sub(vaddr)).unwrap_or(0);
             table = table.get(..own).unwrap_or(table);
         }
-        for (index, rela) in (0u64..).zip(relocations(table)) {
+        let mut rest = relocations(table);
+        let mut n_seen = 0u64;
+        loop {
+            if address == tag::RELA {
+                n_seen = n_seen.saturating_add(targets.take_plain(&mut rest, view.span));
+            }
+            let Some(rela) = rest.next() else {
+                break;
+            };
+            let index = n_seen;
+            n_seen = index.saturating_add(1);
             let damage = |expected: &'static str, found: String| {
                 let at = start.saturating_add(index.saturating_mul(RELA_SIZE));
                 Err(Damage::new(structure, at, expected, found))
@@ -56,6 +66,9 @@ pub(super) fn check(view: &View<'_>) -> Result<(), Damage> {
                     .map(|symbol| symbol.value.wrapping_add(rela.addend)),
             };
             arrays.fill(view, rela.target, value)?;
+            if kind == Kind::Relative {
+                targets.look_around(rela.target);
+            }
         }
     }
     check_relr(view, &mut targets, &mut arrays)?;
@@ -149,6 +162,11 @@ struct Targets<'a> {
     current: usize,
     /// What ld.so reads while it relocates: link-time start and end.
     kept: Vec<(u64, u64)>,
+    /// The constructors' and destructors' arrays, whose slots are looked at one by one.
+    arrays: Extent,
+    /// Where words may be written without a closer look: around the last target that had one, in
+    /// the current segment's file bytes, clear of what is kept and of the arrays.
+    plain: Extent,
     /// Words that start at an odd place.
     unaligned: Vec<u64>,
     /// File offset of the dynamic section, for what has no place of its own.
@@ -171,8 +189,14 @@ impl Written<'_> {
     }
 }
 
+fn store(words: &mut [u64], at: usize, cell: u64) {
+    if let Some(word) = words.get_mut(at) {
+        *word = cell;
+    }
+}
+
 impl<'a> Targets<'a> {
-    fn new(view: &'a View<'_>) -> Self {
+    fn new(view: &'a View<'_>, arrays: Extent) -> Self {
         let is_writable = |segment: &&Segment| segment.is_writable() || view.facts.textrel;
         let segments: Vec<Written<'a>> = view
             .elf
@@ -219,9 +243,75 @@ impl<'a> Targets<'a> {
             segments,
             current: 0,
             kept,
+            arrays,
+            plain: Extent { vaddr: 0, size: 0 },
             unaligned: Vec::new(),
             place: view.elf.dynamic.offset,
         }
+    }
+
+    /// Takes relative relocations from the front of `rest` as long as no rule has anything to say
+    /// about them, and tells how many: aligned words of the plain part that no other one writes,
+    /// with addends in the image of that `span`. What ends the run is looked at by the others.
+    fn take_plain(&mut self, rest: &mut Relas<'_>, (low, high): (u64, u64)) -> u64 {
+        let Extent { vaddr, size } = self.plain;
+        let Some(written) = self.segments.get_mut(self.current) else {
+            return 0;
+        };
+        let first = written.segment.vaddr & !7;
+        let words = &mut written.words;
+        // Targets ascend, so that one cell has many of them in a row.
+        let (mut at, mut cell) = (0, words.first().copied().unwrap_or(0));
+        let n = rest.skip_relative(|target, addend| {
+            let is_free = target.wrapping_sub(vaddr) < size && target & 7 == 0;
+            if !is_free || addend.wrapping_sub(low) > high.wrapping_sub(low) {
+                return false;
+            }
+            let word = target.wrapping_sub(first) / 8;
+            let place = usize::try_from(word / 64).unwrap_or(usize::MAX);
+            if place != at {
+                store(words, at, cell);
+                // Outside of what is marked, where the plain part is not, all is taken.
+                (at, cell) = (place, words.get(place).copied().unwrap_or(u64::MAX));
+            }
+            let bit = 1 << (word % 64);
+            let is_new = cell & bit == 0;
+            cell |= bit;
+            is_new
+        });
+        store(words, at, cell);
+        n
+    }
+
+    /// Moves the plain part around `target`, which was just taken.
+    fn look_around(&mut self, target: u64) {
+        if target.wrapping_sub(self.plain.vaddr) < self.plain.size {
+            return;
+        }
+        self.plain = Extent { vaddr: 0, size: 0 };
+        let Some(written) = self.segments.get(self.current) else {
+            return;
+        };
+        let segment = written.segment;
+        let (mut low, mut high) = (segment.vaddr, segment.vaddr.saturating_add(segment.filesz));
+        let arrays = (
+            self.arrays.vaddr,
+            self.arrays.vaddr.saturating_add(self.arrays.size),
+        );
+        for (from, to) in self.kept.iter().copied().chain([arrays]) {
+            if to <= target {
+                low = low.max(to);
+            } else if from > target {
+                high = high.min(from);
+            } else {
+                return;
+            }
+        }
+        // The last word ends where the part does.
+        self.plain = Extent {
+            vaddr: low,
+            size: high.saturating_sub(low).saturating_sub(7),
+        };
     }
 
     /// Notes that `width` bytes at `target` are written.
@@ -231,6 +321,8 @@ impl<'a> Targets<'a> {
         if !self.segments.get(self.current).is_some_and(holds) {
             let found = self.segments.iter().position(holds);
             self.current = found.ok_or("a target in a writable segment")?;
+            // It lies in the segment before.
+            self.plain = Extent { vaddr: 0, size: 0 };
         }
         let Some(written) = self.segments.get_mut(self.current) else {
             return Ok(());
