@@ -29,7 +29,8 @@ use crate::deadline::{Deadline, Patience};
 use crate::error::{Doubt, Holder, HolderKind};
 use crate::footprint::{ledger, remains};
 use crate::plugin::Record;
-use crate::sys::{actions, task};
+use crate::sys::actions::{self, Action};
+use crate::sys::task;
 use crate::worker::Workers;
 
 use frames::Outcome;
@@ -57,14 +58,10 @@ struct Runner {
 ///
 /// All, where its code is called on any thread without passing a gate: handlers of signals that the
 /// kernel knows by its own addresses, and what was given to `aio_*`, `mq_notify` and the like.
-pub(crate) fn level(wanted: Audit, record: &Record) -> Audit {
-    let handles = || {
-        let actions = (1..=actions::SIGNALS).filter_map(actions::of);
-        let mut handlers = actions.map(|action| action.handler);
-        handlers.any(|handler| record.part_at(handler).is_some())
-    };
+fn level(wanted: Audit, record: &Record, actions: &[Action]) -> Audit {
+    let handles = |action: &Action| record.part_at(action.handler).is_some();
     let is_uncovered = || !remains::uncovered(record.generation).is_empty();
-    if wanted == Audit::Unregistered && (is_uncovered() || handles()) {
+    if wanted == Audit::Unregistered && (is_uncovered() || actions.iter().any(handles)) {
         return Audit::All;
     }
     wanted
@@ -82,14 +79,21 @@ pub(crate) fn wait_until_outside(
     deadline: Deadline,
     mut watch: impl FnMut(Duration) -> ControlFlow<()>,
 ) -> Vec<Holder> {
-    let level = level(config.audit, record);
-    if level == Audit::Off {
+    if config.audit == Audit::Off {
         return Vec::new();
     }
+    let actions: Vec<Action> = (1..=actions::SIGNALS).filter_map(actions::of).collect();
+    let level = level(config.audit, record, &actions);
     // One after the other: who was outside of one part can only enter it from another, and then has
     // left both once that other is left.
     for part in record.ranges() {
-        let inside = wait_for_part(config, level, workers, (record, part), deadline, &mut watch);
+        let inside = wait_for_part(
+            (config, level, &actions),
+            workers,
+            (record, part),
+            deadline,
+            &mut watch,
+        );
         if !inside.is_empty() {
             return inside;
         }
@@ -99,15 +103,14 @@ pub(crate) fn wait_until_outside(
 
 /// As [`wait_until_outside`], for one part of the load.
 fn wait_for_part(
-    config: &Config,
-    level: Audit,
+    (config, level, actions): (&Config, Audit, &[Action]),
     workers: &Workers,
     (record, part): (&Record, Range<usize>),
     deadline: Deadline,
     mut watch: impl FnMut(Duration) -> ControlFlow<()>,
 ) -> Vec<Holder> {
     let began = Instant::now();
-    let mut round = match Round::begin(config, part) {
+    let mut round = match Round::begin(config, actions, part) {
         Ok(round) => round,
         Err(doubt) => {
             let kind = HolderKind::PerhapsStack(doubt);
@@ -166,7 +169,7 @@ fn holder(record: &Record, tid: u32, kind: HolderKind, address: usize, since: Du
 
 /// The code of a mapped object.
 fn code_of(mapped: Range<usize>) -> Range<usize> {
-    let object = Object::at(&Memory::by_kernel(), mapped.start);
+    let object = Object::at(&Memory::copied(), mapped.start);
     object.map_or(mapped, |object| object.code())
 }
 
@@ -195,9 +198,9 @@ struct Round {
 }
 
 impl Round {
-    fn begin(config: &Config, part: Range<usize>) -> Result<Self, Doubt> {
-        let actions = (1..=actions::SIGNALS).filter_map(actions::of);
+    fn begin(config: &Config, actions: &[Action], part: Range<usize>) -> Result<Self, Doubt> {
         let mut restorers: Vec<usize> = actions
+            .iter()
             .map(|action| action.restorer)
             .filter(|restorer| *restorer != 0)
             .collect();
@@ -226,7 +229,11 @@ impl Round {
         let clear_before = self.clear.len();
         let mut inside = Vec::new();
         let mut computing = Vec::new();
-        for tid in self.outside.threads() {
+        let Ok(threads) = self.outside.threads() else {
+            self.quiet = 0;
+            return vec![(own, HolderKind::PerhapsStack(Doubt::Unreadable), 0)];
+        };
+        for tid in threads {
             if self.clear.contains(&tid) || skipped.contains(&tid) {
                 continue;
             }
@@ -274,7 +281,7 @@ impl Round {
     fn look_here(&self) -> Outcome {
         match Registers::here() {
             Some(registers) => {
-                let first_stack = &self.outside.mappings.first_stack;
+                let first_stack = self.outside.first_stack();
                 signal::here(registers, &self.outside.code, first_stack)
             }
             None => Outcome::Unclear(Doubt::Runs, 0),
@@ -324,7 +331,7 @@ impl Round {
         };
         for tids in computing.chunks(signal::SLOTS) {
             let deadline = Deadline::after(ANSWER);
-            let (code, first) = (&self.outside.code, &self.outside.mappings.first_stack);
+            let (code, first) = (&self.outside.code, self.outside.first_stack());
             let answers = signal::ask(signal, tids, code, first, deadline);
             for (tid, answer) in tids.iter().zip(answers) {
                 let Some(outcome) = answer else { continue };

@@ -94,15 +94,30 @@ impl Executor {
     /// # Errors
     /// [`ErrorKind::Thread`] when the thread is not there.
     pub(crate) fn run<R: Send + 'static>(
+        self,
+        deadline: Option<Deadline>,
+        job: impl FnOnce() -> R + Send + 'static,
+    ) -> Result<(Outcome<R>, Ending), Error> {
+        self.run_on(deadline, job, || {})
+    }
+
+    /// As [`Executor::run`]; the thread goes on with `rest` once `job` has answered, whether or not
+    /// somebody still waits for that, and ends after it.
+    ///
+    /// # Errors
+    /// As [`Executor::run`].
+    pub(crate) fn run_on<R: Send + 'static>(
         mut self,
         deadline: Option<Deadline>,
         job: impl FnOnce() -> R + Send + 'static,
+        rest: impl FnOnce() + Send + 'static,
     ) -> Result<(Outcome<R>, Ending), Error> {
         let (tell, told) = mpsc::sync_channel(1);
         let job = Box::new(move || {
             let result = calls::inside(job);
             // The waiter may have gone away after its deadline.
             let _told = tell.send(result);
+            calls::inside(rest);
         });
         let gone = || {
             Error::new(
@@ -151,7 +166,8 @@ impl Ending {
         !self.is_here() || self.tid() != 0 && task::is_dead(self.tid())
     }
 
-    fn is_here(&self) -> bool {
+    /// Whether the thread is one of the running process's, and not of one that this was forked from.
+    pub(crate) fn is_here(&self) -> bool {
         self.process == task::process()
     }
 
@@ -167,7 +183,15 @@ impl Ending {
     ///
     /// # Errors
     /// The thread, if it has not ended when the deadline passes.
-    pub(crate) fn wait(self, deadline: Deadline) -> Result<(), Self> {
+    pub(crate) fn wait(mut self, deadline: Deadline) -> Result<(), Self> {
+        // Told by the kernel first: a thread that ends takes longer than looks are worth, and less
+        // than a nap. It stays in the kernel's list for some microseconds more.
+        if self.is_here()
+            && let Some(thread) = &mut self.thread
+            && thread.join_until(deadline.remaining())
+        {
+            self.thread = None;
+        }
         let mut patience = Patience::until(deadline);
         while !self.has_ended() {
             if !patience.pause() {

@@ -116,7 +116,7 @@ pub(crate) fn prepare() {
 }
 
 /// Bytes that are copied at once.
-const CHUNK: usize = 16 << 10;
+const CHUNK: usize = 64 << 10;
 
 /// To compare with.
 static NOTHING: [u8; 256] = [0; 256];
@@ -159,6 +159,15 @@ impl Touched {
             .read_exact_at(&mut entries, first as u64 * 8)
             .ok()
             .map(|()| Self { first, entries })
+    }
+
+    /// Bytes from `address` to the end of the last page in a row that does.
+    fn run(&self, address: usize) -> usize {
+        let mut end = (address | (PAGE - 1)).wrapping_add(1);
+        while end.wrapping_sub(address) < CHUNK && self.is(end) {
+            end = end.wrapping_add(PAGE);
+        }
+        end.wrapping_sub(address)
     }
 
     /// Whether the page of `address` does.
@@ -347,9 +356,9 @@ impl Search<'_> {
                     at = (at | (PAGE - 1)).wrapping_add(1);
                     continue;
                 }
-                // A page at a time where pages are told apart.
-                let most = match touched {
-                    Some(_) => PAGE - at % PAGE,
+                // Up to the next page without anything where pages are told apart.
+                let most = match &touched {
+                    Some(touched) => touched.run(at).min(CHUNK),
                     None => CHUNK,
                 };
                 let most = most.min(data.range.end.wrapping_sub(at));

@@ -3,14 +3,16 @@
 
 #![forbid(unsafe_code)]
 
+use std::ffi::CStr;
 use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
 use std::time::Duration;
 
 use crate::checkpoint;
 use crate::constructors;
 use crate::deadline::Deadline;
 use crate::error::{Error, ErrorKind};
-use crate::executor::{self, Executor, Outcome};
+use crate::executor::{self, Ending, Executor, Outcome};
 use crate::farewell::{Farewell, Said};
 use crate::footprint::ledger::{self, Debt};
 use crate::footprint::{self, Owner, remains};
@@ -55,6 +57,12 @@ pub(crate) fn settle(
         std::thread::sleep(pause.min(deadline.remaining()));
         pause = (pause * 2).min(Duration::from_millis(1));
     }
+}
+
+/// Whether the running thread owes a load nothing.
+fn is_settled_here(generation: u64) -> bool {
+    let own = task::id();
+    ledger::debts(generation).iter().all(|debt| debt.tid != own)
 }
 
 /// Whether threads owe a load nothing any more.
@@ -147,9 +155,19 @@ pub(crate) enum Unfinished {
     Late(Arc<Farewell>),
 }
 
-/// Runs the destructors of a load that threads owe nothing, on a thread of the loader's that has
-/// ended when this returns.
-pub(crate) fn destroy(loaded: &Loaded, deadline: Deadline) -> Result<(), Unfinished> {
+/// The name of a thread that runs destructors.
+const FINI: &CStr = c"plug-fini";
+
+/// Runs the destructors of a load that threads owe nothing, on the thread that stands by, or on a
+/// fresh one of the loader's; it has ended when this returns.
+pub(crate) fn destroy(
+    loaded: &Loaded,
+    standby: Option<Standby>,
+    deadline: Deadline,
+) -> Result<(), Unfinished> {
+    if let Some(result) = standby.and_then(|standby| standby.destroy(deadline)) {
+        return result;
+    }
     let generation = loaded.record.generation;
     let destructors = loaded.destructors.clone();
     let farewell = Arc::new(Farewell::default());
@@ -163,8 +181,18 @@ pub(crate) fn destroy(loaded: &Loaded, deadline: Deadline) -> Result<(), Unfinis
             destroyed: true,
         }));
     };
-    let done = Executor::start(c"plug-fini").and_then(|executor| executor.run(Some(deadline), job));
+    let done = Executor::start(FINI).and_then(|executor| executor.run(Some(deadline), job));
     let (outcome, thread) = done.map_err(|error| Unfinished::Refused(format!("{error:#}")))?;
+    destroyed(outcome, thread, farewell, deadline)
+}
+
+/// What became of the destructors that `thread` ran.
+fn destroyed(
+    outcome: Outcome<()>,
+    thread: Ending,
+    farewell: Arc<Farewell>,
+    deadline: Deadline,
+) -> Result<(), Unfinished> {
     let late = |farewell: Arc<Farewell>| {
         // Looked at once while the thread is there, so that it is known again.
         let _over = farewell.is_over();
@@ -179,6 +207,107 @@ pub(crate) fn destroy(loaded: &Loaded, deadline: Deadline) -> Result<(), Unfinis
             Err(Unfinished::Refused(reason.to_owned()))
         }
         Outcome::Late => Err(late(farewell)),
+    }
+}
+
+/// The thread that ran `exit`, which stands by to run the destructors as well.
+#[derive(Debug)]
+#[must_use = "the thread ends only once this is used or dropped"]
+pub(crate) struct Standby {
+    /// By which it is told to. Dropped, it ends without.
+    go: SyncSender<()>,
+    /// By which it tells that they have returned.
+    done: Receiver<()>,
+    pub(crate) thread: Ending,
+    pub(crate) farewell: Arc<Farewell>,
+}
+
+/// That thread's side.
+#[derive(Debug)]
+pub(crate) struct Orders {
+    go: Receiver<()>,
+    done: SyncSender<()>,
+}
+
+/// Both sides, before there is a thread. The first is what becomes a [`Standby`].
+pub(crate) fn orders() -> ((SyncSender<()>, Receiver<()>), Orders) {
+    // Without room: what was sent was taken, or the thread does not stand by any more.
+    let (go, ordered) = mpsc::sync_channel(0);
+    let (done, told) = mpsc::sync_channel(1);
+    ((go, told), Orders { go: ordered, done })
+}
+
+impl Orders {
+    /// Stands by until the destructors are to be run, but no longer than `time`, runs them, and tells
+    /// `end` whether that was so.
+    ///
+    /// To be called where the running thread owes the load nothing.
+    pub(crate) fn follow(
+        self,
+        destructors: &Destructors,
+        generation: u64,
+        time: Duration,
+        end: impl FnOnce(bool),
+    ) {
+        if self.go.recv_timeout(time).is_err() {
+            return end(false);
+        }
+        let _named = rustix::thread::set_name(FINI);
+        checkpoint::note("unload.destructors");
+        constructors::destroy(destructors, generation);
+        ledger::settle(generation);
+        end(true);
+        // Whoever asked may have gone away after its deadline.
+        let _told = self.done.send(());
+    }
+}
+
+impl Standby {
+    pub(crate) fn new(
+        (go, done): (SyncSender<()>, Receiver<()>),
+        thread: Ending,
+        farewell: Arc<Farewell>,
+    ) -> Self {
+        Self {
+            go,
+            done,
+            thread,
+            farewell,
+        }
+    }
+
+    /// Has the thread run the destructors of a load that threads owe nothing; it has ended when this
+    /// returns. None where it stands by no more and has run none: somebody else is to.
+    fn destroy(self, deadline: Deadline) -> Option<Result<(), Unfinished>> {
+        // In a forked process it is not there.
+        if !self.thread.is_here() || self.go.send(()).is_err() {
+            return None;
+        }
+        let outcome = match self.done.recv_timeout(deadline.remaining()) {
+            Ok(()) => Outcome::Done(()),
+            Err(RecvTimeoutError::Disconnected) => Outcome::Vanished,
+            Err(RecvTimeoutError::Timeout) => Outcome::Late,
+        };
+        Some(destroyed(outcome, self.thread, self.farewell, deadline))
+    }
+
+    /// Lets the thread end without; it has when this returns.
+    ///
+    /// # Errors
+    /// What it is in, where it has not ended at the deadline.
+    pub(crate) fn dismiss(self, deadline: Deadline) -> Result<(), Arc<Farewell>> {
+        let Self {
+            go,
+            thread,
+            farewell,
+            ..
+        } = self;
+        drop(go);
+        thread.wait(deadline).map_err(|_| {
+            // Looked at once while the thread is there, so that it is known again.
+            let _over = farewell.is_over();
+            farewell
+        })
     }
 }
 
@@ -203,19 +332,33 @@ pub(crate) fn for_ever(record: &Record) -> Vec<String> {
     remains::reasons(record.generation)
 }
 
-/// As both, on the thread that runs `exit`, where threads owe nothing at once: whether that was so.
-pub(crate) fn destroy_here(destructors: &Destructors, generation: u64) -> bool {
+/// How far the thread that runs `exit` came with the destructors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Here {
+    /// They have returned.
+    Destroyed,
+    /// Other threads have something to destroy first; this one has not, and can stand by.
+    Settled,
+    /// They cannot be run here.
+    Unfit,
+}
+
+/// As both, on the thread that runs `exit`, where threads owe nothing at once.
+pub(crate) fn destroy_here(destructors: &Destructors, generation: u64) -> Here {
     if !remains::reasons(generation).is_empty() {
-        return false;
+        return Here::Unfit;
     }
     ledger::settle(generation);
     if !is_settled(generation) {
-        return false;
+        return match is_settled_here(generation) {
+            true => Here::Settled,
+            false => Here::Unfit,
+        };
     }
     checkpoint::note("unload.destructors");
     constructors::destroy(destructors, generation);
     ledger::settle(generation);
-    true
+    Here::Destroyed
 }
 
 /// Gives back what the process keeps for a load whose destructors have run.

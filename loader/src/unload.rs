@@ -2,7 +2,7 @@
 
 use std::mem;
 use std::ops::ControlFlow;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use plug_readside::phase::{self, Phase};
@@ -28,10 +28,10 @@ use crate::recheck::Recheck;
 use crate::registry::Leaving;
 use crate::remains;
 use crate::roots::{self, Root};
-use crate::settlement::{self, Unfinished};
+use crate::settlement::{self, Here, Standby, Unfinished};
 use crate::stages::Stages;
 use crate::stall::Stall;
-use crate::sys::{dl, objects, process_exit};
+use crate::sys::{dl, objects, process_exit, task};
 use crate::verdict::{Leaks, UnloadReport, Unloaded};
 use crate::zombies::{Until, Zombie};
 
@@ -141,22 +141,22 @@ pub(crate) fn leave(
     let farewell = executor::wait_all(threads, last_words.remaining())
         .map_err(Unsaid::Refused)
         .and_then(|()| say_goodbye(process, &loaded, last_words, &mut stages));
-    let destroyed = match farewell {
-        Ok(destroyed) => destroyed,
+    let last_thread = match farewell {
+        Ok(last_thread) => last_thread,
         Err(Unsaid::Refused(reason)) => return bury(process, loaded, reason.into(), None),
         Err(Unsaid::Late(farewell)) => {
-            let reason = "its exit has not returned; the thread plug-exit is in it".to_owned();
+            let reason = EXIT_IS_LATE.to_owned();
             return bury(process, loaded, reason.into(), Some(Until::Said(farewell)));
         }
     };
-    let Gone { observed, leaks } = match depart(process, loaded, destroyed, last_words, &mut stages)
-    {
-        Ok(gone) => gone,
-        Err(left) => {
-            let Left { loaded, why, until } = *left;
-            return bury(process, loaded, why, until);
-        }
-    };
+    let Gone { observed, leaks } =
+        match depart(process, loaded, last_thread, last_words, &mut stages) {
+            Ok(gone) => gone,
+            Err(left) => {
+                let Left { loaded, why, until } = *left;
+                return bury(process, loaded, why, until);
+            }
+        };
     checkpoint::note("unload.release");
     process.registry.release(record.id, record.generation);
     let stages = stages.into_inner();
@@ -190,23 +190,39 @@ struct Left {
 fn depart(
     process: &'static Process,
     loaded: Loaded,
-    destroyed: bool,
+    last_thread: LastThread,
     deadline: Deadline,
     stages: &mut Stages,
 ) -> Result<Gone, Box<Left>> {
     let record = Arc::clone(&loaded.record);
     let left = |loaded, why, until| Err(Box::new(Left { loaded, why, until }));
+    // For one that stays: the thread that stands by has ended before, or is waited for instead.
+    let dismissed = |loaded, why, until, standby: Option<Standby>| {
+        let last_words = Deadline::after(deadline.remaining().max(LAST_WORDS));
+        match standby.map(|standby| standby.dismiss(last_words)) {
+            None | Some(Ok(())) => left(loaded, why, until),
+            Some(Err(farewell)) => {
+                let why = EXIT_IS_LATE.to_owned().into();
+                left(loaded, why, Some(Until::Said(farewell)))
+            }
+        }
+    };
+    let (destroyed, standby) = match last_thread {
+        LastThread::Destroyed => (true, None),
+        LastThread::Gone => (false, None),
+        LastThread::StandsBy(standby) => (false, Some(standby)),
+    };
     let for_ever = settlement::withdraw(&record);
     if !for_ever.is_empty() {
-        return left(loaded, Why::for_ever(for_ever), None);
+        return dismissed(loaded, Why::for_ever(for_ever), None, standby);
     }
     if !destroyed {
         if let Err(debtors) = settlement::settle(process, &record, deadline) {
             let until = Until::Settled { destroyed };
-            return left(loaded, Why::owed(debtors), Some(until));
+            return dismissed(loaded, Why::owed(debtors), Some(until), standby);
         }
         let last_words = Deadline::after(deadline.remaining().max(LAST_WORDS));
-        match settlement::destroy(&loaded, last_words) {
+        match settlement::destroy(&loaded, standby, last_words) {
             Ok(()) => {}
             Err(Unfinished::Refused(reason)) => return left(loaded, reason.into(), None),
             Err(Unfinished::Late(farewell)) => {
@@ -373,6 +389,19 @@ pub(crate) fn remember(process: &'static Process, record: Arc<Record>) {
     }
 }
 
+/// Why a plugin waits whose `exit` is late.
+const EXIT_IS_LATE: &str = "its exit has not returned; the thread plug-exit is in it";
+
+/// What became of the thread that ran `exit`, and who is to run the destructors.
+enum LastThread {
+    /// Nobody: it has, and has ended.
+    Destroyed,
+    /// Some other thread: it has ended.
+    Gone,
+    /// It stands by to do so.
+    StandsBy(Standby),
+}
+
 /// Why a plugin's last calls have not all been made.
 enum Unsaid {
     /// They cannot be.
@@ -381,20 +410,36 @@ enum Unsaid {
     Late(Arc<Farewell>),
 }
 
-/// Runs `exit` and makes sure once more that nobody is inside, on a thread of the loader's that has
-/// ended when this returns; where no thread owes the plugin anything, its destructors run there,
-/// too. Whether that was so.
+impl LastThread {
+    /// Of one that has ended, with this said.
+    fn after(said: Said) -> Self {
+        match said.destroyed {
+            true => Self::Destroyed,
+            false => Self::Gone,
+        }
+    }
+}
+
+/// Runs `exit` and makes sure once more that nobody is inside, on a thread of the loader's. Where
+/// no thread owes the plugin anything, its destructors run there, too, and it has ended when this
+/// returns; where others do, it stands by until they have paid.
 fn say_goodbye(
     process: &'static Process,
     loaded: &Loaded,
     deadline: Deadline,
     stages: &mut Stages,
-) -> Result<bool, Unsaid> {
+) -> Result<LastThread, Unsaid> {
     checkpoint::note("unload.exit");
     let record = Arc::clone(&loaded.record);
     let exit = loaded.descriptor.and_then(|descriptor| descriptor.exit);
+    let generation = record.generation;
     let destructors = loaded.destructors.clone();
     let farewell = Arc::new(Farewell::default());
+    let (order, orders) = settlement::orders();
+    // What `exit` forked has nobody who would tell it anything.
+    let home = task::process();
+    // A pair of the thread's own: what it stands by with, once it does.
+    let (keep, kept) = mpsc::channel();
     let said = Arc::clone(&farewell);
     let job = move || {
         said.begin();
@@ -410,19 +455,39 @@ fn say_goodbye(
         let exited = began.elapsed();
         // Those that `exit` let go need a moment, also where it was late.
         let soon = Deadline::after(deadline.remaining().max(LAST_WORDS));
-        let outcome = nobody_inside(process, &record, soon).map(|()| Said {
+        let here = nobody_inside(process, &record, soon)
+            .map(|()| settlement::destroy_here(&destructors, generation));
+        if here == Ok(Here::Settled) && task::process() == home {
+            let _kept = keep.send((destructors, exited));
+            return Some(exited);
+        }
+        said.end(here.map(|here| Said {
             exited,
-            destroyed: settlement::destroy_here(&destructors, record.generation),
-        });
-        said.end(outcome);
+            destroyed: here == Here::Destroyed,
+        }));
+        None
     };
-    let done = Executor::start(c"plug-exit").and_then(|executor| executor.run(Some(deadline), job));
+    let said = Arc::clone(&farewell);
+    let time = deadline.remaining().max(LAST_WORDS);
+    let rest = move || {
+        if let Ok((destructors, exited)) = kept.try_recv() {
+            orders.follow(&destructors, generation, time, |destroyed| {
+                said.end(Ok(Said { exited, destroyed }));
+            });
+        }
+    };
+    let done = Executor::start(c"plug-exit")
+        .and_then(|executor| executor.run_on(Some(deadline), job, rest));
     let (outcome, thread) = done.map_err(|error| Unsaid::Refused(format!("{error:#}")))?;
     match (outcome, farewell.outcome()) {
-        (Outcome::Done(()), Some(Ok(said))) => {
+        (Outcome::Done(Some(exited)), _) => {
+            stages.split(Stage::Exit, exited, Stage::Destructors);
+            Ok(LastThread::StandsBy(Standby::new(order, thread, farewell)))
+        }
+        (Outcome::Done(None), Some(Ok(said))) => {
             stages.split(Stage::Exit, said.exited, Stage::Destructors);
             match executor::wait_all(vec![thread], deadline.remaining()) {
-                Ok(()) => Ok(said.destroyed),
+                Ok(()) => Ok(LastThread::after(said)),
                 Err(_) => {
                     // Looked at once while the thread is there, so that it is known again.
                     let _over = farewell.is_over();
@@ -430,8 +495,8 @@ fn say_goodbye(
                 }
             }
         }
-        (Outcome::Done(()), Some(Err(reason))) => Err(Unsaid::Refused(reason)),
-        (Outcome::Done(()), None) | (Outcome::Vanished, _) => Err(Unsaid::Refused(
+        (Outcome::Done(None), Some(Err(reason))) => Err(Unsaid::Refused(reason)),
+        (Outcome::Done(None), None) | (Outcome::Vanished, _) => Err(Unsaid::Refused(
             "its exit ended the loader's thread instead of returning".to_owned(),
         )),
         (Outcome::Late, _) => {
@@ -469,17 +534,17 @@ pub(crate) fn close_late(process: &'static Process) {
         let record = Arc::clone(&loaded.record);
         let said = match until {
             Until::Said(farewell) => match farewell.outcome() {
-                Some(outcome) => outcome.map(|said| said.destroyed),
+                Some(outcome) => outcome.map(LastThread::after),
                 None => Err("its exit ended the loader's thread instead of returning".to_owned()),
             },
-            Until::Settled { destroyed } => Ok(destroyed),
-            Until::Free(_) => Ok(true),
+            Until::Settled { destroyed: false } => Ok(LastThread::Gone),
+            Until::Settled { destroyed: true } | Until::Free(_) => Ok(LastThread::Destroyed),
         };
         let closed = match said {
-            Ok(destroyed) => depart(
+            Ok(last_thread) => depart(
                 process,
                 loaded,
-                destroyed,
+                last_thread,
                 Deadline::now(),
                 &mut Stages::start(),
             ),

@@ -11,11 +11,12 @@
 
 #![forbid(unsafe_code)]
 
+use std::cell::OnceCell;
 use std::fs;
 use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::fs::{Mode, OFlags, openat};
+use rustix::fs::{Mode, OFlags, RawDir, SeekFrom, openat};
 use rustix::io::{Errno, pread};
 
 use super::frames::{self, Outcome};
@@ -43,7 +44,8 @@ pub(super) struct Outside {
     /// `/proc/self/task`.
     tasks: OwnedFd,
     pub(super) code: Range<usize>,
-    pub(super) mappings: Mappings,
+    /// What is mapped where, once somebody had to know.
+    mappings: OnceCell<Mappings>,
     /// Where handlers return to.
     restorers: Vec<usize>,
     /// How far from its thread pointer each thread has its id.
@@ -76,6 +78,13 @@ struct Seen {
 /// `struct pthread` has 2,304 in glibc 2.36.
 pub(super) const CONTROL_BLOCK: usize = 2304;
 
+/// Bytes of a stack that are looked at before what is mapped is asked of the kernel, which takes
+/// longer.
+const NEAR: usize = 64 << 10;
+
+/// Bytes of the list of threads that are asked for at once: a thousand of them.
+const LISTED: usize = 32 << 10;
+
 /// Bytes of a stack that are looked at; who uses more is not told to be outside.
 const DEEPEST: usize = 64 << 20;
 
@@ -91,7 +100,7 @@ impl Outside {
         Ok(Self {
             tasks: rustix::fs::open("/proc/self/task", flags, Mode::empty())?,
             code,
-            mappings: Mappings::read(),
+            mappings: OnceCell::new(),
             restorers,
             id_at,
             copies: Vec::new(),
@@ -100,10 +109,20 @@ impl Outside {
     }
 
     /// The threads of the process.
-    pub(super) fn threads(&self) -> Vec<u32> {
-        let entries = fs::read_dir("/proc/self/task").into_iter().flatten();
-        let name = |entry: fs::DirEntry| entry.file_name().to_str()?.parse().ok();
-        entries.filter_map(|entry| name(entry.ok()?)).collect()
+    ///
+    /// # Errors
+    /// The kernel's, where it shows none or not all.
+    pub(super) fn threads(&self) -> Result<Vec<u32>, Errno> {
+        let mut tids = Vec::new();
+        rustix::fs::seek(&self.tasks, SeekFrom::Start(0))?;
+        let mut buffer = Vec::with_capacity(LISTED);
+        let mut entries = RawDir::new(&self.tasks, buffer.spare_capacity_mut());
+        while let Some(entry) = entries.next() {
+            let entry = entry?;
+            let name = entry.file_name().to_str().ok();
+            tids.extend(name.and_then(|name| name.parse::<u32>().ok()));
+        }
+        Ok(tids)
     }
 
     /// Looks at the thread `tid`; about ten microseconds if it sleeps and no word of its stack looks
@@ -176,6 +195,15 @@ impl Outside {
             if ranges.iter().any(|range| range.contains(&top)) {
                 continue;
             }
+            if let Some(part) = self.scan_near(tid, top, &mut tops) {
+                ranges.push(top..part.end);
+                seen.suspect = seen.suspect.or(part.suspect);
+                seen.own = Some(top..part.end);
+                if let Some(start) = part.starts_with {
+                    return Err(Outcome::Inside(start));
+                }
+                continue;
+            }
             let Some(range) = self.mapping(top) else {
                 // What looked like an interrupted thread's stack pointer may have been anything.
                 if ranges.is_empty() {
@@ -220,11 +248,34 @@ impl Outside {
 
     /// The mapping of a stack pointer; asks the kernel again where it is not known.
     fn mapping(&mut self, top: usize) -> Option<Range<usize>> {
-        if let Some(range) = self.mappings.find(top) {
+        if let Some(range) = self.mappings.get().and_then(|known| known.find(top)) {
             return Some(range);
         }
-        self.mappings = Mappings::read();
-        self.mappings.find(top)
+        self.mappings = OnceCell::from(Mappings::read());
+        self.mappings.get()?.find(top)
+    }
+
+    /// The stack of the process's first thread.
+    pub(super) fn first_stack(&self) -> &Range<usize> {
+        &self.mappings.get_or_init(Mappings::read).first_stack
+    }
+
+    /// As [`Outside::scan`], without knowing what is mapped: where the thread's own control block is
+    /// not far and all up to it can be read, that is where its stack ends. None otherwise.
+    fn scan_near(&mut self, tid: u32, top: usize, tops: &mut Vec<usize>) -> Option<Part> {
+        // The first thread's is elsewhere.
+        if tid == task::process() {
+            return None;
+        }
+        let (pages, copies, others) = (self.pages.len(), self.copies.len(), tops.len());
+        let part = self.scan(tid, top..top.saturating_add(NEAR), tops);
+        let part = part.ok().filter(|part| part.is_own);
+        if part.is_none() {
+            self.pages.truncate(pages);
+            self.copies.truncate(copies);
+            tops.truncate(others);
+        }
+        part
     }
 
     /// Looks at each word from a stack pointer on: up to the thread's control block, which lies
@@ -250,15 +301,18 @@ impl Outside {
                 return Err(Doubt::ForeignStack);
             }
             // Two pages at once: most sleeping threads use less, with their control blocks.
-            let bytes = (2 * PAGE).min(range.end.wrapping_sub(page));
+            let wanted = (2 * PAGE).min(range.end.wrapping_sub(page).next_multiple_of(PAGE));
             let from = self.copies.len();
-            self.copies.resize(from.wrapping_add(bytes), 0);
-            self.pages
-                .extend((0..bytes).step_by(PAGE).map(|at| page.wrapping_add(at)));
+            self.copies.resize(from.wrapping_add(wanted), 0);
             let copy = self.copies.get_mut(from..).ok_or(Doubt::Unreadable)?;
-            if copy_readable(page, copy) != bytes {
+            // The stack may end with the first of them.
+            let bytes = copy_readable(page, copy) / PAGE * PAGE;
+            if bytes == 0 {
                 return Err(Doubt::Unreadable);
             }
+            self.copies.truncate(from.wrapping_add(bytes));
+            self.pages
+                .extend((0..bytes).step_by(PAGE).map(|at| page.wrapping_add(at)));
             let copy = self.copies.get(from..).ok_or(Doubt::Unreadable)?;
             let (words, _) = copy.as_chunks();
             let first = range.start.saturating_sub(page).div_ceil(8);
@@ -292,8 +346,7 @@ impl Outside {
             page = page.wrapping_add(bytes);
         }
         // The first thread's control block is elsewhere.
-        let first = &self.mappings.first_stack;
-        part.is_own = tid == task::process() && first.contains(&range.start);
+        part.is_own = tid == task::process() && self.first_stack().contains(&range.start);
         Ok(part)
     }
 

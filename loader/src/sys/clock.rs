@@ -1,8 +1,22 @@
 //! The clocks, read in a way that signal handlers may.
 
+use std::time::Duration;
+
 /// Nanoseconds of the monotonic clock. Async-signal-safe.
 pub(crate) fn monotonic() -> u64 {
     nanoseconds(read(libc::CLOCK_MONOTONIC))
+}
+
+/// What the monotonic clock will show in `time`; its last second where that is beyond it.
+pub(crate) fn monotonic_after(time: Duration) -> libc::timespec {
+    let (seconds, rest) = read(libc::CLOCK_MONOTONIC);
+    let then = Duration::from_secs(seconds)
+        .saturating_add(Duration::from_nanos(rest))
+        .saturating_add(time);
+    libc::timespec {
+        tv_sec: libc::time_t::try_from(then.as_secs()).unwrap_or(libc::time_t::MAX),
+        tv_nsec: libc::c_long::from(then.subsec_nanos().cast_signed()),
+    }
 }
 
 /// Nanoseconds of the monotonic clock as of the kernel's last tick, a few milliseconds ago: a

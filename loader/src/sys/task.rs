@@ -103,7 +103,8 @@ pub(crate) fn started(id: u32) -> Option<u64> {
 /// Thread context. Answers false wherever the kernel does not say.
 pub(crate) fn is_dead(tid: u32) -> bool {
     // The first thread's id stays the process's after that thread has ended.
-    is_unknown(tid) || tid == process() && is_ended(tid)
+    // Who asks has not, and /proc takes longer than all else here.
+    is_unknown(tid) || tid == process() && tid != id() && is_ended(tid)
 }
 
 /// Whether the kernel knows no thread of the process by the id `tid`. Async-signal-safe.

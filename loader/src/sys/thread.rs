@@ -9,6 +9,9 @@ use std::ffi::{CStr, c_int, c_void};
 use std::io;
 use std::mem::MaybeUninit;
 use std::ptr;
+use std::time::Duration;
+
+use super::clock;
 
 type Main = Box<dyn FnOnce() + Send>;
 
@@ -21,6 +24,14 @@ unsafe extern "C-unwind" {
         attributes: *const c_void,
         start: Start,
         argument: *mut c_void,
+    ) -> c_int;
+
+    /// Since glibc 2.31.
+    fn pthread_clockjoin_np(
+        thread: libc::pthread_t,
+        result: *mut *mut c_void,
+        clock: libc::clockid_t,
+        until: *const libc::timespec,
     ) -> c_int;
 }
 
@@ -84,6 +95,24 @@ impl Thread {
             self.0 = None;
         }
         has_ended
+    }
+
+    /// Waits until it has ended, up to `time`; whether it has. False at once where the thread was
+    /// detached by what ran on it.
+    pub(crate) fn join_until(&mut self, time: Duration) -> bool {
+        let Some(thread) = self.0 else {
+            return true;
+        };
+        let until = clock::monotonic_after(time);
+        let clock = libc::CLOCK_MONOTONIC;
+        // SAFETY: neither joined nor detached before by us, since the handle was there; a time made
+        // above.
+        let status =
+            unsafe { pthread_clockjoin_np(thread, ptr::null_mut(), clock, &raw const until) };
+        if status == 0 {
+            self.0 = None;
+        }
+        status == 0
     }
 
     /// Waits until it has ended.

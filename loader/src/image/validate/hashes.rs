@@ -122,18 +122,54 @@ fn check_sysv(view: &View<'_>, vaddr: u64) -> Result<(), Damage> {
 }
 
 /// The hash of the string at `offset`, which ends in NUL.
+///
+/// Eight bytes at a time where none of them is the end: a byte at a time each waits for the one
+/// before, which is most of what a load of many symbols would take.
 fn gnu_hash(strings: &[u8], offset: u32) -> u32 {
-    let from = usize::try_from(offset)
+    const FACTOR: u32 = 33;
+    let mut rest = usize::try_from(offset)
         .ok()
-        .and_then(|at| strings.get(at..));
-    let mut hash = 5381u32;
-    for byte in from.unwrap_or_default() {
-        if *byte == 0 {
+        .and_then(|at| strings.get(at..))
+        .unwrap_or_default();
+    let mut hash = 5381_u32;
+    while let Some((eight, after)) = rest.split_first_chunk() {
+        let eight = u64::from_le_bytes(*eight);
+        if has_zero(eight) {
             break;
         }
-        hash = hash.wrapping_mul(33).wrapping_add(u32::from(*byte));
+        hash = hash
+            .wrapping_mul(FACTOR.wrapping_pow(8))
+            .wrapping_add(hash_of_eight(eight));
+        rest = after;
     }
-    hash
+    let last = rest.iter().take_while(|byte| **byte != 0);
+    last.fold(hash, |hash, byte| {
+        hash.wrapping_mul(FACTOR).wrapping_add(u32::from(*byte))
+    })
+}
+
+/// Whether one of the eight bytes is zero: only then does a borrow reach the highest bit of a byte
+/// that had it clear.
+fn has_zero(eight: u64) -> bool {
+    const LOW: u64 = 0x0101_0101_0101_0101;
+    eight.wrapping_sub(LOW) & !eight & (LOW << 7) != 0
+}
+
+/// What eight bytes, the first in the lowest place, add to the hash: the sum of each, times 33 for
+/// each that follows. Neighbours are added up in parallel; no sum outgrows its lane.
+fn hash_of_eight(eight: u64) -> u32 {
+    const BYTES: u64 = 0x00ff_00ff_00ff_00ff;
+    const PAIRS: u64 = 0x0000_ffff_0000_ffff;
+    let pairs = (eight & BYTES)
+        .wrapping_mul(33)
+        .wrapping_add(eight >> 8 & BYTES);
+    let fours = (pairs & PAIRS)
+        .wrapping_mul(33 * 33)
+        .wrapping_add(pairs >> 16 & PAIRS);
+    let [first, second] = [fours & 0xffff_ffff, fours >> 32];
+    let sum = first.wrapping_mul(33 * 33 * 33 * 33).wrapping_add(second);
+    // The hash is what is left of it in 32 bits.
+    (sum & 0xffff_ffff) as u32
 }
 
 /// The hash of the ELF specification, for tables and for versions.
@@ -156,6 +192,20 @@ mod tests {
     fn hashes_are_those_of_the_specifications() {
         assert_eq!(gnu_hash(b"printf\0", 0), 0x156b_2bb8);
         assert_eq!(gnu_hash(b"\0exit\0", 1), 0x7c96_7e3f);
+        for length in 0..40_u8 {
+            // High bytes, too, and something else behind the end.
+            let name = (0..length).map(|n| n.wrapping_mul(37) | 0x41);
+            let bytes: Vec<u8> = name.clone().chain([0, 0xff, 0x80, 1]).collect();
+            let plain = name.fold(5381_u32, |hash, byte| {
+                hash.wrapping_mul(33).wrapping_add(u32::from(byte))
+            });
+            assert_eq!(gnu_hash(&bytes, 0), plain, "{length} bytes");
+        }
+        let all = [0xff; 24];
+        let plain = all.iter().fold(5381_u32, |hash, byte| {
+            hash.wrapping_mul(33).wrapping_add(u32::from(*byte))
+        });
+        assert_eq!(gnu_hash(&all, 0), plain, "a string without an end");
         assert_eq!(elf_hash(b"printf"), 0x0779_05a6);
         assert_eq!(elf_hash(b"GLIBC_2.2.5"), 0x0969_1a75);
     }
