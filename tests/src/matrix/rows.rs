@@ -199,7 +199,7 @@ pub const ROWS: &[Row] = &[
         ..of(
             Library::CVersion1,
             c(
-                "two versions, each with its own libcore.so.1",
+                "two versions, each with its own libcore.so.1, while a thread keeps the first",
                 20,
                 0,
                 [WhileRunning; 5],
