@@ -2,6 +2,8 @@
 
 #![forbid(unsafe_code)]
 
+use std::hint::black_box;
+
 use super::View;
 use crate::image::damage::Damage;
 use crate::image::elf;
@@ -25,6 +27,19 @@ impl Words<'_> {
     fn at(&self, index: u64) -> u32 {
         u32_at(self.0, index.saturating_mul(4)).unwrap_or(0)
     }
+}
+
+/// Symbols whose names are touched before they are hashed.
+const AHEAD: u64 = 16;
+
+/// Reads the first bytes of the next names from the symbol `from` on. They lie anywhere in a large
+/// file, and memory brings many at once, but one at a time where each is hashed before the next is
+/// asked for.
+fn touch(view: &View<'_>, from: u64) {
+    let symbols = (from..from.saturating_add(AHEAD)).filter_map(|n| elf::symbol(view.symbols, n));
+    let names = symbols.filter_map(|symbol| usize::try_from(symbol.name).ok());
+    let firsts = names.filter_map(|name| view.strings.bytes.get(name));
+    black_box(firsts.fold(0, |all, byte| all ^ byte));
 }
 
 /// Bounds were checked when symbols were counted.
@@ -56,7 +71,11 @@ fn check_gnu(view: &View<'_>, vaddr: u64) -> Result<(), Damage> {
             if next >= end {
                 return damage(at, "a chain that ends", format!("{next} of {end}"));
             }
-            let link = chains.saturating_add(next.saturating_sub(first));
+            let done = next.saturating_sub(first);
+            if done.is_multiple_of(AHEAD) {
+                touch(view, next);
+            }
+            let link = chains.saturating_add(done);
             let stored = table.at(link);
             let name = elf::symbol(view.symbols, next).map_or(0, |symbol| symbol.name);
             let hash = gnu_hash(view.strings.bytes, name);
