@@ -16,7 +16,7 @@ use crate::sample::compile;
 
 /// Compiles a plugin of about 1.5 MB into `dir`: code, tables of pointers to relocate, and names.
 pub fn plugin_of_1m5(dir: &Path) -> Result<PathBuf, String> {
-    // Some 280 bytes of code, 24 of pointers and 110 of symbols and hash each.
+    // Some 300 bytes of code, 32 of pointers and 110 of symbols and hash each.
     const FUNCTIONS: usize = 3_500;
     let mut source = String::from(
         "#include \"plugin_api.h\"
@@ -25,12 +25,12 @@ pub fn plugin_of_1m5(dir: &Path) -> Result<PathBuf, String> {
         PLUG_PLUGIN(\"one-and-a-half\", \"1.0.0\", \"for a benchmark\", \"MIT\", init, stop);\n",
     );
     for n in 0..FUNCTIONS {
+        // Code that a compiler need not think about.
         source.push_str(&format!(
             "PLUG_VISIBLE_ uint64_t transform_block_{n}(uint64_t a, uint64_t b);
             uint64_t transform_block_{n}(uint64_t a, uint64_t b) {{
-                uint64_t t[4] = {{a ^ {n}u, b + {n}u, a * 3u, b * 5u}};
-                for (int i = 0; i < 8; i++) t[i & 3] = t[(i + 1) & 3] * 31u + (t[i & 3] >> 7);
-                return t[0] ^ t[1] ^ t[2] ^ t[3];
+                __asm__ volatile(\".skip 280, 0x90\");
+                return a * {n}u ^ b;
             }}\n"
         ));
     }
@@ -44,7 +44,7 @@ pub fn plugin_of_1m5(dir: &Path) -> Result<PathBuf, String> {
             return table[n % (sizeof table / sizeof table[0])](n, a);
         }\n",
     );
-    compile(dir, "1m5", &source, &["-O2", "-g1"])
+    compile(dir, "1m5", &source, &["-O1"])
 }
 
 /// Verifying and validating the file at `path`, in turns with plain loads of it; in microseconds.
