@@ -566,3 +566,112 @@ fn failing_dependency_leaves_nothing_behind_at_any_step() {
         process::assert_footprint(&before);
     });
 }
+
+/// Opens libraries, and calls a function of each.
+const OPEN: &str = "#include <dlfcn.h>\n#include <stdlib.h>\n\
+    static inline int through(const char *name, const char *function) {\n\
+        void *opened = dlopen(name, RTLD_NOW);\n\
+        if (!opened) return -1;\n\
+        int (*called)(void) = 0;\n\
+        *(void **)&called = dlsym(opened, function);\n\
+        return called ? called() : -2;\n\
+    }\n";
+
+#[test]
+fn library_of_its_own_that_a_plugin_opens_by_any_name_is_the_one_that_it_has() {
+    const NAMES: [&str; 6] = ["need", "name", "link", "token", "path", "itself"];
+    isolated!({
+        let scratch = Scratch::new("reopen");
+        let soname = "-Wl,-soname,libcore.so.1";
+        let core = library(&scratch, "v1/lib", "libcore.so.1", &core(1), &[soname]);
+        let link = core.with_file_name("libcore.so");
+        std::os::unix::fs::symlink("libcore.so.1", &link).expect("made");
+        let through =
+            |name: &str, code: &str| format!("int {name}(void);\nint {name}(void) {{ {code}; }}\n");
+        let by = |name: &str, file: &str| {
+            through(name, &format!("return through({file}, \"core_count\")"))
+        };
+        let code = [
+            OPEN,
+            "int core_count(void);\n",
+            &through("need", "return core_count()"),
+            &by("name", "\"libcore.so.1\""),
+            &by("link", "\"libcore.so\""),
+            &by("token", "\"${ORIGIN}/lib/libcore.so.1\""),
+            &by("path", &format!("{:?}", text(&link))),
+            &through("itself", "return through(\"libreopen.so.7\", \"need\")"),
+        ];
+        let flags = [text(&core), RUNPATH, "-Wl,-soname,libreopen.so.7"];
+        let path = library(&scratch, "v1", "libreopen.so", &code.concat(), &flags);
+        let host = Host::new();
+        let plugin = load(&host, &path, "reopen");
+        let counted = NAMES.map(|name| number(&plugin, name));
+        let cores = || {
+            let objects = process::objects();
+            objects.iter().filter(|name| name.contains("core")).count()
+        };
+        assert_eq!(cores(), 1, "{:?}", process::objects());
+        assert_eq!(plugin.footprint().libraries, 5);
+        host.unload("reopen");
+        assert_eq!(cores(), 0, "{:?}", process::objects());
+        // What plain dlopen makes of it.
+        let name = CString::new(path.as_os_str().as_bytes()).expect("no zero");
+        // SAFETY: the fixture's library.
+        let opened = unsafe { libc::dlopen(name.as_ptr(), libc::RTLD_NOW) };
+        let plainly = NAMES.map(|name| {
+            let name = CString::new(name).expect("no zero");
+            // SAFETY: a handle of above, and a function of this type.
+            let function = unsafe { libc::dlsym(opened, name.as_ptr()) };
+            // SAFETY: as above.
+            unsafe { std::mem::transmute::<*mut libc::c_void, Number>(function)() }
+        });
+        assert_eq!(counted, plainly);
+        assert_eq!(counted, [1, 2, 3, 4, 5, 6]);
+    });
+}
+
+#[test]
+fn library_that_a_dependency_opens_is_found_where_the_dependency_looks() {
+    isolated!({
+        let scratch = Scratch::new("asking");
+        let host = Host::new();
+        let answer = |n: u32| format!("int answer(void);\nint answer(void) {{ return {n}; }}\n");
+        library(&scratch, "v1/beside", "libextra.so", &answer(1), &[]);
+        library(&scratch, "v1/lib/beside", "libextra.so", &answer(2), &[]);
+        let dep = format!(
+            "{OPEN}int dep(void);\nint dep(void) {{ return through(\"libextra.so\", \"answer\"); }}\n"
+        );
+        let soname = "-Wl,-soname,libdep.so";
+        let plugin = "int dep(void);\nint answer(void);\nint answer(void) { return dep(); }\n";
+        let with = |own: &[&str], plugins: &str| {
+            let flags = [&[soname], own].concat();
+            let dep = library(&scratch, "v1/lib", "libdep.so", &dep, &flags);
+            library(
+                &scratch,
+                "v1",
+                "libasking.so",
+                plugin,
+                &[text(&dep), plugins],
+            )
+        };
+        let of_own = "-Wl,--enable-new-dtags,-rpath,$ORIGIN/beside";
+        let runpath = "-Wl,--enable-new-dtags,-rpath,$ORIGIN/lib:$ORIGIN/beside";
+        let rpath = "-Wl,--disable-new-dtags,-rpath,$ORIGIN/lib:$ORIGIN/beside";
+        // A RUNPATH is for its own file alone; an RPATH for those that the file needs as well,
+        // unless they have a RUNPATH.
+        for (own, plugins, found) in [
+            (&[of_own][..], runpath, 2),
+            (&[], runpath, -1),
+            (&[], rpath, 1),
+            (&[of_own], rpath, 2),
+        ] {
+            let path = with(own, plugins);
+            let plugin = load(&host, &path, "asking");
+            let answer = number(&plugin, "answer");
+            host.unload("asking");
+            assert_eq!(answer, found, "{own:?} {plugins}");
+            let left = process::objects();
+            assert!(!left.iter().any(|name| name.contains("extra")), "{left:?}");
+        }
+    });
+}
