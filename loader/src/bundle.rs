@@ -455,6 +455,9 @@ pub(crate) unsafe fn redirect(
         let known = openers(bundle, objects, biases);
         footprint::find_as_originals(owner.generation, known);
     }
+    if let Some(account) = account {
+        counting::begin(account);
+    }
     for (n, (object, &bias)) in objects.iter().zip(biases).enumerate() {
         let facts = &object.piece.facts;
         if facts.strange.is_some() {

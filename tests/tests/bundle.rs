@@ -12,7 +12,7 @@ use std::thread;
 
 use plug_loader::checkpoint::{POINTS, Verdict, set_hook};
 use plug_loader::image::{FoundBy, Rule};
-use plug_loader::{ErrorKind, Params, Plugin, Source, SymbolReader, Unloaded};
+use plug_loader::{Accounting, ErrorKind, Params, Plugin, Source, SymbolReader, Unloaded};
 use plug_tests::host::Host;
 use plug_tests::isolated;
 use plug_tests::process;
@@ -672,6 +672,68 @@ fn library_that_a_dependency_opens_is_found_where_the_dependency_looks() {
             assert_eq!(answer, found, "{own:?} {plugins}");
             let left = process::objects();
             assert!(!left.iter().any(|name| name.contains("extra")), "{left:?}");
+        }
+    });
+}
+
+#[test]
+fn objects_that_are_bound_to_different_allocators_keep_theirs_when_counted() {
+    isolated!({
+        let scratch = Scratch::new("arena");
+        let host = Host::new();
+        let map = scratch.write(
+            "arena.map",
+            "ARENA_1 { global: malloc; free; arena_*; local: *; };\n",
+        );
+        let map = format!("-Wl,--version-script={}", text(&map));
+        // An allocator that has another's names in a version of its own.
+        let arena = "#include <stddef.h>\n\
+            static _Alignas(16) char room[65536]; static size_t used; static int freed;\n\
+            int arena_has(const void *block);\nint arena_freed(void);\nvoid *malloc(size_t size);\nvoid free(void *block);\n\
+            int arena_has(const void *block) { return (const char *)block >= room && (const char *)block < room + sizeof room; }\n\
+            int arena_freed(void) { return freed; }\n\
+            void *malloc(size_t size) { void *block = room + used; used += (size + 15) & ~(size_t)15; return block; }\n\
+            void free(void *block) { freed += arena_has(block) ? 1 : 1000; }\n";
+        let soname = "-Wl,-soname,libarena.so.1";
+        let flags = [map.as_str(), soname, "-fno-builtin"];
+        let arena = library(&scratch, "v1/lib", "libarena.so.1", arena, &flags);
+        let take = |name: &str| {
+            format!(
+                "#include <stdlib.h>\nint arena_has(const void *block);\nint {name}(void);\n\
+                 static void *volatile kept;\n\
+                 int {name}(void) {{ kept = malloc(100); int has = arena_has(kept); free(kept); return has; }}\n"
+            )
+        };
+        let flags = [
+            "-Wl,-soname,libdep.so.1",
+            text(&arena),
+            "-Wl,-rpath,$ORIGIN",
+        ];
+        let dep = library(
+            &scratch,
+            "v1/lib",
+            "libdep.so.1",
+            &take("dep_takes"),
+            &flags,
+        );
+        let plugin = format!(
+            "{}int dep_takes(void);\nint arena_freed(void);\nint theirs(void);\nint freed(void);\n\
+             int theirs(void) {{ return dep_takes(); }}\nint freed(void) {{ return arena_freed(); }}\n",
+            take("takes")
+        );
+        let flags = ["-lc", text(&dep), text(&arena), RUNPATH];
+        let path = library(&scratch, "v1", "libtaker.so", &plugin, &flags);
+        for accounting in [Accounting::Off, Accounting::Counts, Accounting::Sites] {
+            let source = Source::path(&path).named("taker").accounted(accounting);
+            let plugin = host.loader.load(&host.trust, source, &Params::new());
+            let plugin = plugin.expect("loads");
+            assert_eq!(number(&plugin, "takes"), 0, "{accounting:?}: libc's");
+            assert_eq!(number(&plugin, "theirs"), 1, "{accounting:?}: the arena's");
+            assert_eq!(number(&plugin, "freed"), 1, "{accounting:?}: each its own");
+            if let Some(balance) = plugin.balance() {
+                assert_eq!((balance.heap_blocks, balance.freed_of_others), (0, 0));
+            }
+            host.unload("taker");
         }
     });
 }
