@@ -457,6 +457,7 @@ pub(crate) unsafe fn redirect(
     }
     if let Some(account) = account {
         counting::begin(account);
+        account.set_generation(owner.generation);
     }
     for (n, (object, &bias)) in objects.iter().zip(biases).enumerate() {
         let facts = &object.piece.facts;
@@ -471,11 +472,6 @@ pub(crate) unsafe fn redirect(
         let Some(account) = account else {
             continue;
         };
-        if n == PLUGIN {
-            let at = |vaddr| code::run_time(bias, vaddr);
-            let (start, size) = (facts.span.vaddr, facts.span.size);
-            account.set_range(at(start), at(start.wrapping_add(size)));
-        }
         let protected = footprint::protected(facts, bias);
         // SAFETY: as above, and the words are its own.
         unsafe { counting::redirect(&object.counted, bias, protected, account) }

@@ -737,3 +737,34 @@ fn objects_that_are_bound_to_different_allocators_keep_theirs_when_counted() {
         }
     });
 }
+
+#[test]
+fn leak_of_a_dependency_names_its_function() {
+    isolated!({
+        let scratch = Scratch::new("leaky");
+        let host = Host::new();
+        let soname = "-Wl,-soname,libleaky.so.1";
+        let leak = "#include <stdlib.h>\nint leaks_inside(void);\nstatic void *volatile kept;\n\
+            int leaks_inside(void) { kept = malloc(300); return kept != 0; }\n";
+        let leaky = library(&scratch, "v1/lib", "libleaky.so.1", leak, &[soname]);
+        let plugin = "int leaks_inside(void);\nint leak(void);\nint leak(void) { return leaks_inside() + 1; }\n";
+        let path = library(
+            &scratch,
+            "v1",
+            "libasking.so",
+            plugin,
+            &[text(&leaky), RUNPATH],
+        );
+        let source = Source::path(&path)
+            .named("leaky")
+            .accounted(Accounting::Sites);
+        let plugin = host.loader.load(&host.trust, source, &Params::new());
+        assert_eq!(number(&plugin.expect("loads"), "leak"), 2);
+        let leaks = host.unload("leaky").leaks.expect("leaked");
+        let sites = leaks
+            .sites
+            .iter()
+            .map(|site| (&*site.symbol, site.blocks, site.bytes));
+        assert_eq!(sites.collect::<Vec<_>>(), [("leaks_inside", 1, 300)]);
+    });
+}

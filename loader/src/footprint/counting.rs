@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use super::account::{ACCOUNTS, Account, Counters, counters};
 use super::blocks::{self, DEPTH, Frames};
 use super::descriptors;
+use super::hooks::owner;
 use crate::error::{Error, ErrorKind};
 use crate::image::counted;
 use crate::sys::{code, slots, task};
@@ -315,7 +316,8 @@ unsafe extern "C-unwind" {
 
 /// A walk up the stack of whoever allocates.
 struct Walk {
-    range: (usize, usize),
+    /// Whose frames are kept.
+    generation: u64,
     frames: Frames,
     found: usize,
     /// Frames looked at.
@@ -332,7 +334,7 @@ unsafe extern "C-unwind" fn step(context: *mut c_void, walk: *mut c_void) -> c_i
     // SAFETY: the unwinder's own context.
     let at = unsafe { _Unwind_GetIP(context) };
     walk.seen += 1;
-    if (walk.range.0..walk.range.1).contains(&at) {
+    if owner(at).is_some_and(|owner| owner.generation == walk.generation) {
         if let Some(frame) = walk.frames.get_mut(walk.found) {
             *frame = at;
         }
@@ -345,10 +347,11 @@ unsafe extern "C-unwind" fn step(context: *mut c_void, walk: *mut c_void) -> c_i
     }
 }
 
-/// The plugin's frames below the running call, where the account notes sites. Some microseconds.
+/// The frames below the running call that lie in the plugin or in its private dependencies, where
+/// the account notes sites. Some microseconds.
 fn plugins_frames(counters: &Counters) -> Option<Frames> {
     let mut walk = Walk {
-        range: counters.range_for_sites()?,
+        generation: counters.generation_for_sites()?,
         frames: [0; DEPTH],
         found: 0,
         seen: 0,
