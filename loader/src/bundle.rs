@@ -7,7 +7,7 @@
 
 use std::collections::HashSet;
 use std::ffi::{CStr, CString};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::checkpoint;
@@ -420,35 +420,58 @@ pub(crate) fn check(object: &Indexed, bias: Option<usize>) -> Result<usize, Erro
     Ok(bias)
 }
 
+/// What there is to know of each object when one of them opens a library.
+fn openers(bundle: &Bundle, objects: &[Indexed], biases: &[usize]) -> Vec<footprint::Object> {
+    let originals = bundle.objects.iter().enumerate();
+    let openers = originals.zip(objects.iter().zip(biases));
+    let openers = openers.map(|((n, original), (object, &bias))| {
+        let span = object.piece.facts.span;
+        let end = span.vaddr.wrapping_add(span.size);
+        footprint::Object {
+            range: code::run_time(bias, span.vaddr)..code::run_time(bias, end),
+            chain: bundle.chain(n).into_iter().cloned().collect(),
+            names: bundle.names(n),
+            path: PathBuf::from(&*object.piece.path),
+            key: original.key,
+            link_name: object.link.path().to_owned(),
+        }
+    });
+    openers.collect()
+}
+
 /// Redirects the imports of every object but those whose copies were not edited: their code has run.
 ///
 /// # Safety
 /// - They were relocated just now, and none of the others' code has run.
 pub(crate) unsafe fn redirect(
+    bundle: &Bundle,
     objects: &[Indexed],
     biases: &[usize],
     owner: Owner,
     account: Option<Account>,
 ) -> Result<(), Error> {
+    let opens = |object: &Indexed| footprint::opens_libraries(&object.piece.facts);
+    if objects.iter().any(opens) {
+        let known = openers(bundle, objects, biases);
+        footprint::find_as_originals(owner.generation, known);
+    }
+    if let Some(account) = account {
+        counting::begin(account);
+        account.set_generation(owner.generation);
+    }
     for (n, (object, &bias)) in objects.iter().zip(biases).enumerate() {
         let facts = &object.piece.facts;
         if facts.strange.is_some() {
             continue;
         }
-        let original = Path::new(&*object.piece.path);
         // Of several files the plugin's own is the one that its code maps, to name its frames.
         let staged = || (n == PLUGIN).then(|| object.link.key().ok()).flatten();
         // SAFETY: our caller's word, and the facts are its own.
-        unsafe { footprint::redirect(facts, bias, owner, original, staged) }
+        unsafe { footprint::redirect(facts, bias, owner, staged) }
             .map_err(|error| error.at(Stage::Describe))?;
         let Some(account) = account else {
             continue;
         };
-        if n == PLUGIN {
-            let at = |vaddr| code::run_time(bias, vaddr);
-            let (start, size) = (facts.span.vaddr, facts.span.size);
-            account.set_range(at(start), at(start.wrapping_add(size)));
-        }
         let protected = footprint::protected(facts, bias);
         // SAFETY: as above, and the words are its own.
         unsafe { counting::redirect(&object.counted, bias, protected, account) }

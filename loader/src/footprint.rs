@@ -55,16 +55,16 @@ mod signals;
 mod stacks;
 mod timers;
 
-use std::path::Path;
 #[cfg(feature = "measuring")]
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::deadline::Deadline;
 use crate::error::{Error, ErrorKind};
-use crate::image::{Facts, FileKey, Import};
+use crate::image::{Facts, FileKey, Import, ImportSlot};
 use crate::sys::{code, slots, task};
 
 pub(crate) use ledger::Owner;
+pub(crate) use libraries::Object;
 use remains::Kind;
 
 /// How much a plugin has in the process at one moment that goes when it leaves, by kind: what its
@@ -120,8 +120,19 @@ pub(crate) fn of(generation: u64) -> Footprint {
     }
 }
 
-/// Redirects the imports of the plugin `owner`, which is mapped at `bias` from the file `staged`;
-/// its original lies at `original`.
+/// Whether the file with these facts opens libraries by itself.
+pub(crate) fn opens_libraries(facts: &Facts) -> bool {
+    let opens = |slot: &ImportSlot| [Import::DlOpen, Import::DlmOpen].contains(&slot.import);
+    facts.imports.iter().any(opens)
+}
+
+/// Lets the load `generation`, which consists of `objects`, the plugin first, find libraries as its
+/// originals would; until [`release`].
+pub(crate) fn find_as_originals(generation: u64, objects: Vec<Object>) {
+    libraries::know(generation, objects);
+}
+
+/// Redirects the imports of the plugin `owner`, which is mapped at `bias` from the file `staged`.
 ///
 /// # Errors
 /// [`ErrorKind::Map`] when the words cannot be made writable.
@@ -132,28 +143,13 @@ pub(crate) unsafe fn redirect(
     facts: &Facts,
     bias: usize,
     owner: Owner,
-    original: &Path,
     staged: impl FnOnce() -> Option<FileKey>,
 ) -> Result<(), Error> {
     if facts.imports.is_empty() || !is_redirecting() {
         return Ok(());
     }
-    let has = |wanted: &[Import]| {
-        facts
-            .imports
-            .iter()
-            .any(|slot| wanted.contains(&slot.import))
-    };
-    if has(&[Import::DlOpen, Import::DlmOpen]) {
-        let original = std::path::absolute(original).unwrap_or_else(|_| original.to_owned());
-        let search = libraries::Search {
-            origin: original.parent().unwrap_or(&original).to_owned(),
-            rpath: facts.rpath.clone(),
-            runpath: facts.runpath.clone(),
-        };
-        libraries::know(owner.generation, search);
-    }
-    if has(&[Import::Mmap])
+    let maps = |slot: &ImportSlot| slot.import == Import::Mmap;
+    if facts.imports.iter().any(maps)
         && let Some(key) = staged()
     {
         mappings::know(owner, key.dev, key.ino);

@@ -404,7 +404,7 @@ fn land(
     let biases = checked.collect::<Result<Vec<usize>, Error>>()?;
     let account = mapped.account.as_ref().map(account::Open::account);
     // SAFETY: relocated just now, and their code has not run.
-    unsafe { bundle::redirect(&objects, &biases, owner, account) }?;
+    unsafe { bundle::redirect(&bundle, &objects, &biases, owner, account) }?;
     let constructors = bundle::constructors(&bundle, &objects, &biases);
     let destructors = bundle::destructors(&bundle, &objects, &biases);
     let parts = bundle::parts(objects, &biases);

@@ -225,12 +225,14 @@ impl Record {
         }
     }
 
-    /// The exported symbol that covers a run-time address, or where in the file it is.
+    /// The exported symbol that covers a run-time address, or where in the file of its part it is.
     pub(crate) fn function_at(&self, address: usize) -> Box<str> {
-        match self.symbol_at(address) {
-            symbol if symbol.is_empty() => format!("{:#x}", address.wrapping_sub(self.bias)).into(),
-            symbol => symbol,
+        let symbol = self.symbol_at(address);
+        if !symbol.is_empty() {
+            return symbol;
         }
+        let bias = self.part_at(address).map_or(self.bias, |part| part.bias);
+        format!("{:#x}", address.wrapping_sub(bias)).into()
     }
 
     /// The exported symbol that covers a run-time address, as text; for the table of an interface

@@ -80,14 +80,7 @@ pub(crate) fn debtors(process: &Process, record: &Record) -> Vec<Debtor> {
         destructors: debt.destructors,
         has_stack: debt.has_stack,
         is_forking: debt.is_forking,
-        start: debt.start.map(|start| {
-            let symbol = record.symbol_at(start);
-            if !symbol.is_empty() {
-                return symbol;
-            }
-            let bias = record.part_at(start).map_or(record.bias, |part| part.bias);
-            format!("{:#x}", start.wrapping_sub(bias)).into()
-        }),
+        start: debt.start.map(|start| record.function_at(start)),
         is_worker: rows.iter().any(|row| row.tid() == debt.tid),
     };
     debts.map(debtor).collect()

@@ -127,9 +127,9 @@ fn name_of(frames: &Frames, record: &Record) -> Box<str> {
     let own = named.iter().find(|name| !is_standard(name));
     match own.or(named.first()) {
         Some(name) => name.clone(),
-        None => calls.next().map_or_else(Box::default, |at| {
-            format!("{:#x}", at.wrapping_sub(record.bias)).into()
-        }),
+        None => calls
+            .next()
+            .map_or_else(Box::default, |at| record.function_at(at)),
     }
 }
 

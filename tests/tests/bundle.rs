@@ -12,7 +12,7 @@ use std::thread;
 
 use plug_loader::checkpoint::{POINTS, Verdict, set_hook};
 use plug_loader::image::{FoundBy, Rule};
-use plug_loader::{ErrorKind, Params, Plugin, Source, SymbolReader, Unloaded};
+use plug_loader::{Accounting, ErrorKind, Params, Plugin, Source, SymbolReader, Unloaded};
 use plug_tests::host::Host;
 use plug_tests::isolated;
 use plug_tests::process;
@@ -564,5 +564,207 @@ fn failing_dependency_leaves_nothing_behind_at_any_step() {
         let error = error.expect_err("too short a name");
         assert!(error.to_string().contains("dependency l.so"), "{error}");
         process::assert_footprint(&before);
+    });
+}
+
+/// Opens libraries, and calls a function of each.
+const OPEN: &str = "#include <dlfcn.h>\n#include <stdlib.h>\n\
+    static inline int through(const char *name, const char *function) {\n\
+        void *opened = dlopen(name, RTLD_NOW);\n\
+        if (!opened) return -1;\n\
+        int (*called)(void) = 0;\n\
+        *(void **)&called = dlsym(opened, function);\n\
+        return called ? called() : -2;\n\
+    }\n";
+
+#[test]
+fn library_of_its_own_that_a_plugin_opens_by_any_name_is_the_one_that_it_has() {
+    const NAMES: [&str; 6] = ["need", "name", "link", "token", "path", "itself"];
+    isolated!({
+        let scratch = Scratch::new("reopen");
+        let soname = "-Wl,-soname,libcore.so.1";
+        let core = library(&scratch, "v1/lib", "libcore.so.1", &core(1), &[soname]);
+        let link = core.with_file_name("libcore.so");
+        std::os::unix::fs::symlink("libcore.so.1", &link).expect("made");
+        let through =
+            |name: &str, code: &str| format!("int {name}(void);\nint {name}(void) {{ {code}; }}\n");
+        let by = |name: &str, file: &str| {
+            through(name, &format!("return through({file}, \"core_count\")"))
+        };
+        let code = [
+            OPEN,
+            "int core_count(void);\n",
+            &through("need", "return core_count()"),
+            &by("name", "\"libcore.so.1\""),
+            &by("link", "\"libcore.so\""),
+            &by("token", "\"${ORIGIN}/lib/libcore.so.1\""),
+            &by("path", &format!("{:?}", text(&link))),
+            &through("itself", "return through(\"libreopen.so.7\", \"need\")"),
+        ];
+        let flags = [text(&core), RUNPATH, "-Wl,-soname,libreopen.so.7"];
+        let path = library(&scratch, "v1", "libreopen.so", &code.concat(), &flags);
+        let host = Host::new();
+        let plugin = load(&host, &path, "reopen");
+        let counted = NAMES.map(|name| number(&plugin, name));
+        let cores = || {
+            let objects = process::objects();
+            objects.iter().filter(|name| name.contains("core")).count()
+        };
+        assert_eq!(cores(), 1, "{:?}", process::objects());
+        assert_eq!(plugin.footprint().libraries, 5);
+        host.unload("reopen");
+        assert_eq!(cores(), 0, "{:?}", process::objects());
+        // What plain dlopen makes of it.
+        let name = CString::new(path.as_os_str().as_bytes()).expect("no zero");
+        // SAFETY: the fixture's library.
+        let opened = unsafe { libc::dlopen(name.as_ptr(), libc::RTLD_NOW) };
+        let plainly = NAMES.map(|name| {
+            let name = CString::new(name).expect("no zero");
+            // SAFETY: a handle of above, and a function of this type.
+            let function = unsafe { libc::dlsym(opened, name.as_ptr()) };
+            // SAFETY: as above.
+            unsafe { std::mem::transmute::<*mut libc::c_void, Number>(function)() }
+        });
+        assert_eq!(counted, plainly);
+        assert_eq!(counted, [1, 2, 3, 4, 5, 6]);
+    });
+}
+
+#[test]
+fn library_that_a_dependency_opens_is_found_where_the_dependency_looks() {
+    isolated!({
+        let scratch = Scratch::new("asking");
+        let host = Host::new();
+        let answer = |n: u32| format!("int answer(void);\nint answer(void) {{ return {n}; }}\n");
+        library(&scratch, "v1/beside", "libextra.so", &answer(1), &[]);
+        library(&scratch, "v1/lib/beside", "libextra.so", &answer(2), &[]);
+        let dep = format!(
+            "{OPEN}int dep(void);\nint dep(void) {{ return through(\"libextra.so\", \"answer\"); }}\n"
+        );
+        let soname = "-Wl,-soname,libdep.so";
+        let plugin = "int dep(void);\nint answer(void);\nint answer(void) { return dep(); }\n";
+        let with = |own: &[&str], plugins: &str| {
+            let flags = [&[soname], own].concat();
+            let dep = library(&scratch, "v1/lib", "libdep.so", &dep, &flags);
+            library(
+                &scratch,
+                "v1",
+                "libasking.so",
+                plugin,
+                &[text(&dep), plugins],
+            )
+        };
+        let of_own = "-Wl,--enable-new-dtags,-rpath,$ORIGIN/beside";
+        let runpath = "-Wl,--enable-new-dtags,-rpath,$ORIGIN/lib:$ORIGIN/beside";
+        let rpath = "-Wl,--disable-new-dtags,-rpath,$ORIGIN/lib:$ORIGIN/beside";
+        // A RUNPATH is for its own file alone; an RPATH for those that the file needs as well,
+        // unless they have a RUNPATH.
+        for (own, plugins, found) in [
+            (&[of_own][..], runpath, 2),
+            (&[], runpath, -1),
+            (&[], rpath, 1),
+            (&[of_own], rpath, 2),
+        ] {
+            let path = with(own, plugins);
+            let plugin = load(&host, &path, "asking");
+            let answer = number(&plugin, "answer");
+            host.unload("asking");
+            assert_eq!(answer, found, "{own:?} {plugins}");
+            let left = process::objects();
+            assert!(!left.iter().any(|name| name.contains("extra")), "{left:?}");
+        }
+    });
+}
+
+#[test]
+fn objects_that_are_bound_to_different_allocators_keep_theirs_when_counted() {
+    isolated!({
+        let scratch = Scratch::new("arena");
+        let host = Host::new();
+        let map = scratch.write(
+            "arena.map",
+            "ARENA_1 { global: malloc; free; arena_*; local: *; };\n",
+        );
+        let map = format!("-Wl,--version-script={}", text(&map));
+        // An allocator that has another's names in a version of its own.
+        let arena = "#include <stddef.h>\n\
+            static _Alignas(16) char room[65536]; static size_t used; static int freed;\n\
+            int arena_has(const void *block);\nint arena_freed(void);\nvoid *malloc(size_t size);\nvoid free(void *block);\n\
+            int arena_has(const void *block) { return (const char *)block >= room && (const char *)block < room + sizeof room; }\n\
+            int arena_freed(void) { return freed; }\n\
+            void *malloc(size_t size) { void *block = room + used; used += (size + 15) & ~(size_t)15; return block; }\n\
+            void free(void *block) { freed += arena_has(block) ? 1 : 1000; }\n";
+        let soname = "-Wl,-soname,libarena.so.1";
+        let flags = [map.as_str(), soname, "-fno-builtin"];
+        let arena = library(&scratch, "v1/lib", "libarena.so.1", arena, &flags);
+        let take = |name: &str| {
+            format!(
+                "#include <stdlib.h>\nint arena_has(const void *block);\nint {name}(void);\n\
+                 static void *volatile kept;\n\
+                 int {name}(void) {{ kept = malloc(100); int has = arena_has(kept); free(kept); return has; }}\n"
+            )
+        };
+        let flags = [
+            "-Wl,-soname,libdep.so.1",
+            text(&arena),
+            "-Wl,-rpath,$ORIGIN",
+        ];
+        let dep = library(
+            &scratch,
+            "v1/lib",
+            "libdep.so.1",
+            &take("dep_takes"),
+            &flags,
+        );
+        let plugin = format!(
+            "{}int dep_takes(void);\nint arena_freed(void);\nint theirs(void);\nint freed(void);\n\
+             int theirs(void) {{ return dep_takes(); }}\nint freed(void) {{ return arena_freed(); }}\n",
+            take("takes")
+        );
+        let flags = ["-lc", text(&dep), text(&arena), RUNPATH];
+        let path = library(&scratch, "v1", "libtaker.so", &plugin, &flags);
+        for accounting in [Accounting::Off, Accounting::Counts, Accounting::Sites] {
+            let source = Source::path(&path).named("taker").accounted(accounting);
+            let plugin = host.loader.load(&host.trust, source, &Params::new());
+            let plugin = plugin.expect("loads");
+            assert_eq!(number(&plugin, "takes"), 0, "{accounting:?}: libc's");
+            assert_eq!(number(&plugin, "theirs"), 1, "{accounting:?}: the arena's");
+            assert_eq!(number(&plugin, "freed"), 1, "{accounting:?}: each its own");
+            if let Some(balance) = plugin.balance() {
+                assert_eq!((balance.heap_blocks, balance.freed_of_others), (0, 0));
+            }
+            host.unload("taker");
+        }
+    });
+}
+
+#[test]
+fn leak_of_a_dependency_names_its_function() {
+    isolated!({
+        let scratch = Scratch::new("leaky");
+        let host = Host::new();
+        let soname = "-Wl,-soname,libleaky.so.1";
+        let leak = "#include <stdlib.h>\nint leaks_inside(void);\nstatic void *volatile kept;\n\
+            int leaks_inside(void) { kept = malloc(300); return kept != 0; }\n";
+        let leaky = library(&scratch, "v1/lib", "libleaky.so.1", leak, &[soname]);
+        let plugin = "int leaks_inside(void);\nint leak(void);\nint leak(void) { return leaks_inside() + 1; }\n";
+        let path = library(
+            &scratch,
+            "v1",
+            "libasking.so",
+            plugin,
+            &[text(&leaky), RUNPATH],
+        );
+        let source = Source::path(&path)
+            .named("leaky")
+            .accounted(Accounting::Sites);
+        let plugin = host.loader.load(&host.trust, source, &Params::new());
+        assert_eq!(number(&plugin.expect("loads"), "leak"), 2);
+        let leaks = host.unload("leaky").leaks.expect("leaked");
+        let sites = leaks
+            .sites
+            .iter()
+            .map(|site| (&*site.symbol, site.blocks, site.bytes));
+        assert_eq!(sites.collect::<Vec<_>>(), [("leaks_inside", 1, 300)]);
     });
 }

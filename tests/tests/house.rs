@@ -61,7 +61,6 @@ const UNSAFE: &[&str] = &[
     "sys/pages",
     "sys/notices",
     "sys/process_exit",
-    "sys/signal",
     "sys/slots",
     "sys/spawn",
     "sys/task",

@@ -65,9 +65,9 @@ pub(super) struct Counters {
     pub(super) mapped_bytes: AtomicI64,
     pub(super) mappings: AtomicI64,
     pub(super) freed_of_others: AtomicU64,
-    /// First address of the plugin's mapping, and one past the last; 0 until they are known. Stored
-    /// by [`Account::set_range`] before the plugin's code runs (Relaxed).
-    range: [AtomicU64; 2],
+    /// The plugin's generation; 0 until it is known. Stored by [`Account::set_generation`] before
+    /// the plugin's code runs (Relaxed).
+    generation: AtomicU64,
 }
 
 static COUNTERS: [Counters; ACCOUNTS] = [const {
@@ -79,7 +79,7 @@ static COUNTERS: [Counters; ACCOUNTS] = [const {
         mapped_bytes: AtomicI64::new(0),
         mappings: AtomicI64::new(0),
         freed_of_others: AtomicU64::new(0),
-        range: [const { AtomicU64::new(0) }; 2],
+        generation: AtomicU64::new(0),
     }
 }; ACCOUNTS];
 
@@ -96,13 +96,10 @@ impl Counters {
         self.serial.load(Ordering::Relaxed)
     }
 
-    /// The plugin's range, where sites are noted.
-    pub(super) fn range_for_sites(&self) -> Option<(usize, usize)> {
-        if self.sites.load(Ordering::Relaxed) == 0 {
-            return None;
-        }
-        let [start, end] = self.range.each_ref().map(|at| at.load(Ordering::Relaxed));
-        Some((usize::try_from(start).ok()?, usize::try_from(end).ok()?))
+    /// The plugin's generation, where sites are noted.
+    pub(super) fn generation_for_sites(&self) -> Option<u64> {
+        let notes_sites = self.sites.load(Ordering::Relaxed) != 0;
+        notes_sites.then(|| self.generation.load(Ordering::Relaxed))
     }
 
     /// Adds a mapping of `bytes`, or takes one away.
@@ -169,12 +166,10 @@ impl Drop for Open {
 }
 
 impl Account {
-    /// Tells where the plugin is, before its code runs.
-    pub(crate) fn set_range(self, start: usize, end: usize) {
+    /// Tells which load it is of, before the plugin's code runs.
+    pub(crate) fn set_generation(self, generation: u64) {
         if let Some(counters) = counters(self.place) {
-            for (at, value) in counters.range.iter().zip([start, end]) {
-                at.store(value as u64, Ordering::Relaxed);
-            }
+            counters.generation.store(generation, Ordering::Relaxed);
         }
     }
 
@@ -198,7 +193,7 @@ impl Account {
     /// The live blocks by the site that allocated them, the most bytes first; empty where sites are
     /// not noted. Walks all blocks of all accounts.
     pub(crate) fn sites(self) -> Vec<Site> {
-        match counters(self.place).and_then(Counters::range_for_sites) {
+        match counters(self.place).and_then(Counters::generation_for_sites) {
             Some(_) => blocks::sites_of(self),
             None => Vec::new(),
         }
@@ -218,7 +213,7 @@ impl Account {
         for count in [&counters.mapped_bytes, &counters.mappings] {
             count.store(0, Ordering::Relaxed);
         }
-        self.set_range(0, 0);
+        self.set_generation(0);
         counters.serial.store(0, Ordering::SeqCst);
     }
 }

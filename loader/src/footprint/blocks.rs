@@ -26,7 +26,8 @@ pub(crate) const DEPTH: usize = 12;
 /// Sites that are kept of one account; blocks of others have none.
 const MOST_SITES: usize = 4096;
 
-/// The plugin's return addresses below an allocation, the innermost first; 0 where there is none.
+/// Return addresses below an allocation, those in the plugin and in its private dependencies, the
+/// innermost first; 0 where there is none.
 pub(crate) type Frames = [usize; DEPTH];
 
 /// Blocks that one site allocated.

@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use super::account::{ACCOUNTS, Account, Counters, counters};
 use super::blocks::{self, DEPTH, Frames};
 use super::descriptors;
+use super::hooks::owner;
 use crate::error::{Error, ErrorKind};
 use crate::image::counted;
 use crate::sys::{code, slots, task};
@@ -207,8 +208,9 @@ const MOST: usize = 80;
 
 const _: () = assert!(NAMES.len() <= MOST && MOST <= 256 && ACCOUNTS == 64);
 
-/// What each plugin that is accounted for was bound to. Stored before any of its code runs, and read
-/// by it (Relaxed: starting the code comes between).
+/// What each plugin that is accounted for was bound to, with all that it brings; 0 for what none of
+/// it imports. Stored before any of its code runs, and read by it (Relaxed: starting the code comes
+/// between).
 static ORIGINALS: [[AtomicUsize; MOST]; ACCOUNTS] =
     [const { [const { AtomicUsize::new(0) }; MOST] }; ACCOUNTS];
 
@@ -223,14 +225,26 @@ pub(crate) fn words(bytes: &[u8]) -> Vec<(u64, usize)> {
     counted::words(bytes, NAMES).unwrap_or_default()
 }
 
-/// Has a plugin that is mapped at `bias` call the entries of `account` at `words`; `protected` is
+/// Forgets what the last plugin that had the account's place was bound to, before
+/// [`redirect`].
+pub(crate) fn begin(account: Account) {
+    for original in ORIGINALS.get(account.place).into_iter().flatten() {
+        original.store(0, Ordering::Relaxed);
+    }
+}
+
+/// Has an object that is mapped at `bias` call the entries of `account` at `words`; `protected` is
 /// what ld.so made read-only, in pages' bounds.
+///
+/// All objects of a load share the entries. A word that is bound to another function than the words
+/// of the same name before it stays so, and is not counted: who allocates with one allocator must
+/// not free with another.
 ///
 /// # Errors
 /// [`ErrorKind::Map`] when the words cannot be made writable.
 ///
 /// # Safety
-/// - The plugin is relocated, none of its code has run, and `words` are those of its file.
+/// - The object is relocated, none of the load's code has run, and `words` are those of its file.
 pub(crate) unsafe fn redirect(
     words: &[(u64, usize)],
     bias: usize,
@@ -242,7 +256,12 @@ pub(crate) unsafe fn redirect(
         let word = code::run_time(bias, *vaddr);
         // SAFETY: a word of the relocated image.
         let bound = unsafe { slots::word(word) };
-        own?.get(*function)?.store(bound, Ordering::Relaxed);
+        let original = own?.get(*function)?;
+        match original.load(Ordering::Relaxed) {
+            0 => original.store(bound, Ordering::Relaxed),
+            before if before == bound => {}
+            _ => return None,
+        }
         let nth = function * ACCOUNTS + account.place;
         let entry = (&raw const plug_loader_account_entries).wrapping_add(nth * ENTRY_SIZE);
         Some((word, entry.addr()))
@@ -297,7 +316,8 @@ unsafe extern "C-unwind" {
 
 /// A walk up the stack of whoever allocates.
 struct Walk {
-    range: (usize, usize),
+    /// Whose frames are kept.
+    generation: u64,
     frames: Frames,
     found: usize,
     /// Frames looked at.
@@ -314,7 +334,7 @@ unsafe extern "C-unwind" fn step(context: *mut c_void, walk: *mut c_void) -> c_i
     // SAFETY: the unwinder's own context.
     let at = unsafe { _Unwind_GetIP(context) };
     walk.seen += 1;
-    if (walk.range.0..walk.range.1).contains(&at) {
+    if owner(at).is_some_and(|owner| owner.generation == walk.generation) {
         if let Some(frame) = walk.frames.get_mut(walk.found) {
             *frame = at;
         }
@@ -327,10 +347,11 @@ unsafe extern "C-unwind" fn step(context: *mut c_void, walk: *mut c_void) -> c_i
     }
 }
 
-/// The plugin's frames below the running call, where the account notes sites. Some microseconds.
+/// The frames below the running call that lie in the plugin or in its private dependencies, where
+/// the account notes sites. Some microseconds.
 fn plugins_frames(counters: &Counters) -> Option<Frames> {
     let mut walk = Walk {
-        range: counters.range_for_sites()?,
+        generation: counters.generation_for_sites()?,
         frames: [0; DEPTH],
         found: 0,
         seen: 0,

@@ -1,45 +1,56 @@
 //! Libraries that plugins open by themselves: found where the plugin's original would find them, and
 //! closed when it leaves.
 //!
-//! ld.so looks at who calls `dlopen`, which would be the loader. And it knows the plugin by where
-//! its copy lies. So a bare name is looked for here first, in the folders that the original asks for.
+//! ld.so looks at who calls `dlopen`, which would be the loader. And it knows a plugin and its
+//! private dependencies by where their copies lie, not by their own names. So what is asked for is
+//! looked for here first: among the objects of the load, then in the folders that the original of
+//! the object that asks has it looked for in.
 
-use std::env;
-use std::ffi::{CStr, CString, OsStr, c_char, c_int, c_void};
-use std::fs::File;
-use std::io::Read;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::ops::Range;
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::hooks::owner;
 use super::ledger::Owner;
 use crate::calls;
 use crate::deadline::{Deadline, lock_until};
+use crate::image::FileKey;
+use crate::image::needed::{self, Requester};
 use crate::sys::{dl, task};
 
-/// Where a plugin's original looks for libraries.
+/// An object of a load that may open libraries: the plugin, or a private dependency of it.
 #[derive(Debug)]
-pub(crate) struct Search {
-    /// The folder that the original lies in: `$ORIGIN`.
-    pub(crate) origin: PathBuf,
-    /// `DT_RPATH`.
-    pub(crate) rpath: Option<String>,
-    /// `DT_RUNPATH`.
-    pub(crate) runpath: Option<String>,
+pub(crate) struct Object {
+    /// Run-time addresses.
+    pub(crate) range: Range<usize>,
+    /// How its original has libraries looked for, and those for which it was brought.
+    pub(crate) chain: Vec<Requester>,
+    /// By which it is known to those who need it.
+    pub(crate) names: Vec<String>,
+    /// The original.
+    pub(crate) path: PathBuf,
+    /// The file that the original was.
+    pub(crate) key: FileKey,
+    /// What ld.so calls the copy.
+    pub(crate) link_name: CString,
 }
+
+/// The objects of one load, the plugin first.
+type Objects = Arc<[Object]>;
 
 /// What is known about loads that may open libraries.
 #[derive(Debug, Default)]
 struct Opened {
-    searches: Vec<(u64, Arc<Search>)>,
+    loads: Vec<(u64, Objects)>,
     /// Handles that are open, in the order of opening, each as often as it was opened.
     handles: Vec<(u64, usize)>,
 }
 
 /// Never held while ld.so is at work.
 static OPENED: Mutex<Opened> = Mutex::new(Opened {
-    searches: Vec::new(),
+    loads: Vec::new(),
     handles: Vec::new(),
 });
 
@@ -47,82 +58,75 @@ fn lock() -> MutexGuard<'static, Opened> {
     OPENED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Lets the load `generation` find libraries as its original would.
-pub(super) fn know(generation: u64, search: Search) {
-    lock().searches.push((generation, Arc::new(search)));
+/// Lets the load `generation`, which consists of `objects`, find libraries as its originals would.
+pub(super) fn know(generation: u64, objects: Vec<Object>) {
+    lock().loads.push((generation, objects.into()));
 }
 
-/// `LD_LIBRARY_PATH` as it was when it was first asked for; ld.so looks at it only once, too.
-fn library_path() -> &'static str {
-    static PATH: OnceLock<String> = OnceLock::new();
-    PATH.get_or_init(|| env::var("LD_LIBRARY_PATH").unwrap_or_default())
-}
-
-impl Search {
-    /// A path with `$ORIGIN` put in; none with another token, whose meaning only ld.so knows.
-    fn expanded(&self, path: &str) -> Option<PathBuf> {
-        let origin = self.origin.to_str()?;
-        let path = path.replace("${ORIGIN}", origin);
-        let path = path.replace("$ORIGIN", origin);
-        (!path.contains('$')).then(|| path.into())
-    }
-
-    /// The file that the original would get for a name, where ld.so would not find the same by
-    /// itself.
-    fn find(&self, name: &str) -> Option<PathBuf> {
-        if name.contains('/') {
-            return name.contains('$').then(|| self.expanded(name)).flatten();
-        }
-        let rpath = self.rpath.as_deref().filter(|_| self.runpath.is_none());
-        if rpath.is_none() && self.runpath.is_none() {
-            return None;
-        }
-        let lists = [
-            rpath.map(|list| (list, ':')),
-            Some((library_path(), ';')),
-            self.runpath.as_deref().map(|list| (list, ':')),
-        ];
-        for (list, other) in lists.into_iter().flatten() {
-            if list.is_empty() {
-                continue;
-            }
-            let folders = list.split([':', other]);
-            let files = folders.filter_map(|folder| {
-                // As for ld.so, no folder is the present one.
-                let folder = if folder.is_empty() { "." } else { folder };
-                Some(self.expanded(folder)?.join(name))
-            });
-            let mut fitting = files.filter(|file| is_object(file));
-            if let Some(found) = fitting.next() {
-                return Some(found);
-            }
-        }
-        None
-    }
-}
-
-/// Whether a file is an object for this machine: ld.so passes over others.
-fn is_object(path: &Path) -> bool {
-    // Class, byte order and machine of the loader itself.
-    const MACHINE: u8 = if cfg!(target_arch = "aarch64") {
-        183
-    } else {
-        62
-    };
-    let mut start = [0; 20];
-    let read = File::open(path).and_then(|mut file| file.read_exact(&mut start));
-    read.is_ok() && start.starts_with(b"\x7fELF\x02\x01") && start.get(18) == Some(&MACHINE)
-}
-
-/// The path to open in the place of `name` for the load `generation`, if it is another.
-fn resolved(generation: u64, name: &CStr) -> Option<CString> {
+/// The objects of the load `generation`.
+fn objects(generation: u64) -> Option<Objects> {
     let known = lock();
-    let mut searches = known.searches.iter();
-    let search = searches.find(|(of, _)| *of == generation);
-    let search = search.map(|(_, search)| Arc::clone(search))?;
-    drop(known);
-    let found = search.find(OsStr::from_bytes(name.to_bytes()).to_str()?)?;
+    let mut loads = known.loads.iter();
+    let load = loads.find(|(of, _)| *of == generation);
+    load.map(|(_, objects)| Arc::clone(objects))
+}
+
+/// The object whose original a path leads to: by the path itself, or by the file.
+fn at_path<'a>(objects: &'a [Object], path: &Path) -> Option<&'a Object> {
+    if let Some(same) = objects.iter().find(|object| object.path == path) {
+        return Some(same);
+    }
+    let key = FileKey::of(path)?;
+    // An original that is gone leaves its number to another file: its own path says whether it is.
+    let is_it = |object: &&Object| object.key == key && FileKey::of(&object.path) == Some(key);
+    objects.iter().find(is_it)
+}
+
+/// The file that the original of the object at `caller` would get for a name, where ld.so would not
+/// find the same by itself.
+fn found(objects: &[Object], caller: usize, name: &str) -> Option<PathBuf> {
+    let mut covering = objects.iter();
+    let asking = covering.find(|object| object.range.contains(&caller));
+    let chain: Vec<&Requester> = asking.or(objects.first())?.chain.iter().collect();
+    if !name.contains('/') && !chain.iter().any(|of| of.has_paths()) {
+        return None;
+    }
+    needed::find(name, &chain).map(|(path, _)| path)
+}
+
+/// What to open in the place of what the code at `caller` asked for, if it is another.
+fn instead(
+    objects: &[Object],
+    namespace: Option<libc::Lmid_t>,
+    caller: usize,
+    asked: &CStr,
+) -> Option<CString> {
+    let name = asked.to_str().ok()?;
+    // Other namespaces have none of the load's objects.
+    let is_base = namespace.is_none_or(|namespace| namespace == libc::LM_ID_BASE);
+    let own = if is_base { objects } else { &[] };
+    let mut named = own.iter();
+    if let Some(known) = named.find(|object| object.names.iter().any(|own| own == name)) {
+        return Some(known.link_name.clone());
+    }
+    // What is loaded under a name is taken before anything is looked for.
+    if !name.contains('/') && is_loaded(namespace, asked) {
+        return None;
+    }
+    let found = found(objects, caller, name)?;
+    if let Some(known) = at_path(own, &found) {
+        return Some(known.link_name.clone());
+    }
     CString::new(found.into_os_string().into_vec()).ok()
+}
+
+/// Whether ld.so has a library under a name.
+fn is_loaded(namespace: Option<libc::Lmid_t>, name: &CStr) -> bool {
+    let only_look = libc::RTLD_NOLOAD | libc::RTLD_LAZY;
+    // SAFETY: a terminated name; loads nothing.
+    let loaded = unsafe { dl::open_as_asked(namespace, name.as_ptr(), only_look) };
+    // SAFETY: opened just now, and nobody knows it.
+    !loaded.is_null() && unsafe { dl::close_as_asked(loaded) } == 0
 }
 
 /// What `dlopen` and `dlmopen` come to, called by the function at `caller`.
@@ -135,27 +139,16 @@ unsafe fn open(
     flags: c_int,
     caller: usize,
 ) -> *mut c_void {
-    let near = [caller, name.addr(), calls::current()];
-    let owner = match near.into_iter().find_map(owner) {
-        Some(owner) if !name.is_null() && !task::is_guest() => owner,
+    let mut near = [caller, name.addr(), calls::current()].into_iter();
+    let (caller, owner) = match near.find_map(|at| Some((at, owner(at)?))) {
+        Some(found) if !name.is_null() && !task::is_guest() => found,
         // SAFETY: passed on as it came.
         _ => return unsafe { dl::open_as_asked(namespace, name, flags) },
     };
     // SAFETY: a terminated string, as for dlopen().
     let asked = unsafe { CStr::from_ptr(name) };
-    // What is loaded under that name is taken before anything is looked for.
-    let is_loaded = !asked.to_bytes().contains(&b'/') && {
-        let only_look = libc::RTLD_NOLOAD | libc::RTLD_LAZY;
-        // SAFETY: loads nothing.
-        let loaded = unsafe { dl::open_as_asked(namespace, name, only_look) };
-        // SAFETY: opened just now, and nobody knows it.
-        !loaded.is_null() && unsafe { dl::close_as_asked(loaded) } == 0
-    };
-    let instead = if is_loaded {
-        None
-    } else {
-        resolved(owner.generation, asked)
-    };
+    let objects = objects(owner.generation);
+    let instead = objects.and_then(|objects| instead(&objects, namespace, caller, asked));
     let name = instead.as_ref().map_or(name, |instead| instead.as_ptr());
     let first = flags & !libc::RTLD_NODELETE;
     // SAFETY: what was asked for, where the plugin meant it to be.
@@ -244,7 +237,7 @@ super::with_caller! {
 /// destructors have run.
 pub(super) fn release(generation: u64) {
     let mut opened = lock();
-    opened.searches.retain(|(of, _)| *of != generation);
+    opened.loads.retain(|(of, _)| *of != generation);
     let is_own = |(of, _): &(u64, usize)| *of == generation;
     if !opened.handles.iter().any(is_own) {
         return;

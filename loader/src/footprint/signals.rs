@@ -17,7 +17,7 @@ use super::hooks::owner;
 use super::ledger::Owner;
 use super::remains::{self, Kind};
 use crate::calls;
-use crate::sys::signal::{self, Action, Older, SIGNALS};
+use crate::sys::actions::{self, Action, Older, SIGNALS};
 use crate::sys::task;
 
 /// Handlers that can be installed at a time, those included that somebody may still call though
@@ -157,7 +157,7 @@ impl Place {
             let action = Action {
                 handler: self.handler.load(Ordering::SeqCst),
                 flags: self.flags(),
-                mask: 0,
+                ..actions::DEFAULT
             };
             if self.generation() == generation {
                 let is_owned = ![0, CLAIMED, RETIRED].contains(&generation);
@@ -182,6 +182,7 @@ impl Place {
             handler: usize::try_from(handler).unwrap_or(libc::SIG_DFL),
             flags: u32::try_from(flags).unwrap_or(0).cast_signed(),
             mask: mask.load(Ordering::SeqCst),
+            restorer: 0,
         }
     }
 
@@ -230,7 +231,7 @@ unsafe extern "C-unwind" fn on_signal(
     {
         // SAFETY: the plugin's handler, which the gate keeps mapped, and what the kernel or whoever
         // chains handlers told.
-        unsafe { signal::call(&wanted, signal, info, context) };
+        unsafe { actions::call(&wanted, signal, info, context) };
         drop(entered);
         return;
     }
@@ -240,16 +241,16 @@ unsafe extern "C-unwind" fn on_signal(
     let errno = task::errno();
     if before.is_handler() {
         // SAFETY: what was in force before, which its owner keeps for those that know it.
-        unsafe { signal::call(&before, signal, info, context) };
+        unsafe { actions::call(&before, signal, info, context) };
     } else if before.handler == libc::SIG_DFL {
         // Called by somebody else's handler, that has decided already what becomes of the signal.
         let own = trampoline(place.number());
-        let present = signal::present(signal).map(|action| action.handler);
+        let present = actions::of(signal).map(|action| action.handler);
         let is_in_force = present == Some(own) || present == Some(libc::SIG_DFL);
         // SAFETY: as told.
-        if is_in_force || unsafe { signal::recurs(signal, info) } {
+        if is_in_force || unsafe { actions::recurs(signal, info) } {
             // SAFETY: as told.
-            unsafe { signal::by_default(signal, info) };
+            unsafe { actions::by_default(signal, info) };
         }
     }
     task::set_errno(errno);
@@ -336,7 +337,7 @@ fn own(action: Action, who: Option<Owner>) -> Option<Action> {
     (who? == owner).then_some(Action {
         handler: wanted.handler,
         flags: action.flags & !libc::SA_SIGINFO | wanted.flags,
-        mask: action.mask,
+        ..action
     })
 }
 
@@ -361,9 +362,9 @@ struct Installing {
 impl Installing {
     /// None where `handler` is no plugin's, or there is no place, which is noted.
     fn of(signal: c_int, handler: usize, is_long: bool) -> Option<Self> {
-        let is_signal = usize::try_from(signal).is_ok_and(|signal| (1..SIGNALS).contains(&signal));
+        let is_signal = (1..=SIGNALS).contains(&signal);
         let owner = is_signal.then(|| owner(handler)).flatten()?;
-        let before = without(signal::present(signal)?, owner.generation);
+        let before = without(actions::of(signal)?, owner.generation);
         let Some((place, is_new)) = place_for(owner, signal, (handler, is_long), before) else {
             remains::note(owner.generation, Kind::Handler);
             return None;
@@ -412,10 +413,10 @@ unsafe extern "C-unwind" fn set_action(
 ) -> c_int {
     if task::is_guest() {
         // SAFETY: passed on as it came.
-        let status = unsafe { signal::set(signal, new, old) };
+        let status = unsafe { actions::set(signal, new, old) };
         // SAFETY: null or room for an action, written as it did not fail.
         if let Some(old) = unsafe { old.as_mut() }.filter(|_| status == 0)
-            && let Some(own) = own(Action::of(old), owner(caller))
+            && let Some(own) = own(Action::from_libc(old), owner(caller))
         {
             own.put_into(old);
         }
@@ -445,8 +446,8 @@ unsafe extern "C-unwind" fn set_action(
     // SAFETY: numbers, a set of bits and a null pointer are all valid as zero.
     let mut replaced: libc::sigaction = unsafe { mem::zeroed() };
     // SAFETY: what the plugin asked for, with a trampoline that is there for ever.
-    let status = unsafe { signal::set(signal, instead, &raw mut replaced) };
-    let action = Action::of(&replaced);
+    let status = unsafe { actions::set(signal, instead, &raw mut replaced) };
+    let action = Action::from_libc(&replaced);
     match &installing {
         Some(installing) if status == 0 => installing.done(action),
         Some(installing) => installing.give_up(),
@@ -480,13 +481,13 @@ unsafe fn older(which: Older, signal: c_int, handler: usize, caller: usize) -> u
         let old = unsafe { which.call(signal, handler) };
         let action = Action {
             handler: old,
-            ..signal::DEFAULT
+            ..actions::DEFAULT
         };
         return own(action, owner(caller)).map_or(old, |own| own.handler);
     }
     let installing = Installing::of(signal, handler, false);
     let instead = installing.as_ref().map_or(handler, Installing::trampoline);
-    let replaced = signal::present(signal);
+    let replaced = actions::of(signal);
     // SAFETY: as in set_action().
     let old = unsafe { which.call(signal, instead) };
     if old == libc::SIG_ERR {
@@ -497,20 +498,20 @@ unsafe fn older(which: Older, signal: c_int, handler: usize, caller: usize) -> u
     let who = who.or_else(|| [caller, calls::current()].into_iter().find_map(owner));
     if let Some(installing) = &installing {
         // What the call does not say: that the trampoline wants to know what the kernel knows.
-        if let Some(mut present) = signal::present(signal)
+        if let Some(mut present) = actions::of(signal)
             && present.handler == instead
         {
             present.flags |= libc::SA_SIGINFO;
             // SAFETY: a trampoline, which is there for ever.
-            unsafe { signal::exchange(signal, present) };
+            unsafe { actions::exchange(signal, present) };
         }
-        installing.done(replaced.unwrap_or(signal::DEFAULT));
+        installing.done(replaced.unwrap_or(actions::DEFAULT));
     } else {
         taken_out(old, who.map_or(0, |who| who.generation));
     }
     let old = Action {
         handler: old,
-        ..signal::DEFAULT
+        ..actions::DEFAULT
     };
     shown(old, who).handler
 }
@@ -550,7 +551,7 @@ pub(crate) fn withdraw(generation: u64) {
         let signal = place.signal.load(Ordering::SeqCst);
         let trampoline = trampoline(place.number());
         let is_in_force = |action: &Action| action.handler == trampoline;
-        let Some(present) = signal::present(signal).filter(is_in_force) else {
+        let Some(present) = actions::of(signal).filter(is_in_force) else {
             continue;
         };
         // One-shot handlers are gone by themselves; whoever was before may have left as well.
@@ -566,7 +567,7 @@ pub(crate) fn withdraw(generation: u64) {
         let mut expected = present.handler;
         for _ in 0..PLACES {
             // SAFETY: an action that was in force before, or is put back as it was found.
-            let Some(found) = (unsafe { signal::exchange(signal, put) }) else {
+            let Some(found) = (unsafe { actions::exchange(signal, put) }) else {
                 break;
             };
             if found.handler == expected {
@@ -589,7 +590,7 @@ pub(crate) fn release(generation: u64) {
         // One that is not in force though no plugin took it out was replaced by somebody else, who
         // may have kept it; unless the kernel did so itself.
         let is_default = || {
-            let present = signal::present(signal);
+            let present = actions::of(signal);
             present.is_some_and(|action| action.handler == libc::SIG_DFL)
         };
         let is_lost = place.is_in_force.load(Ordering::SeqCst) && !is_default();

@@ -8,9 +8,7 @@
 
 use std::collections::VecDeque;
 use std::ffi::{CStr, OsStr};
-use std::fs;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::error::ImageError;
@@ -67,7 +65,8 @@ pub(crate) struct Object {
     requester: Requester,
     /// Who was the first to need it.
     parent: Option<usize>,
-    key: FileKey,
+    /// The original.
+    pub(crate) key: FileKey,
     soname: Option<String>,
     /// Objects of the bundle that it needs: by which name, which one, and the alias that its copy
     /// asks for instead.
@@ -158,6 +157,27 @@ impl Bundle {
         self.objects.get(object)?.member.as_ref()
     }
 
+    /// An object's own name, and those by which it is needed.
+    pub(crate) fn names(&self, object: usize) -> Vec<String> {
+        let own = self.objects.get(object).and_then(|own| own.soname.clone());
+        let needs = self.objects.iter().flat_map(|asking| &asking.needs);
+        let needed = needs.filter(|need| need.object == object);
+        own.into_iter()
+            .chain(needed.map(|need| need.name.clone()))
+            .collect()
+    }
+
+    /// How an object has libraries looked for, and those for which it was brought.
+    pub(crate) fn chain(&self, object: usize) -> Vec<&Requester> {
+        let mut chain = Vec::new();
+        let mut next = Some(object);
+        while let Some(of) = next.and_then(|object| self.objects.get(object)) {
+            chain.push(&of.requester);
+            next = of.parent;
+        }
+        chain
+    }
+
     /// The objects in the order in which they are to be constructed: what is needed first, and of
     /// several the one that is needed last, as ld.so has it.
     pub(crate) fn by_need(&self) -> Vec<usize> {
@@ -213,7 +233,7 @@ impl Search {
         if self.bundle.scope.contains(&shared) {
             return Ok(None);
         }
-        let chain = self.chain(object);
+        let chain = self.bundle.chain(object);
         // Where nobody has paths of its own, all that could be found is what ld.so finds as well.
         let is_anybodys = !name.contains('/') && !chain.iter().any(|of| of.has_paths());
         // One whose copy is not edited cannot ask for another name.
@@ -228,10 +248,7 @@ impl Search {
                 return Ok(None);
             }
         };
-        let key = fs::metadata(&path).ok().map(|file| FileKey {
-            dev: file.dev(),
-            ino: file.ino(),
-        });
+        let key = FileKey::of(&path);
         if let Some(key) = key
             && let Some(same) = self.bundle.objects.iter().position(|o| o.key == key)
         {
@@ -321,27 +338,12 @@ impl Search {
         named.or_else(|| needs().find(|need| need.name == name).map(|n| n.object))
     }
 
-    /// The object and those for which it was brought.
-    fn chain(&self, object: usize) -> Vec<&Requester> {
-        let mut chain = Vec::new();
-        let mut next = Some(object);
-        while let Some(of) = next.and_then(|object| self.bundle.objects.get(object)) {
-            chain.push(&of.requester);
-            next = of.parent;
-        }
-        chain
-    }
-
     /// Whether ld.so has the library already, by this name or by the very file.
     fn is_loaded(&mut self, name: &str, path: &Path, key: Option<FileKey>) -> bool {
         let loaded = self.loaded.get_or_insert_with(|| {
             let objects = link_map::loaded().into_iter();
             let with_key = objects.map(|object| {
-                let file = fs::metadata(OsStr::from_bytes(object.name.to_bytes())).ok();
-                let key = file.map(|file| FileKey {
-                    dev: file.dev(),
-                    ino: file.ino(),
-                });
+                let key = FileKey::of(Path::new(OsStr::from_bytes(object.name.to_bytes())));
                 (object, key)
             });
             with_key.collect()

@@ -26,7 +26,7 @@ mod info;
 mod inspection;
 mod letter;
 pub(crate) mod libraries;
-mod needed;
+pub(crate) mod needed;
 pub(crate) mod origin;
 mod param;
 mod relocations;

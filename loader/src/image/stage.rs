@@ -39,6 +39,13 @@ pub struct FileKey {
     pub ino: u64,
 }
 
+impl FileKey {
+    /// That of the file that a path leads to; none where there is none.
+    pub(crate) fn of(path: &Path) -> Option<Self> {
+        stat(path).ok().map(|found| key(&found))
+    }
+}
+
 /// Where a private copy lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]

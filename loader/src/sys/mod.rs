@@ -16,7 +16,6 @@ pub(crate) mod notices;
 pub(crate) mod objects;
 pub(crate) mod pages;
 pub(crate) mod process_exit;
-pub(crate) mod signal;
 pub(crate) mod slots;
 pub(crate) mod spawn;
 pub(crate) mod task;
