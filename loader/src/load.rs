@@ -19,6 +19,7 @@ use crate::constructors;
 use crate::context::Context;
 use crate::crash;
 use crate::deadline::{Deadline, lock_until};
+use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Stage};
 use crate::events::EventKind;
 use crate::executor::{self, Ending, Executor};
@@ -98,6 +99,7 @@ pub(crate) fn load(
                 accounting,
                 rules,
                 policy.clone(),
+                signature.as_deref().map(Digest::of),
             ),
             deadline,
             || {
