@@ -4,8 +4,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use benches::measure::{Plan, Series};
-use plug_loader::Params;
+use plug_loader::image::Opened;
 use plug_loader::probe::{self, Probe, Verdict};
+use plug_loader::{Params, Policy};
 
 use crate::sample::compile;
 
@@ -21,10 +22,11 @@ pub fn small_plugin(dir: &Path) -> Result<PathBuf, String> {
 /// Probes of the file at `path` by this very program, whose `main` begins with
 /// [`probe::serve`]; in milliseconds.
 pub fn series(plan: Plan, path: &Path) -> Result<Series, String> {
-    let bytes = fs::read(path).map_err(|error| error.to_string())?;
+    let opened = Opened::open(path).map_err(|error| error.to_string())?;
+    let (policy, params) = (Policy::default(), Params::new());
     let mut series = Series::new("probe of a small plugin");
     for _ in 0..plan.rounds() * 6 {
-        let report = probe::run(&Probe::default(), &bytes, path, &Params::new(), false);
+        let report = probe::run(&Probe::default(), &opened, &policy, &params, false);
         let report = report.map_err(|error| error.to_string())?;
         if report.verdict != Verdict::Passed {
             return Err(report.to_string());

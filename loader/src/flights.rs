@@ -12,6 +12,7 @@ use dashmap::mapref::entry::Entry;
 
 use crate::bundle::Rules;
 use crate::deadline::{Deadline, write_until};
+use crate::digest::Digest;
 use crate::error::{Error, ErrorKind};
 use crate::image::FileKey;
 use crate::plugin::Plugin;
@@ -19,8 +20,9 @@ use crate::policy::Policy;
 use crate::trust::Accounting;
 
 /// The file, the name it is loaded under where the caller chose one, whether it is to be permanent,
-/// whether it is forced, what is counted of it, what becomes of what pins it, and what it is admitted
-/// by: nobody shares a load that other rules let pass.
+/// whether it is forced, what is counted of it, what becomes of what pins it, what it is admitted by,
+/// and the digest of its detached signature: nobody shares a load that other rules let pass, nor the
+/// refusal of a signature that is not theirs.
 pub(crate) type FlightKey = (
     FileKey,
     Option<String>,
@@ -29,6 +31,7 @@ pub(crate) type FlightKey = (
     Accounting,
     Rules,
     Policy,
+    Option<Digest>,
 );
 
 /// Loads in flight, by file.

@@ -19,6 +19,7 @@ use crate::constructors;
 use crate::context::Context;
 use crate::crash;
 use crate::deadline::{Deadline, lock_until};
+use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Stage};
 use crate::events::EventKind;
 use crate::executor::{self, Ending, Executor};
@@ -99,6 +100,7 @@ pub(crate) fn load(
                 accounting,
                 rules,
                 policy.clone(),
+                signature.as_deref().map(Digest::of),
             ),
             deadline,
             || {
@@ -156,6 +158,7 @@ fn open(origin: Origin) -> Result<Opened, Error> {
     match origin {
         Origin::Path(path) => Opened::open(path),
         Origin::Descriptor(fd, path) => Opened::from_fd(fd, path, DEFAULT_MAX_SIZE),
+        Origin::Copy(fd, path, original) => Opened::copy_of(original, fd, path, DEFAULT_MAX_SIZE),
     }
     .map_err(|error| image_error(error, Stage::Open))
 }
@@ -238,8 +241,12 @@ fn run(
     checkpoint::pass("load.probe").map_err(|error| error.at(Stage::Probe))?;
     let request = || Request {
         path: opened.path().display().to_string(),
+        original: Some(opened.original()),
         name: wanted.name.map(str::to_owned),
         force: wanted.force,
+        policy: wanted.policy.clone(),
+        nodelete: wanted.rules.nodelete,
+        unique: wanted.rules.unique,
         params: params.clone(),
     };
     screened

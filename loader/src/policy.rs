@@ -133,6 +133,31 @@ impl Rules {
         self
     }
 
+    /// These rules in a form to be sent to another process: a letter for each matter.
+    pub(crate) fn letters(&self) -> String {
+        let letters = self.0.iter().map(|action| match action {
+            Action::Allow => 'a',
+            Action::Taint => 't',
+            Action::Refuse => 'r',
+        });
+        letters.collect()
+    }
+
+    /// None for what [`Rules::letters`] does not make.
+    pub(crate) fn from_letters(letters: &str) -> Option<Self> {
+        let mut actions = letters.chars().map(|letter| match letter {
+            'a' => Some(Action::Allow),
+            't' => Some(Action::Taint),
+            'r' => Some(Action::Refuse),
+            _ => None,
+        });
+        let mut rules = Self::default();
+        for place in &mut rules.0 {
+            *place = actions.next()??;
+        }
+        actions.next().is_none().then_some(rules)
+    }
+
     /// The action for one matter.
     #[must_use]
     pub fn of(&self, matter: Matter) -> Action {
@@ -178,6 +203,26 @@ impl Policy {
     pub fn in_folder(mut self, folder: impl Into<PathBuf>, rules: Rules) -> Self {
         self.folders.push((folder.into(), rules));
         self
+    }
+
+    /// The rules for all folders that have none of their own.
+    pub(crate) fn everywhere(&self) -> &Rules {
+        &self.rules
+    }
+
+    /// The folders that have rules of their own, in the order in which they were named.
+    pub(crate) fn folders(&self) -> impl Iterator<Item = (&Path, &Rules)> {
+        self.folders
+            .iter()
+            .map(|(folder, rules)| (&**folder, rules))
+    }
+
+    /// These rules for all folders that have none of their own.
+    pub(crate) fn of_rules(rules: Rules) -> Self {
+        Self {
+            rules,
+            folders: Vec::new(),
+        }
     }
 
     /// The rules for a file: where it lies, not how it was named.

@@ -17,14 +17,15 @@ pub(crate) mod request;
 mod server;
 
 use std::os::fd::RawFd;
-use std::path::Path;
 
 pub use plan::Probe;
 pub use report::{Report, Verdict};
 pub use server::serve;
 
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
+use crate::image::{Opened, foreign_name};
 use crate::params::Params;
+use crate::policy::Policy;
 
 /// The variable that tells a process that it is a probe, and by whom it was started.
 const VARIABLE: &str = "PLUG_PROBE";
@@ -34,10 +35,10 @@ const FILE: RawFd = 3;
 const REPORT: RawFd = 4;
 const REQUEST: RawFd = 5;
 
-/// Has `bytes` probed, as a load of the file at `path` with these parameters would. Needs no loader
+/// Has a file probed, as a load of it under this policy with these parameters would. Needs no loader
 /// in this process, and asks neither caches nor the quarantine.
 ///
-/// Costs the start of a process, a copy of the bytes, a load and an unload: some milliseconds.
+/// Costs the start of a process, copies of the bytes, a load and an unload: some milliseconds.
 /// Thread context; waits until [`Probe::deadline`] at most. No signal is taken from the host's
 /// handlers, but a host that waits for children it did not start makes the verdict
 /// [`Verdict::Lost`].
@@ -46,16 +47,24 @@ const REQUEST: RawFd = 5;
 /// [`ErrorKind::Probe`](crate::ErrorKind::Probe) when no probe could be made.
 pub fn run(
     plan: &Probe,
-    bytes: &[u8],
-    path: impl AsRef<Path>,
+    opened: &Opened,
+    policy: &Policy,
     params: &Params,
     force: bool,
 ) -> Result<Report, Error> {
+    let staged = opened
+        .stage(&foreign_name(opened.path()))
+        .map_err(|error| {
+            let message = format!("probe: {error}");
+            Error::new(ErrorKind::Probe, message).because(error)
+        })?;
     let request = request::Request {
-        path: path.as_ref().display().to_string(),
-        name: None,
+        path: opened.path().display().to_string(),
+        original: Some(opened.original()),
         force,
+        policy: policy.clone(),
         params: params.clone(),
+        ..request::Request::default()
     };
-    client::run(plan, bytes, &request)
+    client::run(plan, staged.bytes(), &request)
 }

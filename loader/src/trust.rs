@@ -3,7 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use crate::image::Rule;
+use crate::image::{Original, Rule};
 use crate::policy::Policy;
 
 /// The host's word that the files it loads are native code it is willing to run.
@@ -32,6 +32,13 @@ impl Trust {
     #[must_use]
     pub fn policy(&self) -> &Policy {
         &self.policy
+    }
+
+    /// The same word under another policy: for a rehearsal, in which whoever asks for it says which
+    /// files are admitted.
+    pub(crate) fn under(&self, policy: Policy) -> Self {
+        let Self { policy: _instead } = self;
+        Self { policy }
     }
 
     /// The same word once more, for a part of the loader that loads on the host's behalf later.
@@ -77,6 +84,8 @@ pub(crate) enum Origin {
     Path(PathBuf),
     /// The path is only for messages.
     Descriptor(OwnedFd, PathBuf),
+    /// A copy of another file.
+    Copy(OwnedFd, PathBuf, Original),
 }
 
 impl Source {
@@ -97,6 +106,11 @@ impl Source {
     #[must_use]
     pub fn opened(fd: OwnedFd, path: impl AsRef<Path>) -> Self {
         Self::of(Origin::Descriptor(fd, path.as_ref().to_owned()))
+    }
+
+    /// A copy of `original`, which was opened by `path`.
+    pub(crate) fn copy_of(original: Original, fd: OwnedFd, path: impl AsRef<Path>) -> Self {
+        Self::of(Origin::Copy(fd, path.as_ref().to_owned(), original))
     }
 
     fn of(origin: Origin) -> Self {
@@ -184,7 +198,7 @@ impl Source {
     /// The source in words, for messages.
     pub(crate) fn describe(&self) -> String {
         match &self.origin {
-            Origin::Path(path) | Origin::Descriptor(_, path) => {
+            Origin::Path(path) | Origin::Descriptor(_, path) | Origin::Copy(_, path, _) => {
                 format!("{:?}", path.display().to_string())
             }
         }

@@ -77,7 +77,7 @@ fn check(path: &Path, policy: &Policy, args: &args::Check) -> Result<FileReport,
     if !args.probe || !check.verdict.is_admitted() {
         return Ok(report);
     }
-    let probe = probe::run(path, args.force)?;
+    let probe = probe::run(path, policy, args.force)?;
     if probe.verdict != "passed" {
         report.verdict = Verdict::Refused.name();
         report.unloadable = false;

@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
-use plug_loader::Params;
-use plug_loader::image::{Opened, foreign_name};
+use plug_loader::image::Opened;
 use plug_loader::probe::{self, Probe, Report, Verdict};
+use plug_loader::{Params, Policy};
 use serde::Serialize;
 
 use crate::failure::Failure;
@@ -30,17 +30,9 @@ pub(crate) struct ProbeRow {
 }
 
 /// Has the file at `path` probed by a process of this program.
-pub(crate) fn run(path: &Path, force: bool) -> Result<ProbeRow, Failure> {
-    let staged = Opened::open(path)
-        .and_then(|opened| opened.stage(&foreign_name(path)))
-        .map_err(|error| Failure::image(path, &error))?;
-    let report = probe::run(
-        &Probe::default(),
-        staged.bytes(),
-        path,
-        &Params::new(),
-        force,
-    );
+pub(crate) fn run(path: &Path, policy: &Policy, force: bool) -> Result<ProbeRow, Failure> {
+    let opened = Opened::open(path).map_err(|error| Failure::image(path, &error))?;
+    let report = probe::run(&Probe::default(), &opened, policy, &Params::new(), force);
     let report = report.map_err(|error| Failure::file_refused(path, &error))?;
     Ok(row(&report))
 }

@@ -5,13 +5,15 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use plug_loader::image::{Opened, Rule};
 use plug_loader::probe::{self, Probe, Report, Verdict};
 use plug_loader::{
-    Config, Digest, Error, ErrorKind, EventKind, Loader, Params, Quarantine, Source, Stage,
+    Action, Config, Digest, Error, ErrorKind, EventKind, Loader, Matter, Params, Policy,
+    Quarantine, Rules, Source, Stage,
 };
 use plug_tests::host::{Host, hostile, seconds, useful};
 use plug_tests::isolated;
-use plug_tests::standalone::{Scratch, c_plugin};
+use plug_tests::standalone::{self, Scratch, c_plugin};
 use plug_tests::{child, process};
 
 fn plan() -> Probe {
@@ -23,8 +25,12 @@ fn plan() -> Probe {
 
 /// Has a file probed without a loader in this process.
 fn report(plan: &Probe, path: &Path) -> Report {
-    let bytes = fs::read(path).unwrap();
-    probe::run(plan, &bytes, path, &Params::new(), false).expect("a probe")
+    report_under(plan, path, &Policy::default())
+}
+
+fn report_under(plan: &Probe, path: &Path, policy: &Policy) -> Report {
+    let opened = Opened::open(path).expect("there");
+    probe::run(plan, &opened, policy, &Params::new(), false).expect("a probe")
 }
 
 /// A C plugin with this code before `init`, and this in it.
@@ -247,9 +253,9 @@ fn programs_that_are_no_probes_are_told_from_plugins_that_crash() {
         nothing.to_string(),
         "ended its probe at its start: expected a report, found nothing"
     );
-    let bytes = fs::read(&path).unwrap();
+    let opened = Opened::open(&path).unwrap();
     let plan = Probe::by("/no/such/program");
-    let error = probe::run(&plan, &bytes, &path, &Params::new(), false).unwrap_err();
+    let error = probe::run(&plan, &opened, &Policy::default(), &Params::new(), false).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Probe);
     assert_eq!(
         error.to_string(),
@@ -403,6 +409,93 @@ fn parameters_and_names_reach_the_probe() {
                 .contains("ended its probe in its init: SIGABRT"),
             "{error}"
         );
+    });
+}
+
+/// Compiles `source` to the library `name`, which may stand in a folder, with these flags.
+fn library(scratch: &Scratch, name: &str, source: &str, flags: &[&str]) -> PathBuf {
+    let source = scratch.write(&format!("{name}.c"), source);
+    let output = scratch.path().join(name);
+    let mut gcc = Command::new("gcc");
+    gcc.args(["-shared", "-fPIC", "-O2"])
+        .args(standalone::STRICT);
+    gcc.arg(&source).arg("-o").arg(&output).args(flags);
+    standalone::run(&mut gcc);
+    output
+}
+
+/// A library that finds one of its own beside it, whose constructor does this.
+fn with_core(scratch: &Scratch, name: &str, constructor: &str) -> PathBuf {
+    let core = format!(
+        "#include <stdlib.h>
+        int core(void);
+        __attribute__((constructor)) static void build(void) {{ {constructor} }}
+        int core(void) {{ return 41; }}
+        "
+    );
+    let soname = "-Wl,-soname,libcore.so.1";
+    let core = library(scratch, &format!("{name}/libcore.so.1"), &core, &[soname]);
+    let source = "int core(void);\nint answer(void);\nint answer(void) { return core() + 1; }\n";
+    let (core, path) = (
+        core.to_str().expect("UTF-8"),
+        format!("{name}/lib{name}.so"),
+    );
+    library(scratch, &path, source, &[core, "-Wl,-rpath,$ORIGIN"])
+}
+
+#[test]
+fn plugin_is_rehearsed_with_what_it_brings_from_its_folder() {
+    isolated!({
+        let scratch = Scratch::new("probe-brings");
+        let good = with_core(&scratch, "whole", "");
+        let report = report(&plan(), &good);
+        assert_eq!(
+            (&report.verdict, &report.unloaded),
+            (&Verdict::Passed, &Some(Ok(()))),
+            "{report:?}"
+        );
+        let host = host(None);
+        host.load(&good).expect("a good plugin");
+        let bad = with_core(&scratch, "broken", "abort();");
+        let why = "it ended its probe in its constructors: SIGABRT";
+        let error = host.load(&bad).expect_err("its library aborts");
+        assert_eq!(error.kind(), ErrorKind::Quarantined, "{error}");
+        assert!(error.to_string().contains(why), "{error}");
+    });
+}
+
+#[test]
+fn plugin_is_rehearsed_under_the_policy_and_the_rules_of_its_load() {
+    isolated!({
+        let scratch = Scratch::new("probe-policy");
+        let source = "int answer(void);\nint answer(void) { return 42; }\n";
+        let flag = "-Wl,-z,execstack";
+        let path = library(&scratch, "there/libstack.so", source, &[flag]);
+        let refused = report(&plan(), &path).verdict;
+        assert!(matches!(refused, Verdict::Refused(_)), "{refused:?}");
+        let rules = Rules::default().with(Matter::ExecutableStack, Action::Allow);
+        let folder = fs::canonicalize(scratch.path()).expect("there");
+        for policy in [
+            Policy::default().with(Matter::ExecutableStack, Action::Allow),
+            // Where it lies counts, which the probe's copy does not tell.
+            Policy::default().in_folder(folder, rules),
+        ] {
+            let report = report_under(&plan(), &path, &policy);
+            assert_eq!(report.verdict, Verdict::Passed, "{report:?}");
+        }
+
+        // What passed is kept, and with it what became of the plugin.
+        let path = library(&scratch, "libstays.so", source, &["-Wl,-z,nodelete"]);
+        let state = scratch.path().join("state");
+        let host = host(Some(&state));
+        let source = Source::path(&path).nodelete(Rule::Neutralise);
+        let loaded = host.loader.load(&host.trust, source, &Params::new());
+        loaded.expect("loads");
+        let kept = fs::read_dir(state.join("probed")).expect("there");
+        let kept: Vec<_> = kept.map(|entry| entry.expect("there").path()).collect();
+        assert_eq!(kept.len(), 1, "{kept:?}");
+        let text = fs::read_to_string(&kept[0]).expect("there");
+        assert!(text.contains("\nunloaded yes\n"), "{text}");
     });
 }
 

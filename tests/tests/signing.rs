@@ -4,12 +4,15 @@ use std::fs::{self, Permissions};
 use std::io::Cursor;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, mpsc};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use minisign::{KeyPair, PublicKey};
 use plug_loader::authority::{
     Claims, DenyList, Enforcement, Keys, SignaturePolicy, detached_path, trailer,
 };
+use plug_loader::checkpoint::{Verdict, set_hook};
 use plug_loader::image::Inspection;
 use plug_loader::{
     Config, Digest, Error, ErrorKind, Params, Plugin, Source, Stage, Taint, fuzzing,
@@ -439,6 +442,40 @@ fn descriptors_have_only_the_signature_they_are_given() {
         assert_eq!(load(open()).unwrap_err().kind(), ErrorKind::Unsigned);
         let text = fs::read(detached_path(&path)).unwrap();
         load(open().signature(text)).expect("signed");
+        host.unload("base64");
+    });
+}
+
+#[test]
+fn nobody_inherits_the_refusal_of_a_signature_that_is_not_theirs() {
+    isolated!({
+        let signer = Signer::new();
+        let host = host(SignaturePolicy::new(Enforcement::Enforce, signer.keys()));
+        let path = signer.copy("base64", "libbase64.so");
+        let good = signer.sign(&fs::read(&path).unwrap(), &comment(&path));
+        let source = |text: &str| Source::path(&path).signature(text);
+        // The first load waits with its bad signature until the second one has ended.
+        let (arrived, has_arrived) = mpsc::channel();
+        let (go_on, may_go_on) = mpsc::channel();
+        let first = Mutex::new(Some((arrived, may_go_on)));
+        set_hook(move |point| {
+            let first = (point == "load.verify").then(|| first.lock().unwrap().take());
+            if let Some((arrived, may_go_on)) = first.flatten() {
+                arrived.send(()).unwrap();
+                let _told_or_late: Result<(), _> = may_go_on.recv_timeout(Duration::from_secs(20));
+            }
+            Verdict::Pass
+        });
+        thread::scope(|scope| {
+            let load = |text| host.loader.load(&host.trust, source(text), &Params::new());
+            let bad = scope.spawn(move || load("bad"));
+            has_arrived.recv().unwrap();
+            let result = load(&good);
+            go_on.send(()).unwrap();
+            result.expect("signed");
+            let error = bad.join().unwrap().expect_err("not signed");
+            assert_eq!(error.kind(), ErrorKind::Signature, "{error}");
+        });
         host.unload("base64");
     });
 }

@@ -61,8 +61,8 @@ pub use rewrite::{Edit, Owner, REMOVED_TAG, RewritePolicy, Rule, plan};
 pub(crate) use rewrite::{undo, unique_names};
 pub(crate) use root::root;
 pub use segment::{Extent, Segment};
-pub(crate) use stage::stage_made;
 pub use stage::{Backing, DEFAULT_MAX_SIZE, FileKey, Opened, StageLink, Staged};
+pub(crate) use stage::{Original, stage_made};
 pub use symbols::SymbolRow;
 pub use validate::{Code, Finding, Severity, damages, validate};
 

@@ -64,6 +64,19 @@ pub struct Opened {
     /// Whether it was opened by that path.
     is_named: bool,
     stat: Stat,
+    /// Of what it is a copy, if it is one.
+    original: Option<Original>,
+}
+
+/// The file of which another one is a copy: what the copy's bytes do not tell.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Original {
+    /// As [`Opened::key`].
+    pub(crate) key: FileKey,
+    /// As [`Opened::folder`].
+    pub(crate) folder: Option<PathBuf>,
+    /// As [`Opened::location`].
+    pub(crate) location: Option<PathBuf>,
 }
 
 impl Opened {
@@ -101,6 +114,31 @@ impl Opened {
         Self::identify(file, path.into(), limit, false)
     }
 
+    /// Takes over a descriptor of a copy that somebody made of `original`: whatever depends on where
+    /// the file lies is told of that.
+    ///
+    /// # Errors
+    /// As [`Opened::open`].
+    pub(crate) fn copy_of(
+        original: Original,
+        file: OwnedFd,
+        path: PathBuf,
+        limit: u64,
+    ) -> Result<Self, ImageError> {
+        let mut opened = Self::identify(file, path, limit, false)?;
+        opened.original = Some(original);
+        Ok(opened)
+    }
+
+    /// What somebody who loads a copy must know of this file.
+    pub(crate) fn original(&self) -> Original {
+        Original {
+            key: self.key(),
+            folder: self.folder(),
+            location: self.location(),
+        }
+    }
+
     fn identify(
         file: OwnedFd,
         path: PathBuf,
@@ -128,12 +166,14 @@ impl Opened {
             path,
             is_named,
             stat,
+            original: None,
         })
     }
 
     /// Which file it is.
     pub fn key(&self) -> FileKey {
-        key(&self.stat)
+        let original = self.original.as_ref();
+        original.map_or_else(|| key(&self.stat), |original| original.key)
     }
 
     /// Its size in bytes when it was opened.
@@ -149,6 +189,9 @@ impl Opened {
     /// The folder that the file lies in, as it was named; for a file that was opened by somebody
     /// else, as the kernel names it. None for one that lies nowhere.
     pub(crate) fn folder(&self) -> Option<PathBuf> {
+        if let Some(original) = &self.original {
+            return original.folder.clone();
+        }
         let path = if self.is_named {
             absolute(&self.path).ok()?
         } else {
@@ -165,6 +208,9 @@ impl Opened {
 
     /// Where it lies, without symbolic links; none for one that has no name any more.
     pub fn location(&self) -> Option<PathBuf> {
+        if let Some(original) = &self.original {
+            return original.location.clone();
+        }
         origin::location(self.file.as_fd())
     }
 

@@ -40,6 +40,9 @@ const LAST_WORDS: Duration = Duration::from_millis(100);
 /// Makes this process a probe if it was started as one: does its work, and returns with what `main`
 /// is to return at once. `None` in any other process, at the cost of a look at the environment.
 ///
+/// `trust` is the word that files are code to be run. Which ones are admitted is what the host says
+/// that has them rehearsed, by the policy of its own load.
+///
 /// Call it first in `main` of a program that is its own probe, before any thread is started and
 /// anything is done that a rehearsal should not do:
 ///
@@ -100,7 +103,11 @@ fn rehearse(trust: &Trust, file: OwnedFd, request: OwnedFd) -> Result<(), String
         tracing::debug!(target: "plug::probe", %error, "no crash handler");
     }
     let before = Traces::look();
-    let source = Source::opened(file, &request.path);
+    let source = match request.original {
+        Some(original) => Source::copy_of(original, file, &request.path),
+        None => Source::opened(file, &request.path),
+    };
+    let source = source.nodelete(request.nodelete).unique(request.unique);
     let source = match &request.name {
         Some(name) => source.named(name),
         None => source,
@@ -110,7 +117,8 @@ fn rehearse(trust: &Trust, file: OwnedFd, request: OwnedFd) -> Result<(), String
     } else {
         source
     };
-    load_and_unload(&loader, trust, source, &request.params);
+    let trust = trust.under(request.policy);
+    load_and_unload(&loader, &trust, source, &request.params);
     let began = Instant::now();
     // Threads leave the kernel's list a moment after they have ended.
     let left = loop {
