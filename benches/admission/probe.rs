@@ -1,6 +1,5 @@
 //! What a whole probe takes: the program's start, the copy, load, unload and end.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use benches::measure::{Plan, Series};

@@ -40,15 +40,23 @@ pub(crate) fn hold(deadline: Deadline) -> Option<impl Sized> {
     write_until(&RUNNING, deadline)
 }
 
-/// Runs constructors and `init` on the loader's thread `executor`, which `threads` then holds.
+/// What undoes a load's constructors, should it fail.
+#[derive(Clone, Copy)]
+pub(crate) struct Undoing<'a> {
+    pub(crate) destructors: &'a Destructors,
+    /// The threads that ran the plugin's code: until they have ended, it stays mapped.
+    pub(crate) threads: &'a RefCell<Vec<Ending>>,
+    /// Has whoever may still run the plugin's code stop; whether destructors may run after it.
+    pub(crate) silence: &'a dyn Fn() -> bool,
+}
+
+/// Runs constructors and `init` on the loader's thread `executor`, which `undoing` then holds.
 pub(crate) fn run<'a>(
     executor: Executor,
     constructors: Vec<usize>,
     record: &Arc<Record>,
     descriptor: Option<Descriptor>,
-    destructors: &'a Destructors,
-    threads: &'a RefCell<Vec<Ending>>,
-    silence: &'a dyn Fn() -> bool,
+    undoing: Undoing<'a>,
     stages: &mut Stages,
 ) -> Result<Built<'a>, Error> {
     let all = constructors.len();
@@ -60,17 +68,15 @@ pub(crate) fn run<'a>(
     };
     let mut built = Built {
         record: Arc::clone(record),
-        destructors,
-        threads,
+        undoing,
         exit: None,
         complete: false,
-        silence,
         kept: false,
     };
     let (outcome, thread) = executor
         .run(None, job)
         .map_err(|error| error.at(Stage::Constructors))?;
-    threads.borrow_mut().push(thread);
+    undoing.threads.borrow_mut().push(thread);
     // Acquire: pairs with the Release in run_constructors(), though the answer orders it, too.
     built.complete = done.load(Ordering::Acquire) == all;
     let constructed = match outcome {
@@ -160,15 +166,11 @@ fn run_constructors(
 /// Undoes `init` and the constructors, on a thread of the loader's, unless kept.
 pub(crate) struct Built<'a> {
     record: Arc<Record>,
-    destructors: &'a Destructors,
-    /// The threads that ran the plugin's code: until they have ended, it stays mapped.
-    threads: &'a RefCell<Vec<Ending>>,
+    undoing: Undoing<'a>,
     /// What undoes `init`; set once that has succeeded.
     exit: Option<unsafe extern "C-unwind" fn()>,
     /// Whether all constructors ran: only then may destructors.
     complete: bool,
-    /// Has whoever may still run the plugin's code stop; whether destructors may run after it.
-    silence: &'a dyn Fn() -> bool,
     kept: bool,
 }
 
@@ -193,11 +195,11 @@ impl Drop for Built<'_> {
                 unsafe { exit() };
             });
         }
-        if !(self.silence)() {
+        if !(self.undoing.silence)() {
             // Somebody still needs what they would destroy.
             return;
         }
-        let (destructors, complete) = (self.destructors.clone(), self.complete);
+        let (destructors, complete) = (self.undoing.destructors.clone(), self.complete);
         self.undo(move || {
             if complete {
                 destroy(&destructors, generation);
@@ -219,7 +221,7 @@ impl Built<'_> {
     fn undo(&self, part: impl FnOnce() + Send + 'static) {
         let undone = Executor::start(c"plug-undo").and_then(|executor| executor.run(None, part));
         match undone {
-            Ok((_, thread)) => self.threads.borrow_mut().push(thread),
+            Ok((_, thread)) => self.undoing.threads.borrow_mut().push(thread),
             Err(error) => {
                 tracing::warn!(target: "plug::load", %error, "the constructors of a failed load are not undone");
             }

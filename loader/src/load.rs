@@ -461,9 +461,11 @@ fn land(
         constructors,
         &record,
         descriptor,
-        &destructors,
-        &threads,
-        &silence,
+        constructors::Undoing {
+            destructors: &destructors,
+            threads: &threads,
+            silence: &silence,
+        },
         stages,
     )?;
     // A plugin that takes the host's handlers is not refused, but named.
