@@ -30,7 +30,8 @@ pub use minisign::{KeyId, NotAKeyId};
 
 use minisign::{Key, Letter};
 
-/// What is asked of signatures.
+/// What is asked of signatures: of a plugin's, and of those of the libraries that it brings, each of
+/// which has its own, beside it or appended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Enforcement {
@@ -40,7 +41,8 @@ pub enum Enforcement {
     /// A plugin without a signature by a trusted key gets a taint. A signature that does not fit is
     /// refused all the same: somebody changed the file.
     Permissive,
-    /// A plugin without a signature by a trusted key is refused.
+    /// A plugin without a signature by a trusted key is refused, and so is one that brings a library
+    /// without.
     Enforce,
 }
 

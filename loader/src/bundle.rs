@@ -30,6 +30,15 @@ pub(crate) struct Rules {
     pub(crate) unique: Rule,
 }
 
+impl Default for Rules {
+    fn default() -> Self {
+        Self {
+            nodelete: Rule::Honour,
+            unique: Rule::Neutralise,
+        }
+    }
+}
+
 /// What is known of one object from its file.
 #[derive(Debug)]
 pub(crate) struct Piece {

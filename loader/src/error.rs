@@ -26,10 +26,10 @@ pub enum Stage {
     Facts,
     /// The author's metadata is read and compared with the signature and the host.
     Metadata,
-    /// Another process rehearses the load.
-    Probe,
     /// What it needs is found, and copied where it alone has it.
     Needed,
+    /// Another process rehearses the load.
+    Probe,
     /// The name is reserved.
     Claim,
     /// The private copy is edited and sealed.
@@ -450,6 +450,11 @@ impl Error {
                 inner.plugin = name.into();
             }
         })
+    }
+
+    /// It is about a part of the plugin, which is named before the message.
+    pub(crate) fn about(self, part: &str) -> Self {
+        self.with(|inner| inner.message = format!("{part}: {}", inner.message).into())
     }
 
     pub(crate) fn holders(self, holders: Vec<Holder>) -> Self {

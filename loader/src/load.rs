@@ -29,8 +29,8 @@ use crate::fork;
 use crate::gate;
 use crate::image::libraries::Libraries;
 use crate::image::{
-    Bundle, DEFAULT_MAX_SIZE, Dependency, Facts, Finding, ImageError, Info, Opened, StageLink,
-    Staged, admission, foreign_name, is_name, origin, validate,
+    Bundle, Code, DEFAULT_MAX_SIZE, Dependency, Facts, Finding, ImageError, Info, Opened, Severity,
+    StageLink, Staged, admission, foreign_name, is_name, origin, validate,
 };
 use crate::lingering::{Lingering, Why};
 use crate::params::Params;
@@ -117,6 +117,7 @@ pub(crate) fn load(
                         accounting,
                         rules,
                         policy,
+                        brought: source.brought.as_deref(),
                     },
                     params,
                     deadline,
@@ -178,6 +179,8 @@ struct Wanted<'a> {
     rules: Rules,
     /// If these rules admit it.
     policy: &'a Policy,
+    /// The digests that what it brings must have, where they are known before.
+    brought: Option<&'a [Digest]>,
 }
 
 fn run(
@@ -200,7 +203,7 @@ fn run(
 
     // Who made it, and what it did before, comes before anything that it says.
     checkpoint::pass("load.verify").map_err(|error| error.at(Stage::Verify))?;
-    let screened = screening::verify(process, staged.bytes(), wanted.signature)
+    let mut screened = screening::verify(process, staged.bytes(), wanted.signature)
         .map_err(|error| error.at(Stage::Verify))?;
     stages.end(Stage::Verify);
 
@@ -217,7 +220,6 @@ fn run(
         wanted.policy,
     )
     .map_err(|error| error.at(Stage::Facts))?;
-    taints.join(screened.taints);
     stages.end(Stage::Facts);
 
     // Everything that can be refused is refused here, before a byte of the plugin ran.
@@ -237,6 +239,18 @@ fn run(
         Settings::resolve(&info, params).map_err(|e| e.at(Stage::Metadata).plugin(&name))?;
     stages.end(Stage::Metadata);
 
+    // What it brings is let in by the same rules as itself.
+    checkpoint::pass("load.needed").map_err(|error| error.at(Stage::Needed))?;
+    let bundle = Bundle::find(opened, &facts, staged.bytes())
+        .map_err(|error| image_error(error, Stage::Needed).plugin(&name))?;
+    let brought = screened
+        .bring(process, &bundle, wanted.brought)
+        .and_then(|()| judge_brought(&bundle, wanted.policy))
+        .map_err(|error| error.at(Stage::Needed).plugin(&name))?;
+    taints.join(brought);
+    taints.join(screened.taints);
+    stages.end(Stage::Needed);
+
     // What would crash or hang does so in another process first.
     checkpoint::pass("load.probe").map_err(|error| error.at(Stage::Probe))?;
     let request = || Request {
@@ -247,17 +261,20 @@ fn run(
         policy: wanted.policy.clone(),
         nodelete: wanted.rules.nodelete,
         unique: wanted.rules.unique,
+        brought: Some(screened.brought().to_vec()),
         params: params.clone(),
     };
     screened
-        .probe(process, &name, staged.bytes(), deadline, request)
+        .probe(
+            process,
+            &name,
+            staged.bytes(),
+            deadline,
+            wanted.rules,
+            request,
+        )
         .map_err(|error| error.at(Stage::Probe).plugin(&name))?;
     stages.end(Stage::Probe);
-
-    checkpoint::pass("load.needed").map_err(|error| error.at(Stage::Needed))?;
-    let bundle = Bundle::find(opened, &facts, staged.bytes())
-        .map_err(|error| image_error(error, Stage::Needed).plugin(&name))?;
-    stages.end(Stage::Needed);
 
     checkpoint::pass("load.claim").map_err(|error| error.at(Stage::Claim))?;
     let claim = process
@@ -317,12 +334,9 @@ fn judge(
     location: Option<&Path>,
     policy: &Policy,
 ) -> Result<Taints, Error> {
-    let refuse = |finding: &Finding| {
-        let message = format!("{finding}; the host's policy does not admit it");
-        Err(Error::new(ErrorKind::NotAdmitted, message))
-    };
-    if let Some(finding) = admission::objection(facts) {
-        return refuse(&finding);
+    let objection = admission::objection(facts);
+    if let Some(finding) = &objection {
+        return Err(not_admitted(finding));
     }
     let rules = policy.rules(location.unwrap_or(Path::new("")));
     let asks = |matter| rules.of(matter) != Action::Allow;
@@ -332,18 +346,38 @@ fn judge(
     if asks(Matter::Path) {
         judged.extend(location.and_then(|path| origin::exposure(path, rules)));
     }
+    let findings: Vec<Finding> = judged.into_iter().map(|(_, finding)| finding).collect();
+    weigh(&findings)
+}
+
+/// The same for what it brings.
+fn judge_brought(bundle: &Bundle, policy: &Policy) -> Result<Taints, Error> {
     let mut taints = Taints::default();
-    for (matter, finding) in &judged {
-        match rules.of(*matter) {
-            Action::Allow => {}
-            Action::Taint => {
+    for member in bundle.members() {
+        taints.join(weigh(&member.findings(policy))?);
+    }
+    Ok(taints)
+}
+
+/// What follows from what was found.
+fn weigh(findings: &[Finding]) -> Result<Taints, Error> {
+    let mut taints = Taints::default();
+    for finding in findings {
+        match (finding.severity, finding.code) {
+            (Severity::Note, _) => {}
+            (Severity::Taint, Code::Matter(matter)) => {
                 tracing::warn!(target: "plug::load", %finding, "loaded and marked");
                 taints.add(matter.taint());
             }
-            Action::Refuse => return refuse(finding),
+            _ => return Err(not_admitted(finding)),
         }
     }
     Ok(taints)
+}
+
+fn not_admitted(finding: &Finding) -> Error {
+    let message = format!("{finding}; the host's policy does not admit it");
+    Error::new(ErrorKind::NotAdmitted, message)
 }
 
 /// From the claim to Live.

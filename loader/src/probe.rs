@@ -44,7 +44,7 @@ const REQUEST: RawFd = 5;
 /// [`Verdict::Lost`].
 ///
 /// # Errors
-/// [`ErrorKind::Probe`](crate::ErrorKind::Probe) when no probe could be made.
+/// [`ErrorKind::Probe`] when no probe could be made.
 pub fn run(
     plan: &Probe,
     opened: &Opened,

@@ -1,5 +1,5 @@
-//! What a file must pass beside being intact and fitting the host: deny lists, quarantine, signature
-//! and probe.
+//! What a file and the libraries that it brings must pass beside being intact and fitting the host:
+//! deny lists, quarantine, signature and probe.
 //!
 //! Thread context. Nothing here runs code of the plugin's in this process.
 
@@ -9,12 +9,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::authority::{self, Enforcement, Signed};
+use crate::bundle::Rules;
 use crate::config::Config;
 use crate::deadline::Deadline;
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind};
 use crate::events::EventKind;
-use crate::image::{Facts, Info, claims};
+use crate::image::{Bundle, Facts, Info, Member, claims};
+use crate::probe::cache::Rehearsed;
 use crate::probe::client;
 use crate::probe::plan::Probe;
 use crate::probe::report::{Report, Verdict};
@@ -31,6 +33,8 @@ pub(crate) type Given = Option<Vec<u8>>;
 pub(crate) struct Screened {
     /// Known where somebody needs it: it costs a walk over all bytes.
     digest: Option<Digest>,
+    /// The digests of what it brings, in that order, where its own is known.
+    brought: Vec<Digest>,
     signed: Option<Signed>,
     pub(crate) taints: Taints,
 }
@@ -50,11 +54,8 @@ pub(crate) fn verify(
     bytes: &[u8],
     given: Option<&[u8]>,
 ) -> Result<Screened, Error> {
-    let config = &process.config;
-    let policy = &config.signatures;
-    let needs_digest =
-        policy.denied.needs_digest() || process.quarantine.is_some() || config.probe.is_some();
-    let digest = needs_digest.then(|| Digest::of(bytes));
+    let policy = &process.config.signatures;
+    let digest = needs_digest(process).then(|| Digest::of(bytes));
     if let Some(digest) = &digest {
         policy.denied.check(digest)?;
         if let Some(quarantine) = &process.quarantine {
@@ -68,12 +69,80 @@ pub(crate) fn verify(
     }
     Ok(Screened {
         digest,
+        brought: Vec::new(),
         signed,
         taints,
     })
 }
 
+/// Whether anybody asks for digests.
+fn needs_digest(process: &Process) -> bool {
+    let config = &process.config;
+    config.signatures.denied.needs_digest()
+        || process.quarantine.is_some()
+        || config.probe.is_some()
+}
+
+/// The detached signature of a private dependency: beside the path by which it was found, or beside
+/// the file that a link there leads to.
+fn detached_of(config: &Config, member: &Member) -> Result<Given, Error> {
+    match (detached(config, &member.path)?, &member.location) {
+        (None, Some(location)) => detached(config, location),
+        (given, _) => Ok(given),
+    }
+}
+
 impl Screened {
+    /// Looks at what the plugin brings as at the plugin itself: each library's digest, and its own
+    /// signature, detached or appended. Where `expected` is given, each must be one of these.
+    ///
+    /// # Errors
+    /// Those of [`verify`] and [`Screened::compare`], naming the library; [`ErrorKind::Probe`] for
+    /// one that is not expected.
+    pub(crate) fn bring(
+        &mut self,
+        process: &Process,
+        bundle: &Bundle,
+        expected: Option<&[Digest]>,
+    ) -> Result<(), Error> {
+        for member in bundle.members() {
+            self.bring_one(process, member, expected)
+                .map_err(|error| error.about(&member.describe()))?;
+        }
+        Ok(())
+    }
+
+    fn bring_one(
+        &mut self,
+        process: &Process,
+        member: &Member,
+        expected: Option<&[Digest]>,
+    ) -> Result<(), Error> {
+        let bytes = member.staged.bytes();
+        if let Some(expected) = expected
+            && !expected.contains(&Digest::of(bytes))
+        {
+            let message = "it changed since the host looked at it; load the plugin again";
+            return Err(Error::new(ErrorKind::Probe, message));
+        }
+        let given = detached_of(&process.config, member)?;
+        let screened = verify(process, bytes, given.as_deref())?;
+        if screened.signed.is_some() {
+            let info = Info::read(&member.facts, bytes).map_err(|malformed| {
+                Error::new(ErrorKind::Incompatible, malformed.to_string()).because(malformed)
+            })?;
+            screened.compare(&member.facts, &info, &member.path)?;
+        }
+        self.brought.extend(screened.digest);
+        self.taints.join(screened.taints);
+        Ok(())
+    }
+
+    /// The digests of what the plugin brings, where anybody asks for them.
+    pub(crate) fn brought(&self) -> &[Digest] {
+        &self.brought
+    }
+
     /// Compares what was signed with what the file says about itself.
     pub(crate) fn compare(&self, facts: &Facts, info: &Info, path: &Path) -> Result<(), Error> {
         match &self.signed {
@@ -89,14 +158,27 @@ impl Screened {
         name: &str,
         bytes: &[u8],
         deadline: Deadline,
+        rules: Rules,
         request: impl FnOnce() -> Request,
     ) -> Result<(), Error> {
         let (Some(plan), Some(digest)) = (&process.config.probe, self.digest) else {
             return Ok(());
         };
         let quarantine = process.quarantine.as_ref();
-        let report = process.probes.ask(digest, deadline, || {
-            ask(process, plan, quarantine, digest, name, bytes, &request())
+        let rehearsed = Rehearsed {
+            file: digest,
+            whole: self.whole(digest, rules),
+        };
+        let report = process.probes.ask(rehearsed, deadline, || {
+            ask(
+                process,
+                plan,
+                quarantine,
+                rehearsed,
+                name,
+                bytes,
+                &request(),
+            )
         })?;
         match &report.verdict {
             // Why a load is refused in an orderly way, this process's own says as well, or better.
@@ -113,6 +195,18 @@ impl Screened {
                 Err(Error::new(ErrorKind::Quarantined, message))
             }
         }
+    }
+
+    /// The digest of all that a rehearsal depends on; the plugin's own for one that brings nothing
+    /// and is loaded by the usual rules, so that this is what is kept of it.
+    fn whole(&self, file: Digest, rules: Rules) -> Digest {
+        if self.brought.is_empty() && rules == Rules::default() {
+            return file;
+        }
+        let parts = [&file].into_iter().chain(&self.brought);
+        let mut text: String = parts.map(|digest| format!("{digest}\n")).collect();
+        text.push_str(&format!("{rules:?}"));
+        Digest::of(text.as_bytes())
     }
 
     /// Writes down that code of the plugin's is about to run in this process.
@@ -135,12 +229,12 @@ fn ask(
     process: &Process,
     plan: &Probe,
     quarantine: Option<&Quarantine>,
-    digest: Digest,
+    rehearsed: Rehearsed,
     name: &str,
     bytes: &[u8],
     request: &Request,
 ) -> Result<(Arc<Report>, bool), Error> {
-    if let Some(report) = quarantine.and_then(|q| Report::kept(&q.probed(&digest)?)) {
+    if let Some(report) = quarantine.and_then(|q| Report::kept(&q.probed(&rehearsed.whole)?)) {
         return Ok((Arc::new(report), true));
     }
     let report = client::run(plan, bytes, request)?;
@@ -149,10 +243,10 @@ fn ask(
     let is_passed = report.verdict == Verdict::Passed;
     if let Some(quarantine) = quarantine {
         let kept = if is_passed {
-            quarantine.keep_probed(&digest, &report.text())
+            quarantine.keep_probed(&rehearsed.whole, &report.text())
         } else if report.is_fatal() {
             quarantine.add(Entry {
-                digest,
+                digest: rehearsed.file,
                 plugin: name.to_owned(),
                 path: request.path.clone(),
                 why: format!("it {report}"),

@@ -3,6 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
+use crate::digest::Digest;
 use crate::image::{Original, Rule};
 use crate::policy::Policy;
 
@@ -61,6 +62,8 @@ pub struct Source {
     pub(crate) accounting: Accounting,
     pub(crate) nodelete: Rule,
     pub(crate) unique: Rule,
+    /// In a rehearsal: the digests of what the host let in with the plugin, and nothing else.
+    pub(crate) brought: Option<Vec<Digest>>,
 }
 
 /// Whether a load counts what its plugin takes of the process.
@@ -123,6 +126,7 @@ impl Source {
             accounting: Accounting::Off,
             nodelete: Rule::Honour,
             unique: Rule::Neutralise,
+            brought: None,
         }
     }
 

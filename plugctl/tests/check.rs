@@ -100,6 +100,62 @@ fn rules_change_verdicts_and_reasons_are_told() {
 }
 
 #[test]
+fn what_a_plugin_brings_is_checked_with_it() {
+    let place = Place::new();
+    let visible = "-fvisibility=default";
+    let core = |flags: &[&str]| {
+        let flags = [&[visible, "-Wl,-soname,libcore.so"], flags].concat();
+        place.plugin("core", "int core(void) { return 1; }\n", &flags)
+    };
+    let path = core(&["-Wl,-z,nodelete"]);
+    let own = path.to_str().unwrap();
+    let whole = place.plugin(
+        "whole",
+        "int core(void);\nint f(void) { return core(); }\n",
+        &[visible, own, "-Wl,-rpath,$ORIGIN"],
+    );
+    let whole = whole.to_str().unwrap();
+    let report = place.run(&["--json", "check", whole]).json();
+    assert_eq!(report["verdict"], "foreign", "{report}");
+    assert_eq!(report["unloadable"], false, "{report}");
+    let because = format!("its dependency {own} is marked DF_1_NODELETE");
+    assert_eq!(report["because"], serde_json::json!([because]));
+    let finding = &report["findings"][0];
+    let structure = format!("dependency libcore.so ({own}): DT_FLAGS_1");
+    assert_eq!(
+        (&finding["code"], &finding["structure"]),
+        (&"nodelete".into(), &structure.into())
+    );
+    // The probe says the same.
+    let probed = place.run(&["--json", "check", "--probe", whole]).json();
+    assert_eq!(probed["probe"]["verdict"], "passed", "{probed}");
+    assert_eq!(probed["probe"]["unloaded"], false, "{probed}");
+
+    core(&["-Wl,-z,execstack"]);
+    let refused = place.run(&["--json", "check", whole]);
+    assert_eq!(refused.code, Some(5));
+    let report: serde_json::Value = serde_json::from_str(&refused.stdout).unwrap();
+    assert_eq!(report["findings"][0]["code"], "executable-stack");
+    let allow = ["--rule", "executable-stack=allow"];
+    let probed = place.run(&["--json", "check", "--probe", allow[0], allow[1], whole]);
+    assert_eq!(probed.json()["probe"]["verdict"], "passed");
+
+    let bytes = fs::read(core(&[])).unwrap();
+    fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
+    let damaged = place.run(&["--json", "check", whole]);
+    assert_eq!(damaged.code, Some(5));
+    let report: serde_json::Value = serde_json::from_str(&damaged.stdout).unwrap();
+    assert_eq!(report["verdict"], "refused", "{report}");
+    let codes: Vec<_> = report["findings"].as_array().unwrap().iter().collect();
+    let told = codes.iter().find(|finding| finding["code"] == "dependency");
+    let found = told.expect("told")["found"].as_str().unwrap();
+    assert!(
+        found.starts_with(&format!("dependency libcore.so ({own}): ")),
+        "{found}"
+    );
+}
+
+#[test]
 fn authors_are_told_what_is_missing() {
     let place = Place::new();
     let path = place.plugin(

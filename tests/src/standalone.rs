@@ -136,6 +136,39 @@ pub fn native(
     output
 }
 
+/// Compiles `source` to the library `name`, which may stand in a folder, with these flags.
+pub fn library(scratch: &Scratch, name: &str, source: &str, flags: &[&str]) -> PathBuf {
+    let source = scratch.write(&format!("{name}.c"), source);
+    let output = scratch.path().join(name);
+    let mut gcc = Command::new("gcc");
+    gcc.args(["-shared", "-fPIC", "-O2"]).args(STRICT);
+    gcc.arg(&source).arg("-o").arg(&output).args(flags);
+    run(&mut gcc);
+    output
+}
+
+/// A library in the folder `name` that finds one of its own beside it, which is made with these
+/// flags and whose constructor does this; the library, and that one.
+pub fn bringing(
+    scratch: &Scratch,
+    name: &str,
+    constructor: &str,
+    flags: &[&str],
+) -> (PathBuf, PathBuf) {
+    let source = format!(
+        "#include <stdlib.h>\nint core(void);\n\
+         __attribute__((constructor)) static void build(void) {{ {constructor} }}\n\
+         int core(void) {{ return 41; }}\n"
+    );
+    let flags = [&["-Wl,-soname,libcore.so.1"], flags].concat();
+    let core = library(scratch, &format!("{name}/libcore.so.1"), &source, &flags);
+    let source = "int core(void);\nint answer(void);\nint answer(void) { return core() + 1; }\n";
+    let of = core.to_string_lossy();
+    let name = format!("{name}/lib{name}.so");
+    let whole = library(scratch, &name, source, &[&of, "-Wl,-rpath,$ORIGIN"]);
+    (whole, core)
+}
+
 /// Whether `program` can be run here.
 pub fn present(program: impl AsRef<OsStr>) -> bool {
     Command::new(program)

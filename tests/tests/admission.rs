@@ -9,13 +9,13 @@ use std::time::Duration;
 use plug_loader::Digest;
 use plug_loader::image::{Check, Verdict};
 use plug_loader::{
-    Action, CrashOptions, Drift, ErrorKind, Matter, Params, Plugin, Policy, Rules, Source, Taint,
-    Trust,
+    Action, Config, CrashOptions, Drift, ErrorKind, Matter, Params, Plugin, Policy, Rules, Source,
+    Taint, Trust,
 };
 use plug_tests::child;
 use plug_tests::host::{Host, useful};
 use plug_tests::isolated;
-use plug_tests::standalone::{Scratch, run};
+use plug_tests::standalone::{Scratch, bringing, run};
 
 const PLAIN: &str = "int f(void) { return 1; }\n";
 
@@ -303,4 +303,65 @@ fn check_says_what_a_load_would() {
             .filter(|f| f.severity > plug_loader::image::Severity::Taint);
         assert_eq!(grave.count(), 0, "{:?}", found.findings);
     }
+}
+
+#[test]
+fn what_a_plugin_brings_is_admitted_and_marked_like_itself() {
+    isolated!({
+        let scratch = Scratch::new("admission-brings");
+        let host = Host::new();
+        let stack = &["-Wl,-z,execstack"];
+        let (path, core) = bringing(&scratch, "stack", "", stack);
+        let error = load(&host, Policy::default(), &path).expect_err("refused");
+        let core = core.display();
+        let expected = format!(
+            "stack: needed: executable-stack: dependency libcore.so.1 ({core}): PT_GNU_STACK: \
+             expected a stack that is only written, found an executable one, or nothing said; the \
+             host's policy does not admit it"
+        );
+        assert_eq!(
+            (error.kind(), error.to_string()),
+            (ErrorKind::NotAdmitted, expected)
+        );
+        // The rules are those for where it lies.
+        let rules = Rules::default().with(Matter::ExecutableStack, Action::Refuse);
+        let folder = fs::canonicalize(scratch.path().join("stack")).unwrap();
+        let policy = Policy::default().with(Matter::ExecutableStack, Action::Allow);
+        let error = load(&host, policy.in_folder(folder, rules), &path).expect_err("refused");
+        assert_eq!(error.kind(), ErrorKind::NotAdmitted);
+
+        let (path, _) = bringing(&scratch, "stays", "", &["-Wl,-z,nodelete"]);
+        let plugin = load(&host, Policy::default(), &path).expect("loads");
+        assert_eq!(plugin.taints().to_string(), "P");
+        let (path, core) = bringing(&scratch, "open", "", &[]);
+        fs::set_permissions(&core, fs::Permissions::from_mode(0o666)).unwrap();
+        let plugin = load(&host, Policy::default(), &path).expect("loads");
+        assert_eq!(plugin.taints().to_string(), "W");
+    });
+}
+
+#[test]
+fn libraries_in_quarantine_are_not_brought() {
+    isolated!({
+        let scratch = Scratch::new("admission-quarantine");
+        let (path, core) = bringing(&scratch, "whole", "", &[]);
+        let digest = Digest::of(&fs::read(&core).unwrap());
+        let record = "plugin core\npath /core\nwhy it crashed\nboot 0\n";
+        scratch.write(&format!("state/quarantine/{digest}"), record);
+        let mut config = Config::default();
+        config.state = Some(scratch.path().join("state"));
+        let host = Host::with(config);
+        let error = host.load(&path).expect_err("refused");
+        let expected = format!(
+            "whole: needed: dependency libcore.so.1 ({}): in quarantine: it crashed; repair it, or \
+             let it in by plugctl quarantine clear {digest}",
+            core.display()
+        );
+        assert_eq!(
+            (error.kind(), error.to_string()),
+            (ErrorKind::Quarantined, expected)
+        );
+        assert!(host.loader.pardon(&digest).unwrap());
+        host.load(&path).expect("let in");
+    });
 }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use plug_loader::checkpoint;
 use plug_loader::image::{Opened, Rule};
 use plug_loader::probe::{self, Probe, Report, Verdict};
 use plug_loader::{
@@ -13,7 +14,7 @@ use plug_loader::{
 };
 use plug_tests::host::{Host, hostile, seconds, useful};
 use plug_tests::isolated;
-use plug_tests::standalone::{self, Scratch, c_plugin};
+use plug_tests::standalone::{Scratch, bringing, c_plugin, library};
 use plug_tests::{child, process};
 
 fn plan() -> Probe {
@@ -412,42 +413,11 @@ fn parameters_and_names_reach_the_probe() {
     });
 }
 
-/// Compiles `source` to the library `name`, which may stand in a folder, with these flags.
-fn library(scratch: &Scratch, name: &str, source: &str, flags: &[&str]) -> PathBuf {
-    let source = scratch.write(&format!("{name}.c"), source);
-    let output = scratch.path().join(name);
-    let mut gcc = Command::new("gcc");
-    gcc.args(["-shared", "-fPIC", "-O2"])
-        .args(standalone::STRICT);
-    gcc.arg(&source).arg("-o").arg(&output).args(flags);
-    standalone::run(&mut gcc);
-    output
-}
-
-/// A library that finds one of its own beside it, whose constructor does this.
-fn with_core(scratch: &Scratch, name: &str, constructor: &str) -> PathBuf {
-    let core = format!(
-        "#include <stdlib.h>
-        int core(void);
-        __attribute__((constructor)) static void build(void) {{ {constructor} }}
-        int core(void) {{ return 41; }}
-        "
-    );
-    let soname = "-Wl,-soname,libcore.so.1";
-    let core = library(scratch, &format!("{name}/libcore.so.1"), &core, &[soname]);
-    let source = "int core(void);\nint answer(void);\nint answer(void) { return core() + 1; }\n";
-    let (core, path) = (
-        core.to_str().expect("UTF-8"),
-        format!("{name}/lib{name}.so"),
-    );
-    library(scratch, &path, source, &[core, "-Wl,-rpath,$ORIGIN"])
-}
-
 #[test]
 fn plugin_is_rehearsed_with_what_it_brings_from_its_folder() {
     isolated!({
         let scratch = Scratch::new("probe-brings");
-        let good = with_core(&scratch, "whole", "");
+        let good = bringing(&scratch, "whole", "", &[]).0;
         let report = report(&plan(), &good);
         assert_eq!(
             (&report.verdict, &report.unloaded),
@@ -456,11 +426,64 @@ fn plugin_is_rehearsed_with_what_it_brings_from_its_folder() {
         );
         let host = host(None);
         host.load(&good).expect("a good plugin");
-        let bad = with_core(&scratch, "broken", "abort();");
+        let bad = bringing(&scratch, "broken", "abort();", &[]).0;
         let why = "it ended its probe in its constructors: SIGABRT";
         let error = host.load(&bad).expect_err("its library aborts");
         assert_eq!(error.kind(), ErrorKind::Quarantined, "{error}");
         assert!(error.to_string().contains(why), "{error}");
+    });
+}
+
+#[test]
+fn plugin_is_rehearsed_anew_with_another_library_of_its_own() {
+    isolated!({
+        let scratch = Scratch::new("probe-replaced");
+        let (path, core) = bringing(&scratch, "whole", "", &[]);
+        let (_, bad) = bringing(&scratch, "broken", "abort();", &[]);
+        let good = scratch.path().join("good");
+        fs::copy(&core, &good).expect("copied");
+        let host = host(None);
+        for _ in 0..2 {
+            host.load(&path).expect("a good plugin");
+            host.unload("whole");
+        }
+        assert_eq!(probes(&host), 1);
+        fs::rename(&bad, &core).expect("replaced");
+        for _ in 0..2 {
+            let error = host.load(&path).expect_err("its library aborts");
+            assert_eq!(error.kind(), ErrorKind::Quarantined, "{error}");
+        }
+        assert_eq!(probes(&host), 2);
+        // Let in, it is asked anew; repaired, it is what was known before.
+        let digest = Digest::of(&fs::read(&path).expect("there"));
+        assert!(host.loader.pardon(&digest).expect("no folder"));
+        host.load(&path).expect_err("its library aborts");
+        fs::rename(&good, &core).expect("replaced");
+        host.load(&path).expect("a good plugin");
+        assert_eq!(probes(&host), 4, "the pardon was for all of it");
+    });
+}
+
+#[test]
+fn library_that_is_replaced_before_the_rehearsal_is_not_run() {
+    isolated!({
+        let scratch = Scratch::new("probe-swapped");
+        let (path, core) = bringing(&scratch, "whole", "", &[]);
+        let ran = scratch.path().join("ran");
+        let touch = format!("system(\"touch {}\");", ran.display());
+        let (_, other) = bringing(&scratch, "other", &touch, &[]);
+        checkpoint::set_hook(move |point| {
+            if point == "load.probe" {
+                fs::rename(&other, &core).expect("replaced");
+            }
+            checkpoint::Verdict::Pass
+        });
+        let host = host(None);
+        let error = host.load(&path).expect_err("not rehearsed");
+        let expected = "it changed since the host looked at it; load the plugin again";
+        assert_eq!(error.kind(), ErrorKind::Probe, "{error}");
+        assert!(error.to_string().contains(expected), "{error}");
+        assert!(!ran.exists());
     });
 }
 

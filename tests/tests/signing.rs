@@ -2,7 +2,7 @@
 
 use std::fs::{self, Permissions};
 use std::io::Cursor;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, mpsc};
 use std::thread;
@@ -19,7 +19,7 @@ use plug_loader::{
 };
 use plug_tests::host::{Host, useful};
 use plug_tests::isolated;
-use plug_tests::standalone::{Scratch, c_plugin};
+use plug_tests::standalone::{Scratch, bringing, c_plugin};
 
 /// Made by minisign 0.11: `minisign -G -W`, `minisign -S -t ...` of a file with the bytes `test`,
 /// and the same with `-l`.
@@ -444,6 +444,93 @@ fn descriptors_have_only_the_signature_they_are_given() {
         load(open().signature(text)).expect("signed");
         host.unload("base64");
     });
+}
+
+#[test]
+fn libraries_that_a_plugin_brings_must_be_signed_like_itself() {
+    isolated!({
+        let signer = Signer::new();
+        let (path, core) = bringing(&signer.scratch, "whole", "", &[]);
+        signer.detach(&path, &comment(&path));
+        let of_core = format!(
+            "whole: needed: dependency libcore.so.1 ({}): ",
+            core.display()
+        );
+        let told = |host: &Host| {
+            let error = host.load(&path).expect_err("refused");
+            let text = error.to_string();
+            (error.kind(), text)
+        };
+        let enforcing = host(SignaturePolicy::new(Enforcement::Enforce, signer.keys()));
+        let none = "signature: expected one by a trusted key, found none; sign the file with \
+                    plugctl sign";
+        assert_eq!(
+            told(&enforcing),
+            (ErrorKind::Unsigned, format!("{of_core}{none}"))
+        );
+
+        // Made for another library by the trusted key.
+        let good = comment(&core);
+        signer.detach(&core, &good.replace("name=core", "name=more"));
+        let other = "signature: name: expected more, found core; it was made for another file";
+        assert_eq!(
+            told(&enforcing),
+            (ErrorKind::Signature, format!("{of_core}{other}"))
+        );
+
+        signer.detach(&core, &good);
+        let plugin = enforcing.load(&path).expect("both are signed");
+        assert_eq!(plugin.taints().to_string(), "");
+        enforcing.unload("whole");
+
+        // Beside the file that a link leads to.
+        let real = core.with_file_name("libcore.so.1.2");
+        fs::rename(&core, &real).expect("renamed");
+        fs::rename(detached_path(&core), detached_path(&real)).expect("renamed");
+        symlink(&real, &core).expect("linked");
+        enforcing.load(&path).expect("both are signed");
+        enforcing.unload("whole");
+        fs::rename(&real, &core).expect("renamed");
+        fs::remove_file(detached_path(&real)).expect("there");
+
+        let bytes = fs::read(&core).expect("there");
+        let appended = [&bytes[..], &trailer(&signer.sign(&bytes, &good))].concat();
+        fs::write(&core, appended).expect("written");
+        enforcing.load(&path).expect("both are signed");
+        enforcing.unload("whole");
+    });
+}
+
+/// Loads what brings an unsigned library, and what brings a listed one.
+fn brings_unsigned_and_listed(enforcement: Enforcement, taints: &str) {
+    let signer = Signer::new();
+    let (path, _) = bringing(&signer.scratch, "whole", "", &[]);
+    signer.detach(&path, &comment(&path));
+    let (listed, core) = bringing(&signer.scratch, "listed", "getenv(\"LISTED\");", &[]);
+    let digest = Digest::of(&fs::read(&core).expect("there"));
+    let policy = SignaturePolicy::new(enforcement, signer.keys());
+    let host = host(policy.deny(DenyList::default().digest(digest)));
+    let plugin = host.load(&path).expect("its library need not be signed");
+    assert_eq!(plugin.taints().to_string(), taints);
+    let error = host.load(&listed).expect_err("on the list");
+    let expected = format!(
+        "listed: needed: dependency libcore.so.1 ({}): sha256 {digest} is on the deny list",
+        core.display()
+    );
+    assert_eq!(
+        (error.kind(), error.to_string()),
+        (ErrorKind::Denied, expected)
+    );
+}
+
+#[test]
+fn permissive_hosts_taint_plugins_that_bring_what_is_not_signed() {
+    isolated!({ brings_unsigned_and_listed(Enforcement::Permissive, "E") });
+}
+
+#[test]
+fn listed_libraries_are_refused_where_nothing_is_asked_of_signatures() {
+    isolated!({ brings_unsigned_and_listed(Enforcement::Off, "") });
 }
 
 #[test]

@@ -11,14 +11,17 @@ use std::ffi::{CStr, OsStr};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use super::admission::{objection, traits};
 use super::error::ImageError;
 use super::facts::Facts;
 use super::folder::next_nonce;
 use super::info::foreign_name;
 use super::needed::{FoundBy, Requester, find, is_system};
+use super::origin::exposure;
 use super::rewrite::{alias, can_rename};
 use super::stage::{FileKey, Opened, Staged};
-use super::validate::validate;
+use super::validate::{Finding, validate};
+use crate::policy::Policy;
 use crate::sys::link_map;
 
 /// A library that a plugin needs, by itself or through another one.
@@ -87,9 +90,38 @@ pub(crate) struct Need {
 /// A private dependency.
 #[derive(Debug)]
 pub(crate) struct Member {
+    /// The name by which it was needed first.
+    name: String,
     pub(crate) path: PathBuf,
+    /// Where it lies, without symbolic links, if anywhere.
+    pub(crate) location: Option<PathBuf>,
     pub(crate) facts: Facts,
     pub(crate) staged: Staged,
+}
+
+impl Member {
+    /// It in words, for messages.
+    pub(crate) fn describe(&self) -> String {
+        format!("dependency {} ({})", self.name, self.path.display())
+    }
+
+    /// What a host with this policy is told of it, by the rules for where it lies.
+    ///
+    /// What is missing or undefined is not asked here: the libraries of the plugin are those of its
+    /// dependencies as well, and these may use symbols of the plugin.
+    pub(crate) fn findings(&self, policy: &Policy) -> Vec<Finding> {
+        let location = self.location.as_deref();
+        let rules = policy.rules(location.unwrap_or(Path::new("")));
+        let judged = traits(&self.facts, self.staged.bytes(), rules, None).into_iter();
+        let judged = judged.chain(location.and_then(|path| exposure(path, rules)));
+        let findings = objection(&self.facts).into_iter();
+        let findings = findings.chain(judged.map(|(_, finding)| finding));
+        let of_it = findings.map(|mut finding| {
+            finding.structure = format!("{}: {}", self.describe(), finding.structure);
+            finding
+        });
+        of_it.collect()
+    }
 }
 
 impl Bundle {
@@ -150,6 +182,13 @@ impl Bundle {
     /// Whether the plugin brings nothing.
     pub(crate) fn is_alone(&self) -> bool {
         self.objects.len() == 1
+    }
+
+    /// The private dependencies.
+    pub(crate) fn members(&self) -> impl Iterator<Item = &Member> {
+        self.objects
+            .iter()
+            .filter_map(|object| object.member.as_ref())
     }
 
     /// The private dependency with this number.
@@ -288,7 +327,9 @@ impl Search {
             soname: facts.soname.clone(),
             needs: Vec::new(),
             member: Some(Member {
+                name: name.to_owned(),
                 path: path.clone(),
+                location: opened.location(),
                 facts,
                 staged,
             }),

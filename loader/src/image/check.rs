@@ -8,6 +8,7 @@ use std::cmp::Reverse;
 use std::path::Path;
 
 use super::admission::{objection, traits};
+use super::bundle::Bundle;
 use super::contract;
 use super::error::ImageError;
 use super::facts::Facts;
@@ -118,6 +119,28 @@ impl Check {
         Ok(check)
     }
 
+    /// What there is to say about what an intact file brings: all of it comes and goes with it.
+    fn judge_brought(&mut self, facts: &Facts, bytes: &[u8], opened: &Opened, policy: &Policy) {
+        let bundle = match Bundle::find(opened, facts, bytes) {
+            Ok(bundle) => bundle,
+            Err(why) => {
+                let (code, severity) = (Code::Dependency, Severity::Refused);
+                let expected = "libraries that can be loaded with it";
+                let finding = Finding::new(code, severity, "DT_NEEDED", expected, why.to_string());
+                self.findings.push(finding);
+                return;
+            }
+        };
+        for member in bundle.members() {
+            self.findings.extend(member.findings(policy));
+            if member.facts.nodelete() {
+                let who = member.path.display();
+                let why = format!("its dependency {who} is marked DF_1_NODELETE");
+                self.pinned_because.push(why);
+            }
+        }
+    }
+
     /// What there is to say about an intact file.
     fn judge(
         &mut self,
@@ -139,6 +162,7 @@ impl Check {
             let why = "the file is marked DF_1_NODELETE";
             self.pinned_because.push(why.to_owned());
         }
+        self.judge_brought(facts, bytes, opened, policy);
         let info = match Info::read(facts, bytes) {
             Ok(info) => info,
             Err(malformed) => {

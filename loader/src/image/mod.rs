@@ -42,7 +42,7 @@ pub(crate) mod validate;
 mod versions;
 
 pub use bundle::Dependency;
-pub(crate) use bundle::{Bundle, InScope, PLUGIN};
+pub(crate) use bundle::{Bundle, InScope, Member, PLUGIN};
 pub(crate) use bytes::Bytes;
 pub use check::{Check, Verdict};
 pub use claims::claims;

@@ -1,4 +1,4 @@
-//! What probes said, by digest, so that each file is probed once.
+//! What probes said, by digest, so that each file is probed once with the same libraries.
 
 #![forbid(unsafe_code)]
 
@@ -15,6 +15,15 @@ use crate::sys::task;
 /// Reports kept; beyond them all are forgotten, and files are probed again.
 const MOST: usize = 4096;
 
+/// What was rehearsed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Rehearsed {
+    /// The plugin's file, by which it is forgotten.
+    pub(crate) file: Digest,
+    /// That, what it brings and the rules it is loaded by.
+    pub(crate) whole: Digest,
+}
+
 /// What is known of one file.
 #[derive(Clone, Debug)]
 enum Known {
@@ -26,14 +35,14 @@ enum Known {
 /// What probes said, by digest. Lock order: a leaf, never held while a probe runs.
 #[derive(Debug, Default)]
 pub(crate) struct Probes {
-    known: Mutex<HashMap<Digest, Known>>,
+    known: Mutex<HashMap<Rehearsed, Known>>,
     changed: Condvar,
 }
 
 /// Takes the mark of a probe in progress away, whatever becomes of it.
 struct Turn<'a> {
     probes: &'a Probes,
-    digest: Digest,
+    rehearsed: Rehearsed,
     report: Option<Arc<Report>>,
 }
 
@@ -45,10 +54,10 @@ impl Drop for Turn<'_> {
                 if known.len() >= MOST {
                     known.retain(|_, known| matches!(known, Known::Probing(_)));
                 }
-                known.insert(self.digest, Known::Done(report));
+                known.insert(self.rehearsed, Known::Done(report));
             }
             None => {
-                known.remove(&self.digest);
+                known.remove(&self.rehearsed);
             }
         }
         drop(known);
@@ -57,7 +66,7 @@ impl Drop for Turn<'_> {
 }
 
 impl Probes {
-    fn lock(&self) -> MutexGuard<'_, HashMap<Digest, Known>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Rehearsed, Known>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -74,13 +83,13 @@ impl Probes {
     /// Those of `probe`; [`ErrorKind::Deadline`] when the other thread takes too long.
     pub(crate) fn ask(
         &self,
-        digest: Digest,
+        rehearsed: Rehearsed,
         deadline: Deadline,
         probe: impl FnOnce() -> Result<(Arc<Report>, bool), Error>,
     ) -> Result<Arc<Report>, Error> {
         let mut known = self.lock();
         loop {
-            match known.entry(digest) {
+            match known.entry(rehearsed) {
                 Entry::Vacant(entry) => {
                     entry.insert(Known::Probing(task::process()));
                     break;
@@ -104,7 +113,7 @@ impl Probes {
         drop(known);
         let mut turn = Turn {
             probes: self,
-            digest,
+            rehearsed,
             report: None,
         };
         let (report, is_kept) = probe()?;
@@ -115,10 +124,10 @@ impl Probes {
     /// Forgets what was said of a file.
     pub(crate) fn forget(&self, digest: &Digest) -> bool {
         let mut known = self.lock();
-        let is_done = matches!(known.get(digest), Some(Known::Done(_)));
-        if is_done {
-            known.remove(digest);
-        }
-        is_done
+        let before = known.len();
+        known.retain(|rehearsed, known| {
+            rehearsed.file != *digest || matches!(known, Known::Probing(_))
+        });
+        known.len() < before
     }
 }

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::VARIABLE;
 use super::plan::Probe;
+use crate::digest::Digest;
 use crate::error::{Error, ErrorKind};
 use crate::image::{FileKey, Original, Rule};
 use crate::params::Params;
@@ -54,6 +55,8 @@ pub(crate) struct Request {
     /// What becomes of what would pin it.
     pub(crate) nodelete: Rule,
     pub(crate) unique: Rule,
+    /// What the load brings, where that is known: nothing else may come in its place meanwhile.
+    pub(crate) brought: Option<Vec<Digest>>,
     /// The load's parameters.
     pub(crate) params: Params,
 }
@@ -71,6 +74,7 @@ impl Default for Request {
             policy: Policy::default(),
             nodelete,
             unique,
+            brought: None,
             params: Params::default(),
         }
     }
@@ -139,6 +143,10 @@ impl Request {
             };
             add(key, word);
         }
+        if let Some(brought) = &self.brought {
+            let digests: Vec<String> = brought.iter().map(Digest::to_string).collect();
+            add("brought", digests.join(" ").as_bytes());
+        }
         add("processor", limits.processor.to_string().as_bytes());
         add("memory", limits.memory.to_string().as_bytes());
         add("descriptors", limits.descriptors.to_string().as_bytes());
@@ -181,6 +189,10 @@ impl Request {
                 }
                 "nodelete" => request.nodelete = rule(value)?,
                 "unique" => request.unique = rule(value)?,
+                "brought" => {
+                    let digests = text(value)?.split_whitespace().map(str::parse);
+                    request.brought = Some(digests.collect::<Result<_, _>>().ok()?);
+                }
                 "processor" => limits.processor = text(value)?.parse().ok()?,
                 "memory" => limits.memory = text(value)?.parse().ok()?,
                 "descriptors" => limits.descriptors = text(value)?.parse().ok()?,
@@ -227,6 +239,7 @@ mod tests {
                 .in_folder("/opt", Rules::default()),
             nodelete: Rule::Neutralise,
             unique: Rule::Honour,
+            brought: Some(vec![Digest::of(b"one"), Digest::of(b"two")]),
             params: Params::new().with("level", "9").with("empty", ""),
         };
         let limits = Limits {

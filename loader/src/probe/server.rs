@@ -24,6 +24,7 @@ use super::{FILE, REPORT, VARIABLE};
 use crate::config::Config;
 use crate::crash::CrashOptions;
 use crate::deadline::Deadline;
+use crate::error::ErrorKind;
 use crate::loader::Loader;
 use crate::params::Params;
 use crate::sys::inherited;
@@ -107,7 +108,8 @@ fn rehearse(trust: &Trust, file: OwnedFd, request: OwnedFd) -> Result<(), String
         Some(original) => Source::copy_of(original, file, &request.path),
         None => Source::opened(file, &request.path),
     };
-    let source = source.nodelete(request.nodelete).unique(request.unique);
+    let mut source = source.nodelete(request.nodelete).unique(request.unique);
+    source.brought = request.brought;
     let source = match &request.name {
         Some(name) => source.named(name),
         None => source,
@@ -137,6 +139,11 @@ fn rehearse(trust: &Trust, file: OwnedFd, request: OwnedFd) -> Result<(), String
 fn load_and_unload(loader: &Loader, trust: &Trust, source: Source, params: &Params) {
     let plugin = match loader.load(trust, source, params) {
         Ok(plugin) => plugin,
+        // What it brings was replaced: whatever came instead was not to be rehearsed.
+        Err(error) if error.kind() == ErrorKind::Probe => {
+            say("broken", &error.to_string());
+            return;
+        }
         Err(error) => {
             say("refused", &format!("{error:#}"));
             if let Some(left) = error.lingering() {

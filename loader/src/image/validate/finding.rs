@@ -39,6 +39,8 @@ pub enum Code {
     Metadata,
     /// The version of the binary contract.
     Abi,
+    /// A library that it brings cannot be loaded with it.
+    Dependency,
     /// Something that hosts may have a say in.
     Matter(Matter),
     /// What a plugin for this host should have, and this one has not.
@@ -63,6 +65,7 @@ impl Code {
             Self::Sections => "sections",
             Self::Metadata => "metadata",
             Self::Abi => "abi",
+            Self::Dependency => "dependency",
             Self::Matter(matter) => matter.name(),
             Self::Conformance => "conformance",
         }
