@@ -8,6 +8,7 @@ use std::mem;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::ptr;
+use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 use std::{env, process};
@@ -294,4 +295,103 @@ fn here(file: &Path, what: &str, number: u64, says: &str) {
         // It stays mapped, so that the process ends as it wants to.
         trigger(what);
     }
+}
+
+/// A plugin that makes memory of its own the thread's alternate stack. By an import, since another
+/// thread's alternate stack can be read by nobody: what the loader sees is the call.
+const STACK: &str = r#"
+#define _GNU_SOURCE
+#include "plugin_api.h"
+#include <signal.h>
+#include <string.h>
+static int32_t init(const plug_host_context *ctx) { (void)ctx; return PLUG_OK; }
+static void stop(void) {}
+PLUG_PLUGIN("leaver", "1.0.0", "leaves things behind", "MIT", init, stop);
+static char room[1 << 16];
+PLUG_EXPORT(uint64_t, leave, (uint64_t none)) {
+    stack_t stack;
+    (void)none;
+    memset(&stack, 0, sizeof stack);
+    stack.ss_sp = room;
+    stack.ss_size = sizeof room;
+    return sigaltstack(&stack, NULL) == 0;
+}
+"#;
+
+extern "C" fn on_alternate_stack(_: c_int) {}
+
+/// Has the running thread handle a signal on its alternate stack.
+fn use_alternate_stack() {
+    // SAFETY: all zeroes is a valid one.
+    let mut action: libc::sigaction = unsafe { mem::zeroed() };
+    action.sa_sigaction = on_alternate_stack as *const () as usize;
+    action.sa_flags = libc::SA_ONSTACK;
+    // SAFETY: a handler that does nothing.
+    unsafe { libc::sigaction(libc::SIGUSR2, &raw const action, ptr::null_mut()) };
+    // SAFETY: a signal to this thread.
+    unsafe { libc::raise(libc::SIGUSR2) };
+}
+
+#[test]
+fn alternate_stack_crashes_a_plain_dlclose_and_is_given_back_here() {
+    const TEST: &str = "alternate_stack_crashes_a_plain_dlclose_and_is_given_back_here";
+    let Some(role) = child::role() else {
+        let scratch = Scratch::new("leftovers");
+        let file = c_plugin(&scratch, "leaver", STACK);
+        // SAFETY: libtest's other threads do not look at the environment.
+        unsafe { env::set_var(FILE, &file) };
+        let time = Duration::from_secs(60);
+        let plain = child::run(TEST, "plain", time);
+        assert_eq!(plain.signal(), Some(libc::SIGSEGV), "{plain:?}");
+        let here = child::run(TEST, "here", time);
+        assert!(here.succeeded(), "{:?}\n{}", here.status, here.output);
+        return;
+    };
+    let file = PathBuf::from(env::var_os(FILE).expect("given"));
+    if role == "plain" {
+        let file = CString::new(file.as_os_str().as_bytes()).expect("no zero");
+        // SAFETY: a terminated path.
+        let library = unsafe { libc::dlopen(file.as_ptr(), libc::RTLD_NOW) };
+        assert!(!library.is_null());
+        // SAFETY: a terminated name.
+        let leave = unsafe { libc::dlsym(library, c"leave".as_ptr()) };
+        // SAFETY: the fixture's own signature.
+        let leave: Leave = unsafe { mem::transmute(leave) };
+        // SAFETY: as above.
+        assert_eq!(unsafe { leave(0) }, 1);
+        // SAFETY: nothing is called any more, as far as anybody can tell.
+        assert_eq!(unsafe { libc::dlclose(library) }, 0);
+        return use_alternate_stack();
+    }
+    let host = Host::new();
+    let plugin = host.load(&file).expect("loads");
+    let leave = plugin.function::<Leave>("leave").expect("exported");
+    // SAFETY: the fixture's own signature.
+    assert_eq!(unsafe { leave.call((0,)) }, Ok(1));
+    // A thread that sleeps is named, and gives it back when it ends.
+    let (tell, told) = mpsc::channel();
+    let (end, ends) = mpsc::channel::<()>();
+    let sleeper = thread::spawn(move || {
+        // SAFETY: as above.
+        tell.send(unsafe { leave.call((0,)) }).expect("heard");
+        ends.recv().expect("told");
+        use_alternate_stack();
+    });
+    assert_eq!(told.recv().expect("told"), Ok(1));
+    let verdict = host.loader.unload("leaver", seconds(5)).expect("closed");
+    let Unloaded::Zombie(lingering) = &verdict else {
+        panic!("{verdict:?}");
+    };
+    let says = "has an alternate signal stack that it set";
+    assert!(lingering.to_string().contains(says), "{lingering}");
+    use_alternate_stack();
+    end.send(()).expect("alive");
+    sleeper.join().expect("survives");
+    let began = Instant::now();
+    while !host.loader.zombies().is_empty() {
+        let left = host.loader.zombies();
+        assert!(began.elapsed() < Duration::from_secs(20), "{left:?}");
+        thread::sleep(Duration::from_millis(10));
+    }
+    use_alternate_stack();
 }
