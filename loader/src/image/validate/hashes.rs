@@ -32,6 +32,11 @@ impl Words<'_> {
 /// Symbols whose names are touched before they are hashed.
 const AHEAD: u64 = 16;
 
+/// Names that are hashed at most. A name that is not where its hash says is only not found: ld.so
+/// follows the chains, whose ends and order are looked at for all symbols, as is where each name
+/// lies. Of larger files runs of names are taken from all over the table.
+const HASHED: u64 = 1 << 16;
+
 /// Reads the first bytes of the next names from the symbol `from` on. They lie anywhere in a large
 /// file, and memory brings many at once, but one at a time where each is hashed before the next is
 /// asked for.
@@ -57,6 +62,8 @@ fn check_gnu(view: &View<'_>, vaddr: u64) -> Result<(), Damage> {
     let chains = buckets.saturating_add(u64::from(n_buckets));
     let end = view.facts.n_symbols;
     let mut next = first;
+    // Of so many runs one is hashed.
+    let share = end.div_ceil(HASHED).max(1);
     for bucket in 0..u64::from(n_buckets) {
         let at = buckets.saturating_add(bucket);
         let head = u64::from(table.at(at));
@@ -72,11 +79,18 @@ fn check_gnu(view: &View<'_>, vaddr: u64) -> Result<(), Damage> {
                 return damage(at, "a chain that ends", format!("{next} of {end}"));
             }
             let done = next.saturating_sub(first);
+            let link = chains.saturating_add(done);
+            let stored = table.at(link);
+            if !(done / AHEAD).is_multiple_of(share) {
+                next = next.saturating_add(1);
+                if stored & 1 != 0 {
+                    break;
+                }
+                continue;
+            }
             if done.is_multiple_of(AHEAD) {
                 touch(view, next);
             }
-            let link = chains.saturating_add(done);
-            let stored = table.at(link);
             let name = elf::symbol(view.symbols, next).map_or(0, |symbol| symbol.name);
             let hash = gnu_hash(view.strings.bytes, name);
             if stored | 1 != hash | 1
