@@ -42,6 +42,10 @@ const COMPUTING: Duration = Duration::from_millis(1);
 /// What threads that run always get to come to rest or to answer, whatever the deadline.
 const AT_LEAST: Duration = Duration::from_millis(500);
 
+/// How often a thread that pauses may be met running, each time after so much of its own time, until
+/// it is asked like one that does not: its pauses are too short to be met.
+const RESTLESS: u32 = 8;
+
 /// How long answers are waited for before the thread is looked at again.
 const ANSWER: Duration = Duration::from_millis(100);
 
@@ -51,6 +55,8 @@ struct Runner {
     /// What it had had of a processor at the first look, and how often it had paused by then.
     processor: u64,
     pauses: Option<u64>,
+    /// How often it had paused again since, and was met running nevertheless.
+    restless: u32,
     doubt: Doubt,
 }
 
@@ -294,6 +300,7 @@ impl Round {
         let runner = self.runners.entry(tid).or_insert_with(|| Runner {
             processor,
             pauses: status().map(|status| status.pauses),
+            restless: 0,
             doubt: Doubt::Runs,
         });
         let had = Duration::from_nanos(processor.saturating_sub(runner.processor));
@@ -303,8 +310,9 @@ impl Round {
         let Some(status) = status() else {
             return runner.doubt;
         };
-        if runner.pauses != Some(status.pauses) {
+        if runner.pauses != Some(status.pauses) && runner.restless < RESTLESS {
             // It pauses now and then: some look will meet it asleep.
+            runner.restless += 1;
             runner.processor = processor;
             runner.pauses = Some(status.pauses);
             return runner.doubt;

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use plug_loader::{Audit, Config, ErrorKind, PluginFn, State, SymbolReader};
+use plug_loader::{ErrorKind, PluginFn, State, SymbolReader};
 use plug_tests::confinement::refuse;
 use plug_tests::host::{Host, seconds};
 use plug_tests::isolated;
@@ -140,11 +140,7 @@ fn membarrier_that_fails_later_fails_unloads_and_nothing_else() {
 #[test]
 fn membarrier_given_up_under_load_is_not_needed_any_more() {
     isolated!({
-        // Threads that are no workers, and nearly always run, are looked at for long: with audits the
-        // test above is enough.
-        let mut config = Config::default();
-        config.audit = Audit::Off;
-        let host = Host::with(config);
+        let host = Host::new();
         assert!(host.loader.capabilities().membarrier);
         churn(&host, 60, || {
             host.loader.assume_seccomp().expect("one last barrier");
