@@ -23,8 +23,7 @@ pub fn run(plan: Plan) {
                 let began = Instant::now();
                 let plugin = host.load(&files.rust);
                 tries[which].push(began.elapsed().as_nanos() as f64 / 1e3);
-                // Without the footprint ld.so may keep it for a moment; cycles are where that counts.
-                let _gone = host.unload(&plugin);
+                assert!(host.unload(&plugin));
             }
         }
         // The first round only warms up.
@@ -61,7 +60,7 @@ fn allocations(plan: Plan, host: &Host, files: &Files) {
             series
                 .rounds
                 .push(began.elapsed().as_nanos() as f64 / n as f64);
-            let _gone = host.unload(&plugin);
+            assert!(host.unload(&plugin));
         }
     }
     table("malloc and free of a block", "ns", &all);

@@ -199,6 +199,9 @@ struct Round {
     wanted_signal: Option<i32>,
     clear: HashSet<u32>,
     runners: HashMap<u32, Runner>,
+    /// What kept a thread from being told outside when it was last seen at rest, and where: whoever
+    /// happens to run at the last look is named by what is known of it.
+    doubts: HashMap<u32, (Doubt, usize)>,
     /// Looks in a row that found nobody new.
     quiet: u32,
 }
@@ -218,6 +221,7 @@ impl Round {
             wanted_signal: config.audit_signal,
             clear: HashSet::new(),
             runners: HashMap::new(),
+            doubts: HashMap::new(),
             quiet: 0,
         })
     }
@@ -278,6 +282,11 @@ impl Round {
             }
             Outcome::Inside(address) => inside.push((tid, HolderKind::Stack, address)),
             Outcome::Unclear(doubt, address) => {
+                let known = match doubt {
+                    Doubt::Runs => self.doubts.get(&tid).copied(),
+                    _ => self.doubts.insert(tid, (doubt, address)).and(None),
+                };
+                let (doubt, address) = known.unwrap_or((doubt, address));
                 inside.push((tid, HolderKind::PerhapsStack(doubt), address));
             }
         }

@@ -5,6 +5,7 @@ use std::ffi::{c_int, c_void};
 use std::hint;
 use std::mem::{self, MaybeUninit};
 use std::ops::Range;
+use std::process::Command;
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Barrier};
@@ -18,7 +19,7 @@ use plug_loader::{
 use plug_tests::confinement;
 use plug_tests::host::{Host, seconds};
 use plug_tests::isolated;
-use plug_tests::standalone::{Scratch, c_plugin};
+use plug_tests::standalone::{Scratch, c_plugin, run};
 
 const FIXTURE: &str = r#"
 #define _GNU_SOURCE
@@ -518,6 +519,31 @@ fn threads_that_block_all_signals_are_read_and_where_they_compute_refused() {
         outside.leaves();
         room.gone();
     });
+}
+
+#[test]
+fn the_frames_of_a_program_with_gaps_between_its_segments_are_followed() {
+    let program = env!("CARGO_BIN_EXE_gaps-host");
+    let layout = run(Command::new("readelf").args(["-lW", program]));
+    let segments = layout.lines().filter_map(|line| {
+        let fields: Vec<_> = line.split_ascii_whitespace().collect();
+        let number = |n: usize| u64::from_str_radix(fields.get(n)?.strip_prefix("0x")?, 16).ok();
+        (fields.first() == Some(&"LOAD")).then_some((number(2)?, number(5)?))
+    });
+    let segments: Vec<_> = segments.collect();
+    let leaves_a_gap = |pair: &[(u64, u64)]| {
+        let [(start, size), (next, _)] = pair else {
+            return false;
+        };
+        (start + size).next_multiple_of(4096) < next & !4095
+    };
+    assert!(segments.windows(2).any(leaves_a_gap), "{layout}");
+    let scratch = Scratch::new("gaps");
+    let file = c_plugin(&scratch, "roomy", FIXTURE);
+    let said = run(Command::new(program).arg(file));
+    println!("{said}");
+    assert!(!said.starts_with("0 words left"), "{said}");
+    assert!(said.contains("0 holders []\ngone: true"), "{said}");
 }
 
 #[test]

@@ -1,7 +1,9 @@
 //! Which object of ld.so's covers an address, asked without its lock.
 
 use std::ffi::{c_int, c_void};
-use std::sync::atomic::{AtomicPtr, Ordering};
+use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
+
+use super::task;
 
 /// glibc's `struct dl_find_object` (`<dlfcn.h>`, 2.35) on machines without `dlfo_eh_dbase`.
 #[repr(C)]
@@ -20,6 +22,13 @@ type FindObject = unsafe extern "C" fn(*mut c_void, *mut Found) -> c_int;
 /// by [`find`].
 static FIND: AtomicPtr<c_void> = AtomicPtr::new(std::ptr::null_mut());
 
+/// The program's own link map, which is never freed, and where its headers are; null and 0 where that
+/// is not known. Written by [`prepare`], the address first (SeqCst: cold), read by [`find`].
+///
+/// A program whose segments leave gaps, as some linkers lay them out, is told segment by segment.
+static PROGRAM: AtomicPtr<c_void> = AtomicPtr::new(std::ptr::null_mut());
+static PROGRAM_START: AtomicUsize = AtomicUsize::new(0);
+
 /// Looks the C library's function up; false where it has none.
 ///
 /// Thread context: takes ld.so's lock.
@@ -27,6 +36,10 @@ pub(crate) fn prepare() -> bool {
     // SAFETY: a terminated name, looked up among all objects.
     let function = unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"_dl_find_object".as_ptr()) };
     FIND.store(function, Ordering::SeqCst);
+    if let Some(program) = ask(task::program_headers()) {
+        PROGRAM_START.store(program.start.addr(), Ordering::SeqCst);
+        PROGRAM.store(program.link_map, Ordering::SeqCst);
+    }
     !function.is_null()
 }
 
@@ -35,11 +48,24 @@ pub(crate) fn is_known() -> bool {
     !FIND.load(Ordering::SeqCst).is_null()
 }
 
-/// The range of the object that covers `address`.
+/// The object that covers `address`: where its headers are, and where what covers the address ends.
 ///
 /// Async-signal-safe (the manual says so of the function used). The object may be unloaded at any
 /// moment by another thread; nothing of it is read here.
 pub(crate) fn find(address: usize) -> Option<(usize, usize)> {
+    let found = ask(address)?;
+    let (start, end) = (found.start.addr(), found.end.addr());
+    if !(start..end).contains(&address) {
+        return None;
+    }
+    match found.link_map == PROGRAM.load(Ordering::SeqCst) {
+        true => Some((PROGRAM_START.load(Ordering::SeqCst), end)),
+        false => Some((start, end)),
+    }
+}
+
+/// What the C library tells of `address`; none where it knows no object there.
+fn ask(address: usize) -> Option<Found> {
     let function = FIND.load(Ordering::SeqCst);
     if function.is_null() {
         return None;
@@ -58,9 +84,5 @@ pub(crate) fn find(address: usize) -> Option<(usize, usize)> {
     let status = unsafe { function(address as *mut c_void, &raw mut found) };
     // Success without a link map is an object on its way out; the map itself is never looked at,
     // since ld.so may free it right now.
-    if status != 0 || found.link_map.is_null() {
-        return None;
-    }
-    let (start, end) = (found.start.addr(), found.end.addr());
-    (start..end).contains(&address).then_some((start, end))
+    (status == 0 && !found.link_map.is_null()).then_some(found)
 }
