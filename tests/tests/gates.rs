@@ -2,13 +2,13 @@
 //! gate that stays occupied is nobody else's business.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use plug_filter::FilterV1;
-use plug_loader::{CallError, Deadline, ErrorKind, Params, Plugin, Proof, Source};
-use plug_tests::host::{Host, hostile, useful};
+use plug_loader::{CallError, Deadline, ErrorKind, Params, Plugin, Proof, Source, Unloaded};
+use plug_tests::host::{Host, hostile, seconds, useful};
 use plug_tests::isolated;
 use plug_tests::relay::{calls_back, relay, within};
 use plug_tests::standalone::Scratch;
@@ -212,6 +212,49 @@ fn call_that_does_not_return_delays_nothing_of_another_plugin() {
             // Twice the workers to look at, on a machine with other things to do; a wait would be
             // as long as the call, which ends after the measurement.
             assert!(held < free * 5 + Duration::from_millis(5), "{what}");
+        }
+    });
+}
+
+#[test]
+fn callers_that_are_refused_do_not_hold_an_unload_up() {
+    isolated!({
+        const CALLERS: usize = 96;
+        let host = Host::new();
+        let done = AtomicBool::new(false);
+        for workers in [CALLERS, 0] {
+            let plugin = host.useful("checksum");
+            let filter = plugin.interface::<FilterV1>().expect("a filter");
+            let (refused, ready) = (AtomicU32::new(0), AtomicU32::new(0));
+            done.store(false, Ordering::SeqCst);
+            thread::scope(|scope| {
+                for n in 0..CALLERS {
+                    let (host, filter, refused, ready, done) =
+                        (&host, &filter, &refused, &ready, &done);
+                    scope.spawn(move || {
+                        let _worker = (n < workers).then(|| host.loader.worker("asks"));
+                        ready.fetch_add(1, Ordering::SeqCst);
+                        while !done.load(Ordering::Relaxed) {
+                            // SAFETY: nothing is done with the table.
+                            if unsafe { filter.call_raw(|_, _| ()) }.is_err() {
+                                refused.fetch_add(1, Ordering::Relaxed);
+                            }
+                        }
+                    });
+                }
+                while ready.load(Ordering::SeqCst) < CALLERS as u32 {
+                    thread::yield_now();
+                }
+                let began = Instant::now();
+                let unloaded = host.loader.unload("checksum", seconds(30));
+                println!(
+                    "{workers} workers: {:?}, {} refused",
+                    began.elapsed(),
+                    refused.load(Ordering::Relaxed)
+                );
+                done.store(true, Ordering::SeqCst);
+                assert!(matches!(unloaded, Ok(Unloaded::Gone(_))), "{unloaded:?}");
+            });
         }
     });
 }

@@ -5,7 +5,7 @@
 //! unless the plugin's whole state word, generation included, is the expected one, and the count
 //! is raised *before* the state is looked at: the loader changes the state first and looks at
 //! the counts afterwards, so that either the caller sees the change or the loader sees the
-//! caller. See `docs/ORDERING.md`, section "Call gates".
+//! caller. Who finds the state changed before that is refused without a count. See `docs/ORDERING.md`, section "Call gates".
 
 use crate::state::StateCell;
 #[cfg(not(plug_loom))]
@@ -46,6 +46,9 @@ pub fn enter(
     word: u64,
     fences: impl FnOnce() -> bool,
 ) -> Option<Raised> {
+    if is_closed(state, word) {
+        return None;
+    }
     let raised = raise(count, fences);
     // Acquire: what the loader wrote before it made the plugin Live is seen; and it is this
     // load that the fence or the loader's membarrier orders after the count.
@@ -54,6 +57,15 @@ pub fn enter(
     }
     take_back(count);
     None
+}
+
+/// Whether a caller can be refused without raising its counter. Those that go on asking would
+/// otherwise be met by a scan with their counters raised, one or another at every look, and an unload
+/// would never see all of them outside.
+#[inline]
+fn is_closed(state: &StateCell, word: u64) -> bool {
+    // Relaxed: spares a raise, and lets nobody in.
+    state.load(Ordering::Relaxed) != word
 }
 
 /// Raises a counter that only the running thread writes, whatever the state: for a caller whom
@@ -113,6 +125,9 @@ fn take_back(count: &Count) {
 /// Raises a counter that many threads share, then looks at the state.
 #[inline]
 pub fn enter_shared(count: &Count, state: &StateCell, word: u64) -> bool {
+    if is_closed(state, word) {
+        return false;
+    }
     raise_shared(count);
     // SeqCst, as the increment: both stand in one total order with the loader's state store and
     // its look at the counter.
@@ -144,6 +159,9 @@ pub fn leave_shared(count: &Count) {
 /// Pins have counters of their own, over the whole word: a host may take one an object.
 #[inline]
 pub fn pin(pins: &Count, state: &StateCell, word: u64) -> bool {
+    if is_closed(state, word) {
+        return false;
+    }
     pin_again(pins);
     // SeqCst: as in enter_shared().
     if state.load(Ordering::SeqCst) == word {
