@@ -716,7 +716,7 @@ impl Drop for Settled<'_> {
         };
         if owed.is_none() {
             let held = unload::held(self.process, self.record, Deadline::after(LAST_WORDS));
-            owed = held.map(|(why, until)| (why, Some(until)));
+            owed = held.err().map(|held| (held.0, Some(held.1)));
         }
         if owed.is_none() {
             settlement::release(self.record);

@@ -149,14 +149,17 @@ pub(crate) fn leave(
             return bury(process, loaded, reason.into(), Some(Until::Said(farewell)));
         }
     };
-    let Gone { observed, leaks } =
-        match depart(process, loaded, last_thread, last_words, &mut stages) {
-            Ok(gone) => gone,
-            Err(left) => {
-                let Left { loaded, why, until } = *left;
-                return bury(process, loaded, why, until);
-            }
-        };
+    let Gone {
+        observed,
+        warnings,
+        leaks,
+    } = match depart(process, loaded, last_thread, last_words, &mut stages) {
+        Ok(gone) => gone,
+        Err(left) => {
+            let Left { loaded, why, until } = *left;
+            return bury(process, loaded, why, until);
+        }
+    };
     checkpoint::note("unload.release");
     process.registry.release(record.id, record.generation);
     let stages = stages.into_inner();
@@ -168,6 +171,7 @@ pub(crate) fn leave(
         workers,
         stages,
         observed,
+        warnings,
         leaks,
     })
 }
@@ -175,6 +179,7 @@ pub(crate) fn leave(
 /// What was seen of a plugin that left.
 struct Gone {
     observed: Observed,
+    warnings: Vec<Root>,
     leaks: Option<Leaks>,
 }
 
@@ -242,51 +247,65 @@ fn depart(
     if !for_ever.is_empty() {
         return left(loaded, Why::for_ever(for_ever), None);
     }
-    if let Some((why, until)) = held(process, &record, deadline) {
-        return left(loaded, why, Some(until));
+    let warnings = match held(process, &record, deadline) {
+        Ok(warnings) => warnings,
+        Err(held) => {
+            let (why, until) = *held;
+            return left(loaded, why, Some(until));
+        }
+    };
+    for root in &warnings {
+        let (plugin, generation) = (&*record.name, record.generation);
+        tracing::warn!(target: "plug::unload", plugin, generation, %root, "a pointer stays behind");
     }
-    close(process, loaded, stages).or_else(|given_back| {
+    close(process, loaded, warnings, stages).or_else(|given_back| {
         let (loaded, why) = *given_back;
         left(loaded, why, None)
     })
 }
 
-/// Why a load whose destructors have run must not be unmapped yet, and what it waits for, if so.
+/// The pointers into a load whose destructors have run that others keep and that may be of no use
+/// any more.
+///
+/// # Errors
+/// Why it must not be unmapped yet, and what it waits for.
 pub(crate) fn held(
     process: &'static Process,
     record: &Arc<Record>,
     deadline: Deadline,
-) -> Option<(Why, Until)> {
-    let held = held_by(process, record, deadline);
-    if held.is_empty() {
-        return None;
-    }
-    let watched = Arc::clone(record);
-    let is_free = move || held_by(process, &watched, Deadline::now()).is_empty();
-    Some((Why::for_ever(held), Until::Free(Recheck::new(is_free))))
+) -> Result<Vec<Root>, Box<(Why, Until)>> {
+    held_by(process, record, deadline).map_err(|held| {
+        let watched = Arc::clone(record);
+        let is_free = move || held_by(process, &watched, Deadline::now()).is_ok();
+        Box::new((Why::for_ever(held), Until::Free(Recheck::new(is_free))))
+    })
 }
 
+/// Pointers that may be of no use any more.
+///
+/// # Errors
 /// What would crash after an unmapping, in words: threads that are inside when the deadline has
-/// passed, and pointers that somebody keeps. Such as may be of no use any more are logged.
-fn held_by(process: &'static Process, record: &Record, deadline: Deadline) -> Vec<String> {
+/// passed, and pointers that somebody keeps.
+fn held_by(
+    process: &'static Process,
+    record: &Record,
+    deadline: Deadline,
+) -> Result<Vec<Root>, Vec<String>> {
     let config = &process.config;
     if config.audit == Audit::Off {
-        return Vec::new();
+        return Ok(Vec::new());
     }
     let go_on = |_| ControlFlow::Continue(());
     let inside = audit::wait_until_outside(config, &process.workers, record, deadline, go_on);
     let (roots, others): (Vec<_>, Vec<_>) =
         roots::scan(record, true).into_iter().partition(Root::holds);
     if roots.is_empty() && inside.is_empty() {
-        let (plugin, generation) = (&*record.name, record.generation);
-        for root in others {
-            tracing::warn!(target: "plug::unload", plugin, generation, %root, "a pointer stays behind");
-        }
+        return Ok(others);
     }
     let inside = inside.iter().map(ToString::to_string);
-    inside
+    Err(inside
         .chain(roots.iter().map(ToString::to_string))
-        .collect()
+        .collect())
 }
 
 /// Hides a plugin whose destructors have run, waits for readers, unmaps it and looks whether it is
@@ -294,6 +313,7 @@ fn held_by(process: &'static Process, record: &Record, deadline: Deadline) -> Ve
 fn close(
     process: &'static Process,
     mut loaded: Loaded,
+    warnings: Vec<Root>,
     stages: &mut Stages,
 ) -> Result<Gone, Box<(Loaded, Why)>> {
     let record = Arc::clone(&loaded.record);
@@ -352,7 +372,11 @@ fn close(
             }
             drop(loaded);
             remember(process, record);
-            return Ok(Gone { observed, leaks });
+            return Ok(Gone {
+                observed,
+                warnings,
+                leaks,
+            });
         }
         Ok(observed) => Why {
             observed: Some(observed),

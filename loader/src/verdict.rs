@@ -11,6 +11,7 @@ use crate::footprint::blocks::Frames;
 use crate::lingering::{Lingering, Observed};
 use crate::plugin::Record;
 use crate::quiesce::WorkerProof;
+use crate::roots::Root;
 
 /// How an unload ended. What it says was observed, not assumed.
 #[derive(Clone, Debug)]
@@ -58,6 +59,9 @@ pub struct UnloadReport {
     pub stages: Vec<(Stage, Duration)>,
     /// What was seen of its mapping.
     pub observed: Observed,
+    /// Pointers into it that the host's or another plugin's data still had, and that may be of no use
+    /// any more: whoever follows one crashes.
+    pub warnings: Vec<Root>,
     /// What it held when it was unmapped, if it was loaded with [`Source::accounted`] and held
     /// anything. Its destructors had run, so that nobody gives that back any more.
     ///

@@ -361,6 +361,9 @@ impl Render {
                 of("idle"),
                 of("drained")
             ));
+            for warning in &reply.warnings {
+                self.line(&format!("{name}a pointer stays behind: {warning}"));
+            }
             if let Some(leaks) = &reply.leaks {
                 self.line(&format!("{name}left {}", holds(&leaks.account)));
                 for site in &leaks.sites {

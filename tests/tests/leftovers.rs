@@ -8,6 +8,7 @@ use std::mem;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::ptr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -16,6 +17,7 @@ use std::{env, process};
 use plug_loader::{Deadline, ErrorKind, HolderKind, RootKind, Unloaded};
 use plug_tests::child;
 use plug_tests::host::{Host, seconds};
+use plug_tests::isolated;
 use plug_tests::standalone::{Scratch, c_plugin, cpp_plugin};
 
 const FIXTURE: &str = r#"
@@ -394,4 +396,28 @@ fn alternate_stack_crashes_a_plain_dlclose_and_is_given_back_here() {
         thread::sleep(Duration::from_millis(10));
     }
     use_alternate_stack();
+}
+
+/// Where the host keeps an address.
+static KEPT: AtomicUsize = AtomicUsize::new(0);
+
+#[test]
+fn a_pointer_in_the_hosts_data_is_told_and_holds_nothing() {
+    isolated!({
+        let host = Host::new();
+        let scratch = Scratch::new("kept");
+        let file = c_plugin(&scratch, "leaver", FIXTURE);
+        for keeps in [false, true] {
+            let plugin = host.load(&file).expect("loads");
+            let address = plugin.address_of("leave").expect("exported");
+            KEPT.store(if keeps { address } else { 0 }, Ordering::SeqCst);
+            let report = host.unload("leaver");
+            let place = KEPT.as_ptr().addr();
+            let told = report.warnings.iter().find(|root| root.place == place);
+            assert_eq!(told.is_some(), keeps, "{:?}", report.warnings);
+            if let Some(root) = told {
+                assert_eq!((&root.kind, &*root.symbol), (&RootKind::Data, "leave"));
+            }
+        }
+    });
 }

@@ -411,6 +411,9 @@ pub struct UnloadReply {
     /// What was seen of its mapping, where ld.so was asked to unmap it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed: Option<ObservedRow>,
+    /// Pointers into it that somebody's data still had.
+    #[serde(default)]
+    pub warnings: Vec<String>,
     /// What it left behind, where that was counted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub leaks: Option<LeaksRow>,

@@ -363,6 +363,7 @@ pub(super) fn unloaded(unloaded: Unloaded) -> UnloadReply {
                 workers: workers.collect(),
                 stages: stages(&report.stages),
                 observed: Some(observed(&report.observed)),
+                warnings: report.warnings.iter().map(ToString::to_string).collect(),
                 leaks: report.leaks.as_ref().map(leaks),
                 ..UnloadReply::default()
             };
