@@ -6,10 +6,9 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use fastrand::Rng;
 use object::read::elf::ElfFile64;
 use object::{Object, ObjectSymbol, SymbolKind};
-
-use benches::random::Random;
 
 /// Part of each file's name; raised when what is generated changes.
 const EDITION: u32 = 2;
@@ -102,7 +101,7 @@ impl Library {
 /// Assembles and links. All but the one that crashes are filled with returns: nobody calls them.
 fn make(path: &Path, n: usize) {
     println!("making {}", path.display());
-    let mut random = Random::new(n as u64);
+    let mut random = Rng::with_seed(n as u64);
     let mut text = String::from(".section .note.GNU-stack,\"\",@progbits\n.text\n");
     writeln!(
         text,
@@ -112,7 +111,7 @@ fn make(path: &Path, n: usize) {
     .expect("memory");
     for number in 1..n {
         let name = mangled(&mut random, number);
-        let size = 12 + random.below(249);
+        let size = 12 + random.usize(..249);
         writeln!(
             text,
             ".p2align 4\n.globl {name}\n.type {name},@function\n{name}:\n.skip {size},0xc3\n\
@@ -135,12 +134,12 @@ fn make(path: &Path, n: usize) {
 }
 
 /// A name of 40 to 45 bytes as rustc mangles it.
-fn mangled(random: &mut Random, number: usize) -> String {
-    let length = 2 + random.below(6);
+fn mangled(random: &mut Rng, number: usize) -> String {
+    let length = 2 + random.usize(..6);
     let word: String = (0..length)
-        .map(|_| char::from(b'a' + u8::try_from(random.below(26)).expect("a letter")))
+        .map(|_| char::from(b'a' + u8::try_from(random.usize(..26)).expect("a letter")))
         .collect();
     // The number makes it unique.
-    let hash = (random.number() << 20) | number as u64;
+    let hash = (random.u64(..) << 20) | number as u64;
     format!("_ZN5codec7decoder{length}{word}17h{hash:016x}E")
 }

@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use fastrand::Rng;
 use plug_loader::Plugin;
 
 use crate::library::Library;
@@ -10,7 +11,6 @@ use crate::plug::{self, Plug};
 use crate::single::stranger;
 use crate::verdict;
 use benches::measure::{Contender, Plan, Series, compare, median, ratio, table};
-use benches::random::Random;
 
 /// Symbols of each of the first thousand plugins.
 const BIG: usize = 1001;
@@ -57,19 +57,19 @@ pub fn run(plan: Plan, plug: &Plug, n: usize, judged: bool) {
 
 /// Addresses as a profiler sees them: most of them in `hot` places, the rest anywhere.
 fn addresses(loaded: &[(&Library, Plugin)], hot: usize) -> Vec<usize> {
-    let mut random = Random::new(3);
-    let anywhere = |random: &mut Random| {
-        let (library, plugin) = &loaded[random.below(loaded.len())];
-        let symbol = &library.symbols[random.below(library.symbols.len())];
+    let mut random = Rng::with_seed(3);
+    let anywhere = |random: &mut Rng| {
+        let (library, plugin) = &loaded[random.usize(..loaded.len())];
+        let symbol = &library.symbols[random.usize(..library.symbols.len())];
         let start = plugin.range().0 + symbol.svma as usize;
-        let address = start + random.below(symbol.size as usize);
+        let address = start + random.usize(..symbol.size as usize);
         (start, address)
     };
     let hot: Vec<usize> = (0..hot).map(|_| anywhere(&mut random).1).collect();
     (0..1 << 16)
         .map(|number| {
-            if !hot.is_empty() && random.below(10) != 0 {
-                return hot[random.below(hot.len())];
+            if !hot.is_empty() && random.usize(..10) != 0 {
+                return hot[random.usize(..hot.len())];
             }
             let (start, address) = anywhere(&mut random);
             if number < 1000 {

@@ -6,6 +6,7 @@ use std::sync::Barrier;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use fastrand::Rng;
 use hashbrown::HashMap;
 
 use crate::library::Library;
@@ -15,7 +16,6 @@ use crate::plug::{self, Plug};
 use crate::single::handle;
 use crate::verdict;
 use benches::measure::{Contender, Pinned, Plan, Series, compare, ratio, table};
-use benches::random::Random;
 
 pub fn run(plan: Plan, plug: &Plug, word: &str, n: usize) {
     let library = Library::with_functions(n);
@@ -89,9 +89,9 @@ struct Names<'a> {
 
 impl<'a> Names<'a> {
     fn new(library: &'a Library) -> Self {
-        let mut random = Random::new(2);
+        let mut random = Rng::with_seed(2);
         let mut pick = |skip: usize| {
-            let symbol = &library.symbols[random.below(library.symbols.len())];
+            let symbol = &library.symbols[random.usize(..library.symbols.len())];
             let c = &library.c_name_of(symbol)[skip..];
             Name {
                 text: &library.name_of(symbol)[skip..],

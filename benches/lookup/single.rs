@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use fastrand::Rng;
 use plug_loader::Plugin;
 
 use crate::library::Library;
@@ -10,7 +11,6 @@ use crate::peers::{self, Blazesym, Handle, ask};
 use crate::plug::{self, Plug};
 use crate::verdict;
 use benches::measure::{Contender, Pinned, Plan, Series, Stamps, compare, median, ratio, table};
-use benches::random::Random;
 
 /// Parts of the index smaller than this are not per symbol.
 const PAGE: usize = 4096;
@@ -72,11 +72,11 @@ impl<'a> Place<'a> {
             bias: plugin.range().0,
             addresses: Vec::new(),
         };
-        let mut random = Random::new(1);
+        let mut random = Rng::with_seed(1);
         for _ in 0..1 << 16 {
-            let symbol = &library.symbols[random.below(library.symbols.len())];
+            let symbol = &library.symbols[random.usize(..library.symbols.len())];
             let start = place.bias + symbol.svma as usize;
-            let address = start + random.below(symbol.size as usize);
+            let address = start + random.usize(..symbol.size as usize);
             if place.addresses.len() < 1000 {
                 assert_eq!(plug::symbol_start(address), Some(start), "a wrong answer");
             }

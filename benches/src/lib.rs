@@ -1,7 +1,6 @@
 //! What the benchmarks share: measuring in turns, one process for each group, and verdicts.
 
 pub mod measure;
-pub mod random;
 pub mod scenario;
 pub mod verdict;
 pub mod work;
