@@ -39,6 +39,8 @@ pub(crate) enum Command {
     Unload(Unload),
     /// Check files without a host.
     Check(Check),
+    /// Write a new plugin that builds, passes check and has a test.
+    New(New),
     /// Make a key pair for signatures, in minisign's formats.
     Keygen(Keygen),
     /// Sign files for their name, version, ABI and build-id, as minisign does.
@@ -170,6 +172,31 @@ pub(crate) struct Check {
     /// times.
     #[arg(long, value_name = "TRAIT=ACTION", value_parser = rule)]
     pub(crate) rule: Vec<(Matter, Action)>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct New {
+    /// The plugin's name: lower-case letters, digits, - and _.
+    pub(crate) name: String,
+    /// The language it is written in.
+    #[arg(long, value_enum, default_value_t = Lang::Rust)]
+    pub(crate) lang: Lang,
+    /// The folder to make; default one of the plugin's name.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) dir: Option<PathBuf>,
+    /// Where the crate plug-api lies, for plugins in Rust; default the version of this program from
+    /// the registry.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) api: Option<PathBuf>,
+}
+
+/// What a plugin is written in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Lang {
+    Rust,
+    C,
+    #[value(name = "c++", alias = "cpp")]
+    Cpp,
 }
 
 #[derive(Debug, Args)]

@@ -17,6 +17,7 @@ mod keygen;
 mod list;
 mod load;
 mod man;
+mod new;
 mod params;
 mod probe;
 mod quarantine;
@@ -64,6 +65,7 @@ fn run(cli: &Cli, render: &Render) -> Outcome {
         Command::Load(args) => load::run(args, host, render),
         Command::Unload(args) => unload::run(args, host, render),
         Command::Check(args) => check::run(args, render),
+        Command::New(args) => new::run(args, render),
         Command::Keygen(args) => keygen::run(args, render),
         Command::Sign(args) => sign::run(args, render),
         Command::Verify(args) => verify::run(args, render),

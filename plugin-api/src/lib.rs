@@ -87,6 +87,9 @@ pub use param::{Param, ParamValue};
 pub use task::Task;
 pub use value::{Status, Value};
 
+/// The text of `plugin_api.h`, which plugins in C and C++ include: for tools that make such.
+pub const HEADER: &str = include_str!("../include/plugin_api.h");
+
 /// What the macros expand to; nothing here is for authors.
 #[doc(hidden)]
 pub mod __private {
