@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use fastrand::Rng;
 use plug_loader::control::{Options, Server};
 use plug_tests::child::isolated_for;
 use plug_tests::host::Host;
@@ -74,23 +75,6 @@ fn descriptors_return_to(before: usize) {
             "{now} of {before} descriptors"
         );
         thread::sleep(Duration::from_millis(5));
-    }
-}
-
-/// Splitmix64: small, seeded, the same everywhere.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, n: usize) -> usize {
-        (self.next() % n as u64) as usize
     }
 }
 
@@ -209,7 +193,7 @@ fn ten_thousand_connections_leave_the_host_as_it_was() {
         let served = Served::new();
         let path = served.server.path().to_owned();
         let (before, memory) = (process::descriptors(), process::resident_kb());
-        let mut random = Random(7);
+        let mut random = Rng::with_seed(7);
         let mut held = Vec::new();
         let (mut connected, mut refused) = (0, 0);
         for n in 0..10_000 {
@@ -222,14 +206,14 @@ fn ten_thousand_connections_leave_the_host_as_it_was() {
                     let stream = UnixStream::from(socket);
                     // Some say something, some half of it, some nothing.
                     let bytes = describe();
-                    let _ = rustix::io::write(&stream, &bytes[..random.below(bytes.len() + 1)]);
+                    let _ = rustix::io::write(&stream, &bytes[..random.usize(..bytes.len() + 1)]);
                     held.push(stream);
                 }
                 Err(Errno::AGAIN) => refused += 1,
                 Err(error) => panic!("connection {n}: {error}"),
             }
             if held.len() > 200 {
-                held.swap_remove(random.below(200));
+                held.swap_remove(random.usize(..200));
             }
             if n % 1000 == 0 {
                 thread::sleep(Duration::from_millis(20));
@@ -382,38 +366,38 @@ fn garbage(seed: u64, served: &Served, messages: usize) -> usize {
         ),
         message(&own("Events"), &json!({"after": 0}), &json!({})),
     ];
-    let mut random = Random(seed);
+    let mut random = Rng::with_seed(seed);
     let mut client = served.client();
     let mut sent = 0;
     while sent < messages {
-        let mut bytes = templates[random.below(templates.len())].clone();
-        match random.below(4) {
+        let mut bytes = templates[random.usize(..templates.len())].clone();
+        match random.usize(..4) {
             // Not even JSON.
             0 => {
-                let length = random.below(200);
-                bytes = (0..length).map(|_| random.next() as u8 | 1).collect();
+                let length = random.usize(..200);
+                bytes = (0..length).map(|_| random.u64(..) as u8 | 1).collect();
                 bytes.push(0);
             }
             // A few bytes changed, which may cut it in two.
             1 => {
-                for _ in 0..=random.below(3) {
-                    let at = random.below(bytes.len());
-                    bytes[at] = random.next() as u8;
+                for _ in 0..=random.usize(..3) {
+                    let at = random.usize(..bytes.len());
+                    bytes[at] = random.u64(..) as u8;
                 }
             }
             // A piece repeated or taken out.
             2 => {
-                let (from, to) = (random.below(bytes.len()), random.below(bytes.len()));
+                let (from, to) = (random.usize(..bytes.len()), random.usize(..bytes.len()));
                 let piece = bytes[from.min(to)..from.max(to)].to_vec();
-                let at = random.below(bytes.len());
-                match random.below(2) {
+                let at = random.usize(..bytes.len());
+                match random.usize(..2) {
                     0 => drop(bytes.splice(at..at, piece)),
                     _ => drop(bytes.drain(from.min(to)..from.max(to))),
                 }
             }
             _ => {}
         }
-        let result = match random.below(16) {
+        let result = match random.usize(..16) {
             0 if !bytes.is_empty() => client.raw_with(&bytes, &[null.as_fd()]),
             _ => client.raw(&bytes),
         };
@@ -634,10 +618,10 @@ fn workers_keep_their_speed_while_the_socket_is_attacked() {
                 let (path, attack) = (served.server.path().to_owned(), attack.clone());
                 thread::spawn(move || {
                     let mut rounds = 0;
-                    let mut random = Random(3);
+                    let mut random = Rng::with_seed(3);
                     while attack.load(Ordering::Relaxed) {
                         let mut client = Client::connect(&path);
-                        let bytes = match random.below(3) {
+                        let bytes = match random.usize(..3) {
                             0 => message(&own("List"), &json!({}), &json!({})),
                             1 => message(&own("Symbols"), &json!({"name": "checksum"}), &json!({})),
                             _ => b"garbage\0".to_vec(),

@@ -13,6 +13,7 @@ use std::sync::Mutex;
 use std::thread;
 use std::time::Duration;
 
+use fastrand::Rng;
 use plug_loader::checkpoint::{Verdict, set_hook};
 use plug_loader::{Params, Plugin, Resolved, Source, SymbolReader};
 use plug_tests::child::{self, Ended};
@@ -228,13 +229,8 @@ impl Oracle {
 
     /// Link-time addresses at every edge of a share of the symbols, and at random.
     fn addresses(&self, start: u64, end: u64) -> Vec<u64> {
-        let mut state = 0x2545_f491_4f6c_dd1d_u64;
-        let mut random = move |below: u64| {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            state % below
-        };
+        let mut random = Rng::with_seed(1);
+        let mut random = |below: u64| random.u64(..below);
         let mut addresses = Vec::new();
         let n = self.named.len() as u64;
         while n > 0 && addresses.len() < ADDRESSES * 3 / 4 {

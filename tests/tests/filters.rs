@@ -5,27 +5,12 @@ use std::fs;
 use std::process::Command;
 use std::ptr;
 
+use fastrand::Rng;
 use plug_filter::{FilterV1, Instance, ParamList};
 use plug_tests::standalone::Scratch;
 
-/// A xorshift generator: the same inputs and splits in every run.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-
-    fn below(&mut self, bound: usize) -> usize {
-        usize::try_from(self.next() % bound as u64).unwrap()
-    }
-}
-
 fn inputs() -> Vec<Vec<u8>> {
-    let mut random = Random(0x9e37_79b9_7f4a_7c15);
+    let mut random = Rng::with_seed(0x9e37_79b9_7f4a_7c15);
     let mut inputs: Vec<Vec<u8>> = [
         &b""[..],
         b"a",
@@ -38,29 +23,29 @@ fn inputs() -> Vec<Vec<u8>> {
     .map(<[u8]>::to_vec)
     .into();
     for len in [1, 15, 16, 17, 3071, 3072, 3073, 100_000] {
-        inputs.push((0..len).map(|_| random.next().to_le_bytes()[3]).collect());
+        inputs.push((0..len).map(|_| random.u64(..).to_le_bytes()[3]).collect());
     }
     let mut text = Vec::new();
     while text.len() < 200_000 {
-        let length = 1 + random.below(3);
-        text.extend((0..length).map(|_| b"abcdeABC\xff"[random.below(9)]));
-        text.extend((0..1 + random.below(2)).map(|_| b" \n\t\r"[random.below(4)]));
+        let length = 1 + random.usize(..3);
+        text.extend((0..length).map(|_| b"abcdeABC\xff"[random.usize(..9)]));
+        text.extend((0..1 + random.usize(..2)).map(|_| b" \n\t\r"[random.usize(..4)]));
     }
     inputs.push(text);
     inputs
 }
 
 /// Streams `input` through a new instance in blocks of random lengths, empty ones among them.
-fn filtered(table: &FilterV1, input: &[u8], random: &mut Random) -> Vec<u8> {
+fn filtered(table: &FilterV1, input: &[u8], random: &mut Rng) -> Vec<u8> {
     let mut output = Vec::new();
     let mut out = |bytes: &[u8]| output.extend_from_slice(bytes);
     // SAFETY: the table is part of this program, and needs no context.
     let instance = unsafe { Instance::create(table, ptr::null(), &ParamList::default()) };
     let mut instance = instance.expect("the filter takes no parameters");
-    let longest = 1 + [1, 7, 100, 5000, 70_000][random.below(5)];
+    let longest = 1 + [1, 7, 100, 5000, 70_000][random.usize(..5)];
     let mut rest = input;
     while !rest.is_empty() {
-        let (block, after) = rest.split_at(random.below(longest + 1).min(rest.len()));
+        let (block, after) = rest.split_at(random.usize(..longest + 1).min(rest.len()));
         // SAFETY: the table is the instance's.
         assert_eq!(unsafe { instance.process(table, block, &mut out) }, 0);
         rest = after;
@@ -79,7 +64,7 @@ fn check(name: &str, script: &str) {
         .find(|(other, _)| *other == name)
         .unwrap();
     let scratch = Scratch::new(name);
-    let mut random = Random(1 + name.len() as u64);
+    let mut random = Rng::with_seed(1 + name.len() as u64);
     for input in inputs() {
         let file = scratch.path().join("input");
         fs::write(&file, &input).unwrap();

@@ -12,6 +12,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use fastrand::Rng;
 use plug_loader::image::{
     Backing, Binding, Facts, FileKey, Image, ImageError, Info, Inspection, Opened, REMOVED_TAG,
     RewritePolicy, Rule, SymbolKind, next_nonce, plan,
@@ -659,22 +660,6 @@ fn requested_name_that_is_none_is_refused() {
     );
 }
 
-/// xorshift64*: small, seeded, and the seed is printed.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
-    }
-
-    fn below(&mut self, n: usize) -> usize {
-        usize::try_from(self.next() % n.max(1) as u64).unwrap()
-    }
-}
-
 #[test]
 fn mutated_files_neither_panic_nor_hang() {
     let scratch = Scratch::new();
@@ -683,7 +668,7 @@ fn mutated_files_neither_panic_nor_hang() {
         .and_then(|s| s.parse().ok())
         .unwrap_or(0x5eed_1234);
     println!("PLUG_SEED={seed}");
-    let mut random = Random(seed);
+    let mut random = Rng::with_seed(seed);
     let mut n_refused = 0;
     let mut slowest = Duration::ZERO;
     let script = scratch.write(
@@ -709,14 +694,14 @@ fn mutated_files_neither_panic_nor_hang() {
         let dynamic = facts.offset_at(facts.dynamic.vaddr, 1).unwrap() as usize;
         for round in 0..3000 {
             let mut bytes = intact.clone();
-            for _ in 0..=random.below(3) {
-                let at = match random.below(4) {
-                    0 => random.below(0x1000),
-                    1 => dynamic + random.below(facts.dynamic.size as usize),
-                    _ => random.below(bytes.len()),
+            for _ in 0..=random.usize(..3) {
+                let at = match random.usize(..4) {
+                    0 => random.usize(..0x1000),
+                    1 => dynamic + random.usize(..facts.dynamic.size as usize),
+                    _ => random.usize(..bytes.len()),
                 };
-                match random.below(3) {
-                    0 => bytes[at] ^= 1 << random.below(8),
+                match random.usize(..3) {
+                    0 => bytes[at] ^= 1 << random.usize(..8),
                     kind => {
                         let width = if kind == 1 { 4 } else { 8 };
                         let at = at & !(width - 1);
@@ -735,17 +720,17 @@ fn mutated_files_neither_panic_nor_hang() {
                             field << 1,
                             field.wrapping_sub(0x1000),
                             len,
-                            random.next(),
+                            random.u64(..),
                             1 << 63,
                         ];
-                        let value = values[random.below(values.len())].to_le_bytes();
+                        let value = values[random.usize(..values.len())].to_le_bytes();
                         let end = bytes.len().min(at + width);
                         bytes[at..end].copy_from_slice(&value[..end - at]);
                     }
                 }
             }
             if round % 5 == 0 {
-                bytes.truncate(random.below(bytes.len()));
+                bytes.truncate(random.usize(..bytes.len()));
             }
             let start = Instant::now();
             match Facts::read(&bytes) {

@@ -8,6 +8,7 @@ use std::sync::{Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use fastrand::Rng;
 use minisign::{KeyPair, PublicKey};
 use plug_loader::authority::{
     Claims, DenyList, Enforcement, Keys, SignaturePolicy, detached_path, trailer,
@@ -162,13 +163,8 @@ fn mutated_signatures_and_reports_come_back() {
         b"name=hello version=1.0.0 abi=1 build-id=ab".to_vec(),
         b"hello 1\npassed map\ntime map 12\nunloaded yes\nleft 1 x thread\nend\n".to_vec(),
     ];
-    let mut state = 0x2545_f491_4f6c_dd1d_u64;
-    let mut random = |below: usize| {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        usize::try_from(state >> 16).unwrap() % below
-    };
+    let mut random = Rng::with_seed(1);
+    let mut random = |below: usize| random.usize(..below);
     let began = Instant::now();
     let mut n = 0;
     while n < 2_000 || began.elapsed() < Duration::from_secs(2) {

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use fastrand::Rng;
 use plug_example_plugins::{HOSTILE, USEFUL};
 use plug_loader::image::{ImageError, Inspection, SymbolKind};
 use plug_loader::{Config, Deadline, Loader, Params, Policy, Source, Trust, Unloaded};
@@ -275,14 +276,9 @@ fn symbols_of_damaged_libraries_are_refused_or_read_without_a_panic() {
     let scratch = Scratch::new("damaged");
     let intact = fs::read(compile(&scratch, "intact.so", &[])).expect("library");
     let mutant = scratch.path().join("mutant.so");
-    // xorshift; what lies before the code holds headers, symbols and versions.
-    let mut state = 0x2545_f491_4f6c_dd1d_u64;
-    let mut random = |below: usize| {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        usize::try_from(state % below as u64).expect("small")
-    };
+    // What lies before the code holds headers, symbols and versions.
+    let mut random = Rng::with_seed(1);
+    let mut random = |below: usize| random.usize(..below);
     let (mut read, mut refused) = (0, 0);
     for _ in 0..1500 {
         let mut bytes = intact.clone();
