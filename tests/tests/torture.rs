@@ -14,8 +14,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use plug_loader::{
-    Audit, CallError, Config, Params, Plugin, PluginFn, PluginView, Resolved, Snapshot, Source,
-    State, SymbolReader, Unloaded, Worker,
+    CallError, Params, Plugin, PluginFn, PluginView, Resolved, Snapshot, Source, State,
+    SymbolReader, Unloaded, Worker,
 };
 use plug_tests::allocations::{self, Watched};
 use plug_tests::host::{Host, seconds, useful};
@@ -620,11 +620,7 @@ fn torture() {
     ORACLES
         .set(FILES.map(|name| Oracle::read(&useful(name))))
         .expect("once");
-    // Handles are followed by threads that are no workers and never rest under a storm of signals:
-    // audits of theirs would leave time for few loads. They have a torture of their own, in audit.rs.
-    let mut config = Config::default();
-    config.audit = Audit::Off;
-    let host = Host::with(config);
+    let host = Host::new();
     // What the first loads bring in for good: the C++ runtime, the stage folder.
     for n in 0..FILES.len() {
         let first = load(&host, n);
