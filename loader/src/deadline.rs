@@ -6,6 +6,8 @@ use std::sync::{Mutex, MutexGuard, RwLock, RwLockWriteGuard, TryLockError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::sys::clock;
+
 /// The latest moment a wait may end. Every wait of the loader takes one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Deadline(Instant);
@@ -88,7 +90,7 @@ impl Patience {
                     return false;
                 }
                 let nap = Duration::from_micros(u64::from(self.looks.min(500)).max(50));
-                thread::sleep(nap.min(self.deadline.remaining()));
+                clock::nap(nap.min(self.deadline.remaining()));
             }
         }
         true

@@ -4,13 +4,13 @@
 use std::ffi::CString;
 use std::ops::Range;
 use std::sync::Mutex;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::config::Config;
 use crate::crash::headers::Object;
 use crate::crash::memory::{Memory, PAGE};
 use crate::plugin::Record;
+use crate::sys::clock;
 use crate::sys::pages::{Reserved, protect};
 
 /// A plugin whose code is inaccessible; accessible again when dropped.
@@ -49,7 +49,7 @@ impl Quarantine {
                 }
             }
         }
-        thread::sleep(config.quarantine);
+        clock::nap(config.quarantine);
         Some(held)
     }
 

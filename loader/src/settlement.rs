@@ -20,6 +20,7 @@ use crate::lingering::{Debtor, Lingering};
 use crate::plugin::{Destructors, Loaded, Record};
 use crate::process::Process;
 use crate::registry::canonical;
+use crate::sys::clock;
 use crate::sys::task;
 
 /// Has threads destroy what the load left on them, as far as they can be reached.
@@ -54,7 +55,7 @@ pub(crate) fn settle(
         if deadline.has_passed() || !debts.iter().any(is_awaited) {
             return Err(debtors(process, record));
         }
-        std::thread::sleep(pause.min(deadline.remaining()));
+        clock::nap(pause.min(deadline.remaining()));
         pause = (pause * 2).min(Duration::from_millis(1));
     }
 }

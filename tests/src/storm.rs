@@ -17,7 +17,7 @@ use std::time::Duration;
 /// Interrupts its own handler.
 const NESTING: c_int = libc::SIGUSR2;
 /// Does not.
-const PLAIN: c_int = libc::SIGUSR1;
+pub const PLAIN: c_int = libc::SIGUSR1;
 
 /// How deep handlers nest: further signals are held back at this depth.
 const DEPTH: u32 = 5;

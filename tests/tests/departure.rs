@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, mpsc};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, JoinHandle};
@@ -15,7 +15,7 @@ use plug_loader::{
 };
 use plug_tests::host::{Host, seconds};
 use plug_tests::standalone::{Scratch, c_plugin};
-use plug_tests::{isolated, process};
+use plug_tests::{isolated, process, storm};
 
 /// A thread that stays inside `never-returns` until it is let go.
 struct Stuck {
@@ -378,5 +378,33 @@ fn cancels_that_race_with_the_end_leave_it_live_or_gone_and_nothing_else() {
         println!("{cancelled} cancelled, {gone} gone");
         assert!(cancelled > 0, "no cancel was in time");
         assert!(gone > 0, "every cancel was in time");
+    });
+}
+
+#[test]
+fn an_unload_ends_under_a_storm_of_signals() {
+    isolated!({
+        storm::prepare(|_| ());
+        let host = Host::new();
+        let plugin = host.hostile("never-returns").expect("loads");
+        let stuck = Stuck::new(&host, &plugin, Some("io-3"));
+        let (target, done) = (storm::tid(), AtomicBool::new(false));
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                // Sleeps of this thread are never left to end by themselves.
+                while !done.load(Ordering::SeqCst) {
+                    storm::send(target, storm::PLAIN);
+                }
+            });
+            let soon = Deadline::after(Duration::from_millis(300));
+            let refused = host.loader.unload("never-returns", soon);
+            let kind = refused.expect_err("held").kind();
+            stuck.release();
+            let unloaded = host.loader.unload("never-returns", seconds(20));
+            done.store(true, Ordering::SeqCst);
+            assert_eq!(kind, ErrorKind::Deadline);
+            assert!(matches!(unloaded, Ok(Unloaded::Gone(_))), "{unloaded:?}");
+        });
+        assert!(storm::handled() > 1000, "{} signals", storm::handled());
     });
 }

@@ -9,7 +9,6 @@ use std::mem::ManuallyDrop;
 use std::ops::Range;
 use std::ptr;
 use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use std::thread;
 use std::time::Duration;
 
 use plug_readside::thread_pointer;
@@ -23,6 +22,7 @@ use crate::deadline::Deadline;
 use crate::error::Doubt;
 use crate::sys::actions;
 use crate::sys::alternate_stack::StackMemory;
+use crate::sys::clock;
 use crate::sys::task;
 
 /// Threads that are asked at once.
@@ -130,7 +130,7 @@ pub(super) fn ask(
         slot.is_some_and(|slot| slot.state.load(Ordering::SeqCst) != DONE)
     };
     while asked.iter().any(is_open) && !deadline.has_passed() {
-        thread::sleep(Duration::from_micros(50));
+        clock::nap(Duration::from_micros(50));
     }
     asked.into_iter().map(|question| question?.end()).collect()
 }

@@ -6,7 +6,6 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -17,6 +16,7 @@ use super::connection::{Closed, Connection};
 use super::jobs::Crew;
 use super::methods::Host;
 use super::socket;
+use crate::sys::clock;
 
 /// Clients at a time.
 const MAX_CONNECTIONS: usize = 16;
@@ -80,7 +80,7 @@ impl Serving {
             let now = Instant::now();
             self.turn(&ready, now);
             if let Some(rest) = self.budget.spend(now, Instant::now()) {
-                thread::sleep(rest);
+                clock::nap(rest);
             }
         }
     }

@@ -25,6 +25,7 @@ use super::folder::{Folder, Purpose, next_nonce, proc_pid};
 use super::info::is_name;
 use super::origin::{self, Stamp};
 use super::rewrite::Edit;
+use crate::sys::clock;
 use crate::sys::mapping::Mapping;
 
 /// Largest file that is staged by default: no plugin comes near, and a copy costs memory.
@@ -494,7 +495,7 @@ fn add_seals(file: BorrowedFd<'_>, seals: SealFlags) -> Result<(), Errno> {
     const TRIES: u32 = 50;
     for _ in 1..TRIES {
         match fcntl_add_seals(file, seals) {
-            Err(Errno::BUSY) => std::thread::sleep(Duration::from_millis(10)),
+            Err(Errno::BUSY) => clock::nap(Duration::from_millis(10)),
             done => return done,
         }
     }

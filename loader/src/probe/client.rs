@@ -28,6 +28,7 @@ use super::request::{Limits, Request};
 use super::{FILE, REPORT, REQUEST, VARIABLE};
 use crate::deadline::Deadline;
 use crate::error::{Error, ErrorKind};
+use crate::sys::clock;
 use crate::sys::spawn::spawn;
 
 /// How long the pipe is listened to before the process is looked at: a child of the probe's may hold
@@ -116,7 +117,7 @@ impl Child {
                 is_open = listen(said, &mut heard);
             } else {
                 // The pipe closes moments before the process has ended.
-                std::thread::sleep(nap.min(deadline.remaining()));
+                clock::nap(nap.min(deadline.remaining()));
                 nap = (nap * 2).min(LOOK);
             }
             if let Some(exit) = self.ended() {

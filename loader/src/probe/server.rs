@@ -9,7 +9,6 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::{
@@ -27,6 +26,7 @@ use crate::deadline::Deadline;
 use crate::error::ErrorKind;
 use crate::loader::Loader;
 use crate::params::Params;
+use crate::sys::clock;
 use crate::sys::inherited;
 use crate::trust::{Source, Trust};
 use crate::verdict::Unloaded;
@@ -128,7 +128,7 @@ fn rehearse(trust: &Trust, file: OwnedFd, request: OwnedFd) -> Result<(), String
         if left.is_empty() || began.elapsed() > LAST_WORDS {
             break left;
         }
-        thread::sleep(Duration::from_micros(200));
+        clock::nap(Duration::from_micros(200));
     };
     for trace in left {
         say("left", &trace);

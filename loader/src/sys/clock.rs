@@ -1,5 +1,6 @@
 //! The clocks, read in a way that signal handlers may.
 
+use std::ptr;
 use std::time::Duration;
 
 /// Nanoseconds of the monotonic clock. Async-signal-safe.
@@ -17,6 +18,26 @@ pub(crate) fn monotonic_after(time: Duration) -> libc::timespec {
         tv_sec: libc::time_t::try_from(then.as_secs()).unwrap_or(libc::time_t::MAX),
         tv_nsec: libc::c_long::from(then.subsec_nanos().cast_signed()),
     }
+}
+
+/// Sleeps until `time` has passed by the clock.
+///
+/// A sleep by duration, as the standard library's is, makes no progress under a storm of signals: what
+/// the kernel says is left after each has the slack of its timers added. Blocks; thread context.
+pub(crate) fn nap(time: Duration) {
+    let until = monotonic_after(time);
+    let sleep = || {
+        // SAFETY: a clock that exists and a time made above; nothing is written in absolute mode.
+        unsafe {
+            libc::clock_nanosleep(
+                libc::CLOCK_MONOTONIC,
+                libc::TIMER_ABSTIME,
+                &raw const until,
+                ptr::null_mut(),
+            )
+        }
+    };
+    while sleep() == libc::EINTR {}
 }
 
 /// Nanoseconds of the monotonic clock as of the kernel's last tick, a few milliseconds ago: a

@@ -8,11 +8,11 @@ use std::mem::MaybeUninit;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard};
-use std::thread;
 use std::time::Duration;
 
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
 
+use super::clock;
 use crate::deadline::{Deadline, write_until};
 
 /// Read while a thread of the loader's is inside ld.so, written by a fork: its child must not find
@@ -35,7 +35,7 @@ pub(super) fn enter() -> Inside {
     let depth = DEPTH.get();
     // Whoever is inside already must not wait for a fork that waits for it.
     while depth == 0 && IS_AWAITED.load(Ordering::Relaxed) {
-        thread::sleep(Duration::from_micros(50));
+        clock::nap(Duration::from_micros(50));
     }
     DEPTH.set(depth.wrapping_add(1));
     Inside(INSIDE.read().unwrap_or_else(PoisonError::into_inner))
