@@ -14,8 +14,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use plug_loader::{
-    CallError, Params, Plugin, PluginFn, PluginView, Resolved, Snapshot, Source, State,
-    SymbolReader, Unloaded, Worker,
+    Audit, CallError, Config, Params, Plugin, PluginFn, PluginView, Resolved, Snapshot, Source,
+    State, SymbolReader, Unloaded, Worker,
 };
 use plug_tests::allocations::{self, Watched};
 use plug_tests::host::{Host, seconds, useful};
@@ -613,14 +613,31 @@ fn duration() -> Duration {
 #[test]
 fn torture_every_answer_equals_the_oracle() {
     let test = "torture_every_answer_equals_the_oracle";
-    child::isolated_for(duration() * 2 + Duration::from_secs(60), test, torture);
+    let time = duration();
+    let run = || torture(Audit::Off, time);
+    child::isolated_for(time * 2 + Duration::from_secs(60), test, run);
 }
 
-fn torture() {
+/// Threads that are no workers, never rest and live under a storm of signals are asked by one more
+/// signal each at every unload: there are fewer loads then.
+#[test]
+fn torture_with_audits() {
+    let time = duration() / 3;
+    let run = || torture(Audit::All, time);
+    child::isolated_for(
+        time * 2 + Duration::from_secs(60),
+        "torture_with_audits",
+        run,
+    );
+}
+
+fn torture(audit: Audit, time: Duration) {
     ORACLES
         .set(FILES.map(|name| Oracle::read(&useful(name))))
         .expect("once");
-    let host = Host::new();
+    let mut config = Config::default();
+    config.audit = audit;
+    let host = Host::with(config);
     // What the first loads bring in for good: the C++ runtime, the stage folder.
     for n in 0..FILES.len() {
         let first = load(&host, n);
@@ -649,11 +666,11 @@ fn torture() {
         scope.spawn(|| profiler(host));
         let storm = Storm::start();
         let faulty = || FAULTS.iter().any(|count| count.load(Ordering::SeqCst) > 0);
-        while began.elapsed() < duration() && !faulty() {
+        while began.elapsed() < time && !faulty() {
             storm::nap(Duration::from_millis(20));
         }
         // A full torture lasts until stale handles have seen their generations go by.
-        while duration() >= FULL && began.elapsed() < duration() * 2 && !faulty() {
+        while time >= FULL && began.elapsed() < time * 2 && !faulty() {
             if COUNTS.loads.load(Ordering::SeqCst) >= STALE as u64 {
                 break;
             }
