@@ -16,3 +16,12 @@ pub mod relay;
 pub mod standalone;
 pub mod storm;
 pub mod varlink;
+
+/// The pages for authors of plugins and of hosts, whose code is compiled here.
+#[cfg(doctest)]
+mod guides {
+    #[doc = include_str!("../../docs/authors.md")]
+    struct Authors;
+    #[doc = include_str!("../../docs/hosts.md")]
+    struct Hosts;
+}
