@@ -41,8 +41,8 @@ pub struct Config {
     pub history: usize,
     /// What is asked of signatures. Default nothing.
     pub signatures: SignaturePolicy,
-    /// How a file is rehearsed before its first load in this process, by its digest. Default none
-    /// is.
+    /// How a file is rehearsed before its first load in this process, by its digest: nothing of one
+    /// that ends its rehearsal or fails in it runs in this process. Default none is.
     pub probe: Option<Probe>,
     /// Where it is written down which plugin is being loaded, so that one that ends this process is
     /// refused by the next one, as is one that ended a probe; and what probes said. Made if it is not

@@ -13,6 +13,7 @@ use crate::params::Params;
 use crate::roll::Roll;
 use crate::sys::code;
 use crate::threads::{PluginThreads, Run};
+use crate::witness;
 
 /// One service that the host offers to plugins.
 #[derive(Clone, Copy, Debug)]
@@ -219,7 +220,11 @@ unsafe extern "C" fn service(
     if (name.as_str(), major, minor) == of_threads {
         return (&raw const THREADS).cast();
     }
-    state.services.find(&name, major, minor)
+    let table = state.services.find(&name, major, minor);
+    if table.is_null() {
+        witness::lacks(&name);
+    }
+    table
 }
 
 unsafe extern "C" fn raise(_host: *mut c_void, message: Str) {

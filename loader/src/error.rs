@@ -144,7 +144,7 @@ pub enum ErrorKind {
     TooManyPlugins,
     /// ld.so refused the file.
     Map,
-    /// `init` refused, panicked or threw.
+    /// `init` refused, panicked or threw: in this process, or in its rehearsal.
     InitFailed,
     /// A thread could not be started.
     Thread,

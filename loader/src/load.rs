@@ -258,6 +258,7 @@ fn run(
         original: Some(opened.original()),
         name: wanted.name.map(str::to_owned),
         force: wanted.force,
+        calls: false,
         policy: wanted.policy.clone(),
         nodelete: wanted.rules.nodelete,
         unique: wanted.rules.unique,

@@ -574,6 +574,17 @@ impl Plugin {
         })
     }
 
+    /// Calls the exported function `name`, which its author documents as taking nothing, and drops
+    /// what it returns in a register. Only in a probe.
+    pub(crate) fn call_plain(&self, name: &str) -> Result<(), CallError> {
+        let Ok(function) = self.function::<unsafe extern "C" fn()>(name) else {
+            return Err(CallError::Gone);
+        };
+        // SAFETY: the host vouched for the file through Trust, and with it for what its metadata
+        // says; a caller may leave a returned number unread.
+        unsafe { function.call(()) }
+    }
+
     /// The interface `T` of the plugin, checked by name, version and size.
     ///
     /// # Errors

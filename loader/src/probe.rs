@@ -19,7 +19,7 @@ mod server;
 use std::os::fd::RawFd;
 
 pub use plan::Probe;
-pub use report::{Report, Verdict};
+pub use report::{Call, Report, Verdict};
 pub use server::serve;
 
 use crate::error::{Error, ErrorKind};
@@ -62,6 +62,7 @@ pub fn run(
         path: opened.path().display().to_string(),
         original: Some(opened.original()),
         force,
+        calls: plan.calls,
         policy: policy.clone(),
         params: params.clone(),
         ..request::Request::default()

@@ -183,6 +183,15 @@ impl Screened {
         match &report.verdict {
             // Why a load is refused in an orderly way, this process's own says as well, or better.
             Verdict::Passed | Verdict::Refused(_) => Ok(()),
+            // This process may offer it.
+            Verdict::Failed(_) if report.lacked.is_some() => Ok(()),
+            Verdict::Failed(_) => {
+                let message = format!(
+                    "it {report}; nothing of it ran in this process; repair it, or raise the limits \
+                     in Config::probe if they are what it wants"
+                );
+                Err(Error::new(ErrorKind::InitFailed, message))
+            }
             Verdict::Broken(_) | Verdict::Lost => {
                 let message = format!("probe: it {report}; load it again");
                 Err(Error::new(ErrorKind::Probe, message))

@@ -24,6 +24,18 @@ pub(crate) fn ended(stage: Stage) {
     tell(&format_args!("passed {stage}"));
 }
 
+/// The plugin asked for a service that this process does not offer. Told once: it may ask for ever.
+pub(crate) fn lacks(service: &str) {
+    static TOLD: OnceLock<()> = OnceLock::new();
+    if PIPE.get().is_some() && TOLD.set(()).is_ok() {
+        let name: String = service.chars().take(100).collect();
+        tell(&format_args!(
+            "lacked {}",
+            name.replace(char::is_control, " ")
+        ));
+    }
+}
+
 /// Writes a line, if there is a watcher. One that has gone away misses it.
 ///
 /// Shorter than what a pipe takes in one piece, or nobody else writes meanwhile.

@@ -370,19 +370,193 @@ fn plugin_that_crashes_its_probe_never_runs_in_the_host() {
         assert_eq!(probes(&host), 1, "remembered");
         process::assert_footprint(&before);
 
-        // What its init refuses in an orderly way is refused by this process's own load.
-        let error = host.hostile("init-fails").unwrap_err();
-        assert_eq!(
-            (error.kind(), error.stage()),
-            (ErrorKind::InitFailed, Some(Stage::Init))
-        );
-
         let digest = Digest::of(&fs::read(&path).unwrap());
         assert!(host.loader.pardon(&digest).unwrap());
         assert!(!host.loader.pardon(&digest).unwrap());
         quarantined(host.load(&path), why, &path);
-        // Once more, and once for the one that was refused.
-        assert_eq!(probes(&host), 3);
+        assert_eq!(probes(&host), 2);
+    });
+}
+
+/// What a plugin of [`tallying`] leaves of each process in which its code ran.
+fn processes(tally: &Path) -> usize {
+    fs::read_to_string(tally)
+        .unwrap_or_default()
+        .lines()
+        .count()
+}
+
+/// A plugin whose constructor adds a line to a file, and then does this.
+fn tallying(scratch: &Scratch, name: &str, constructor: &str, init: &str) -> (PathBuf, PathBuf) {
+    let tally = scratch.path().join(format!("{name}.tally"));
+    let code = format!(
+        "__attribute__((constructor)) static void count(void) {{
+            int fd = open({tally:?}, O_WRONLY | O_CREAT | O_APPEND, 0644);
+            if (fd < 0 || write(fd, \"ran\\n\", 4) != 4) {{ abort(); }}
+            close(fd);
+            {constructor}
+        }}"
+    );
+    (plugin(scratch, name, &code, init), tally)
+}
+
+#[test]
+fn whatever_ends_or_fails_in_the_rehearsal_is_refused_by_the_load_with_stage_and_reason() {
+    isolated!({
+        let scratch = Scratch::new("probe-refusals");
+        let mut plan = plan();
+        plan.processor = Duration::from_secs(1);
+        plan.descriptors = 64;
+        let mut config = Config::default();
+        config.probe = Some(plan);
+        let host = Host::with(config);
+        let opens = "for (int n = 0; n < 100; n++) { if (open(\"/dev/null\", O_RDONLY) < 0) { return 7; } }";
+        let (gone, failed) = (ErrorKind::Quarantined, ErrorKind::InitFailed);
+        for (name, constructor, init, kind, why) in [
+            (
+                "leaves",
+                "",
+                "_exit(0);",
+                gone,
+                "it ended its probe in its init: it ended the process with status 0",
+            ),
+            (
+                "leaves-orderly",
+                "exit(5);",
+                "",
+                gone,
+                "it ended its probe in its constructors: it ended the process with status 5",
+            ),
+            (
+                "computes-for-ever",
+                "for (volatile int n = 0;; n++) {}",
+                "",
+                gone,
+                "it ended its probe in its constructors: SIGXCPU, its processor time was over",
+            ),
+            (
+                "fails",
+                "",
+                "plug_raise(ctx, \"no such device\"); return -1;",
+                failed,
+                "init: init returned -1: no such device",
+            ),
+            (
+                "needs-more",
+                "",
+                opens,
+                failed,
+                "init: init returned 7: no message given",
+            ),
+            (
+                "ends-its-thread",
+                "pthread_exit(0);",
+                "",
+                failed,
+                "constructors: the plugin ended the loader's thread instead of returning",
+            ),
+        ] {
+            let (path, tally) = tallying(&scratch, name, constructor, init);
+            let error = host.load(&path).expect_err(name);
+            let text = error.to_string();
+            assert_eq!(
+                (error.kind(), error.stage()),
+                (kind, Some(Stage::Probe)),
+                "{text}"
+            );
+            assert!(text.contains(why), "expected {why:?}, found {text:?}");
+            assert_eq!(processes(&tally), 1, "{name} ran in the host: {text}");
+        }
+        // What failed in an orderly way is no outlaw: each load asks anew.
+        let before = probes(&host);
+        let failing = scratch.path().join("libfails.so");
+        let error = host.load(&failing).expect_err("fails");
+        assert_eq!(error.kind(), ErrorKind::InitFailed, "{error}");
+        assert_eq!(probes(&host), before + 1);
+        // Nor is one that ld.so refuses: nothing of it has run, and this process says so itself.
+        let soname = "-Wl,-soname,libplug-absent.so.9";
+        let source = "int absent(void);\nint absent(void) { return 1; }\n";
+        let absent = library(&scratch, "absent.so", source, &[soname]);
+        let source = "int absent(void);\nint f(void);\nint f(void) { return absent(); }\n";
+        let needy = library(
+            &scratch,
+            "libneedy.so",
+            source,
+            &[&absent.to_string_lossy()],
+        );
+        let error = host.load(&needy).expect_err("needs what is not there");
+        assert_eq!(
+            (error.kind(), error.stage()),
+            (ErrorKind::Map, Some(Stage::Map)),
+            "{error}"
+        );
+        assert_eq!(probes(&host), before + 2);
+    });
+}
+
+#[test]
+fn plugin_that_hangs_in_the_rehearsal_is_refused_when_its_time_is_over() {
+    isolated!({
+        let scratch = Scratch::new("probe-hangs");
+        let mut plan = plan();
+        plan.deadline = Duration::from_secs(5);
+        let mut config = Config::default();
+        config.probe = Some(plan);
+        let host = Host::with(config);
+        let (path, tally) = tallying(&scratch, "waits", "for (;;) pause();", "");
+        for n in 1..=2 {
+            let error = host.load(&path).expect_err("it hangs");
+            let text = error.to_string();
+            assert_eq!(
+                (error.kind(), error.stage()),
+                (ErrorKind::Quarantined, Some(Stage::Probe)),
+                "{text}"
+            );
+            assert!(text.contains(": killed after 5s; repair it"), "{n}: {text}");
+            // A busy machine may not have come so far.
+            assert!(processes(&tally) <= 1, "{n}: {text}");
+        }
+        assert_eq!(probes(&host), 1);
+    });
+}
+
+#[test]
+fn plugin_that_needs_a_service_of_the_hosts_is_let_pass_to_it() {
+    #[repr(C)]
+    struct Clock(u32);
+    // SAFETY: the name and version are this table's alone.
+    unsafe impl plug_api::abi::Interface for Clock {
+        const NAME: &'static str = "test.clock";
+        const MAJOR: u32 = 1;
+        const MINOR: u32 = 0;
+    }
+    static CLOCK: Clock = Clock(7);
+    isolated!({
+        let scratch = Scratch::new("probe-service");
+        let init = "const uint32_t *clock = plug_service(ctx, \"test.clock\", 1, 0);
+                    if (!clock) { plug_raise(ctx, \"no clock\"); return -1; }
+                    if (*clock != 7) { return 9; }";
+        let path = plugin(&scratch, "timely", "", init);
+        let report = report(&plan(), &path);
+        assert_eq!(report.lacked.as_deref(), Some("test.clock"), "{report:?}");
+        let text = report.to_string();
+        assert!(matches!(report.verdict, Verdict::Failed(_)), "{text}");
+        let expected =
+            "no clock; it asked for the service test.clock, which a probe does not offer";
+        assert!(text.ends_with(expected), "{text}");
+
+        let host = host(None);
+        // This host has none either, and says so by its own load.
+        let error = host.load(&path).expect_err("no clock");
+        assert_eq!(
+            (error.kind(), error.stage()),
+            (ErrorKind::InitFailed, Some(Stage::Init)),
+            "{error}"
+        );
+        host.loader.offer(&CLOCK);
+        let plugin = host.load(&path).expect("a clock");
+        assert_eq!(plugin.name(), "timely");
+        assert_eq!(probes(&host), 2);
     });
 }
 

@@ -23,6 +23,10 @@ pub struct Probe {
     pub memory: u64,
     /// Descriptors it may have. Default 256.
     pub descriptors: u64,
+    /// Whether [`probe::run`](crate::probe::run) also has each function called that its author
+    /// documents as taking nothing and returning nothing or a number. For authors, who know what
+    /// that does; a rehearsal of a load never does. Default false.
+    pub calls: bool,
 }
 
 impl Default for Probe {
@@ -33,6 +37,7 @@ impl Default for Probe {
             processor: Duration::from_secs(4),
             memory: 4 << 30,
             descriptors: 256,
+            calls: false,
         }
     }
 }

@@ -4,7 +4,12 @@
 //! hello 1                     it is a probe
 //! passed STAGE                a stage of the load or unload has ended
 //! time STAGE MICROSECONDS
-//! refused TEXT                the load failed, in an orderly way
+//! refused TEXT                the load failed, in an orderly way, before any of the plugin ran
+//! failed TEXT                 its constructors or `init` failed, in an orderly way
+//! lacked SERVICE              it asked for a service that the probe does not offer
+//! calling FUNCTION            a documented function is being called
+//! called FUNCTION             it has returned
+//! caught FUNCTION TEXT        the same, and a panic or an exception was caught
 //! unloaded yes | TEXT         whether it left the process, or why not
 //! left TEXT                   something that it left behind
 //! broken TEXT                 the probe itself could not work
@@ -24,9 +29,12 @@ use std::time::Duration;
 pub enum Verdict {
     /// The plugin was loaded and unloaded, and the process ended as it should.
     Passed,
-    /// The load was refused in an orderly way; a load in a host would say why itself. The host may
-    /// offer what the probe did not.
+    /// The load was refused in an orderly way, by the loader or by what the plugin says to a
+    /// parameter; a load in a host would say why itself.
     Refused(String),
+    /// Its constructors or `init` failed in an orderly way. Where the plugin asked for a service that
+    /// the probe lacks ([`Report::lacked`]), a host that offers it may fare better.
+    Failed(String),
     /// A signal killed it: its name, and the function that it was in where that is known.
     Killed {
         /// The signal's name.
@@ -56,12 +64,28 @@ pub struct Report {
     pub passed: Option<String>,
     /// How long each stage took.
     pub times: Vec<(String, Duration)>,
+    /// The first service that the plugin asked for and the probe does not offer.
+    pub lacked: Option<String>,
+    /// Its functions that were called, where that was asked for.
+    pub calls: Vec<Call>,
     /// Whether the plugin left the process, and why not; `None` if it did not come that far.
     pub unloaded: Option<Result<(), String>>,
     /// What it left behind: threads, descriptors, signal handlers, child processes.
     pub left: Vec<String>,
     /// How long the whole probe took.
     pub took: Duration,
+}
+
+/// A function that was called.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Call {
+    /// Its name.
+    pub function: String,
+    /// Whether it has returned.
+    pub returned: bool,
+    /// The panic or exception that was caught in it.
+    pub caught: Option<String>,
 }
 
 /// Bytes that a report may have.
@@ -86,7 +110,11 @@ impl Report {
     pub fn is_fatal(&self) -> bool {
         !matches!(
             self.verdict,
-            Verdict::Passed | Verdict::Refused(_) | Verdict::Broken(_) | Verdict::Lost
+            Verdict::Passed
+                | Verdict::Refused(_)
+                | Verdict::Failed(_)
+                | Verdict::Broken(_)
+                | Verdict::Lost
         )
     }
 
@@ -96,13 +124,15 @@ impl Report {
             verdict: Verdict::Lost,
             passed: None,
             times: Vec::new(),
+            lacked: None,
+            calls: Vec::new(),
             unloaded: None,
             left: Vec::new(),
             took,
         };
         let mut crash = None;
         let (mut greeted, mut ended) = (false, false);
-        let (mut refused, mut broken, mut garbled) = (None, None, None);
+        let (mut refused, mut failed, mut broken, mut garbled) = (None, None, None, None);
         for line in said.split_inclusive(|byte| *byte == b'\n') {
             let text = line
                 .strip_suffix(b"\n")
@@ -114,6 +144,18 @@ impl Report {
                     "passed" => report.passed = Some(rest.to_owned()),
                     "time" => return report.time(rest),
                     "refused" => refused = Some(rest.to_owned()),
+                    "failed" => failed = Some(rest.to_owned()),
+                    "lacked" => report.lacked = Some(rest.to_owned()),
+                    "calling" => report.calls.push(Call {
+                        function: rest.to_owned(),
+                        returned: false,
+                        caught: None,
+                    }),
+                    "called" => return report.called(rest, None),
+                    "caught" => {
+                        let (function, text) = rest.split_once(' ').unwrap_or((rest, ""));
+                        return report.called(function, Some(text.to_owned()));
+                    }
                     "broken" => broken = Some(rest.to_owned()),
                     "unloaded" if rest == "yes" => report.unloaded = Some(Ok(())),
                     "unloaded" => report.unloaded = Some(Err(rest.to_owned())),
@@ -139,16 +181,28 @@ impl Report {
             Exit::Verbose => Verdict::Garbled(format!("more than {MAX_REPORT} bytes")),
             _ if garbled.is_some() => Verdict::Garbled(garbled.unwrap_or_default()),
             Exit::Status(0) if !greeted => Verdict::Garbled("nothing".to_owned()),
-            Exit::Status(0) if ended => match (broken, refused) {
-                (Some(why), _) => Verdict::Broken(why),
-                (None, Some(why)) => Verdict::Refused(why),
-                (None, None) => Verdict::Passed,
+            Exit::Status(0) if ended => match (broken, refused, failed) {
+                (Some(why), ..) => Verdict::Broken(why),
+                (None, Some(why), _) => Verdict::Refused(why),
+                (None, None, Some(why)) => Verdict::Failed(why),
+                (None, None, None) => Verdict::Passed,
             },
             Exit::Status(status) => Verdict::Exited(status),
-            Exit::Lost if ended && refused.is_none() && broken.is_none() => Verdict::Passed,
+            Exit::Lost if ended && refused.or(failed).or(broken).is_none() => Verdict::Passed,
             Exit::Lost => Verdict::Lost,
         };
         report
+    }
+
+    /// The function that was called last has returned; false if that is another.
+    fn called(&mut self, function: &str, caught: Option<String>) -> bool {
+        let call = self.calls.last_mut();
+        let Some(call) = call.filter(|call| call.function == function && !call.returned) else {
+            return false;
+        };
+        call.returned = true;
+        call.caught = caught;
+        true
     }
 
     fn time(&mut self, rest: &str) -> bool {
@@ -196,7 +250,14 @@ impl Report {
     }
 
     /// The stage in which it ended.
-    fn place(&self) -> &'static str {
+    fn place(&self) -> String {
+        match self.calls.last() {
+            Some(call) if !call.returned => format!("in its function {}", call.function),
+            _ => self.stage().to_owned(),
+        }
+    }
+
+    fn stage(&self) -> &'static str {
         let passed = self.passed.as_deref();
         let Some(passed) = passed else {
             return "at its start";
@@ -226,6 +287,14 @@ impl fmt::Display for Report {
         match &self.verdict {
             Verdict::Passed => f.write_str("passed its probe"),
             Verdict::Refused(why) => write!(f, "was refused by its probe: {why}"),
+            Verdict::Failed(why) => match &self.lacked {
+                Some(service) => write!(
+                    f,
+                    "failed in its probe: {why}; it asked for the service {service}, which a probe \
+                     does not offer"
+                ),
+                None => write!(f, "failed in its probe: {why}"),
+            },
             Verdict::Killed { signal, symbol } if symbol.is_empty() => {
                 write!(f, "ended its probe {place}: {signal}")
             }

@@ -50,6 +50,8 @@ pub(crate) struct Request {
     pub(crate) name: Option<String>,
     /// Whether the load is forced.
     pub(crate) force: bool,
+    /// Whether functions that take nothing are called.
+    pub(crate) calls: bool,
     /// Which files are admitted.
     pub(crate) policy: Policy,
     /// What becomes of what would pin it.
@@ -71,6 +73,7 @@ impl Default for Request {
             original: None,
             name: None,
             force: false,
+            calls: false,
             policy: Policy::default(),
             nodelete,
             unique,
@@ -131,6 +134,9 @@ impl Request {
         if self.force {
             add("force", b"");
         }
+        if self.calls {
+            add("calls", b"");
+        }
         add("rules", self.policy.everywhere().letters().as_bytes());
         for (folder, rules) in self.policy.folders() {
             add("below", folder.as_os_str().as_bytes());
@@ -179,6 +185,7 @@ impl Request {
                 "location" => request.original.as_mut()?.location = Some(path(value)),
                 "name" => request.name = Some(text(value)?.to_owned()),
                 "force" => request.force = true,
+                "calls" => request.calls = true,
                 "rules" => request.policy = Policy::of_rules(Rules::from_letters(text(value)?)?),
                 "below" => {
                     let ([], letters) = (fields.next()?, fields.next()?) else {
@@ -233,6 +240,7 @@ mod tests {
             }),
             name: Some("codec".into()),
             force: true,
+            calls: true,
             policy: Policy::default()
                 .with(Matter::ExecutableStack, Action::Taint)
                 .in_folder("/opt", Rules::default().with(Matter::Path, Action::Refuse))

@@ -9,6 +9,7 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::{
@@ -23,9 +24,9 @@ use super::{FILE, REPORT, VARIABLE};
 use crate::config::Config;
 use crate::crash::CrashOptions;
 use crate::deadline::Deadline;
-use crate::error::ErrorKind;
+use crate::error::{CallError, ErrorKind};
 use crate::loader::Loader;
-use crate::params::Params;
+use crate::plugin::Plugin;
 use crate::sys::clock;
 use crate::sys::inherited;
 use crate::trust::{Source, Trust};
@@ -104,12 +105,12 @@ fn rehearse(trust: &Trust, file: OwnedFd, request: OwnedFd) -> Result<(), String
         tracing::debug!(target: "plug::probe", %error, "no crash handler");
     }
     let before = Traces::look();
-    let source = match request.original {
+    let source = match request.original.clone() {
         Some(original) => Source::copy_of(original, file, &request.path),
         None => Source::opened(file, &request.path),
     };
     let mut source = source.nodelete(request.nodelete).unique(request.unique);
-    source.brought = request.brought;
+    source.brought.clone_from(&request.brought);
     let source = match &request.name {
         Some(name) => source.named(name),
         None => source,
@@ -119,8 +120,8 @@ fn rehearse(trust: &Trust, file: OwnedFd, request: OwnedFd) -> Result<(), String
     } else {
         source
     };
-    let trust = trust.under(request.policy);
-    load_and_unload(&loader, &trust, source, &request.params);
+    let trust = trust.under(request.policy.clone());
+    load_and_unload(&loader, &trust, source, &request);
     let began = Instant::now();
     // Threads leave the kernel's list a moment after they have ended.
     let left = loop {
@@ -136,8 +137,8 @@ fn rehearse(trust: &Trust, file: OwnedFd, request: OwnedFd) -> Result<(), String
     Ok(())
 }
 
-fn load_and_unload(loader: &Loader, trust: &Trust, source: Source, params: &Params) {
-    let plugin = match loader.load(trust, source, params) {
+fn load_and_unload(loader: &Loader, trust: &Trust, source: Source, request: &Request) {
+    let plugin = match loader.load(trust, source, &request.params) {
         Ok(plugin) => plugin,
         // What it brings was replaced: whatever came instead was not to be rehearsed.
         Err(error) if error.kind() == ErrorKind::Probe => {
@@ -145,7 +146,11 @@ fn load_and_unload(loader: &Loader, trust: &Trust, source: Source, params: &Para
             return;
         }
         Err(error) => {
-            say("refused", &format!("{error:#}"));
+            let word = match error.kind() {
+                ErrorKind::InitFailed => "failed",
+                _ => "refused",
+            };
+            say(word, &format!("{error:#}"));
             if let Some(left) = error.lingering() {
                 say("unloaded", &left.to_string());
             }
@@ -155,6 +160,9 @@ fn load_and_unload(loader: &Loader, trust: &Trust, source: Source, params: &Para
     let time = |stage, time: Duration| say("time", &format!("{stage} {}", time.as_micros()));
     for (stage, took) in plugin.load_times() {
         time(stage, *took);
+    }
+    if request.calls {
+        call_all(&plugin);
     }
     match loader.unload_exactly(&plugin, Deadline::after(PATIENCE)) {
         Ok(Unloaded::Gone(report)) => {
@@ -168,6 +176,81 @@ fn load_and_unload(loader: &Loader, trust: &Trust, source: Source, params: &Para
         }
         Err(error) => say("unloaded", &error.to_string()),
     }
+}
+
+/// Calls the plugin's functions that can be called without knowing more about them, each on a
+/// thread that ends.
+fn call_all(plugin: &Plugin) {
+    for export in plugin.info().exports() {
+        if !is_callable(export.signature) {
+            continue;
+        }
+        let name = export.name;
+        say("calling", name);
+        let called = thread::scope(|scope| scope.spawn(|| plugin.call_plain(name)).join());
+        match called {
+            Ok(Ok(())) => say("called", name),
+            Ok(Err(CallError::Raised(text))) => say("caught", &format!("{name} {text}")),
+            // Nobody can have unloaded it; if it cannot be called, the author hears of that.
+            Ok(Err(error)) => say("caught", &format!("{name} {error}")),
+            Err(_) => say("caught", &format!("{name} a panic that left it")),
+        }
+    }
+}
+
+/// Whether a documented signature, in C, C++ or Rust, takes nothing and returns nothing or a number.
+fn is_callable(signature: &str) -> bool {
+    const PLAIN: [&str; 35] = [
+        "",
+        "void",
+        "bool",
+        "_Bool",
+        "char",
+        "int",
+        "unsigned",
+        "long",
+        "size_t",
+        "float",
+        "double",
+        "int8_t",
+        "int16_t",
+        "int32_t",
+        "int64_t",
+        "uint8_t",
+        "uint16_t",
+        "uint32_t",
+        "uint64_t",
+        "()",
+        "Status",
+        "u8",
+        "u16",
+        "u32",
+        "u64",
+        "usize",
+        "i8",
+        "i16",
+        "i32",
+        "i64",
+        "isize",
+        "f32",
+        "f64",
+        "unsigned int",
+        "unsigned long",
+    ];
+    let result = match signature.strip_prefix("fn()") {
+        Some(rest) => rest.trim_start().trim_start_matches("->"),
+        None => {
+            let Some(result) = signature
+                .strip_suffix("(void)")
+                .or_else(|| signature.strip_suffix("()"))
+                .filter(|result| !result.is_empty())
+            else {
+                return false;
+            };
+            result
+        }
+    };
+    PLAIN.contains(&result.trim())
 }
 
 /// Gives up what a plugin that is not well could do harm with. It can lower these limits further,
@@ -263,4 +346,35 @@ fn names(folder: &str) -> Vec<String> {
     names
         .map(|name| name.to_string_lossy().into_owned())
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn functions_are_called_that_take_nothing_and_return_a_number() {
+        for callable in [
+            "fn()",
+            "fn() -> Status",
+            "int32_t(void)",
+            "uint64_t()",
+            "unsigned long (void)",
+            "void(void)",
+        ] {
+            assert!(is_callable(callable), "{callable}");
+        }
+        for other in [
+            "unsafe fn()",
+            "fn(u64) -> u64",
+            "fn() -> Task",
+            "plug_task(void)",
+            "char *(void)",
+            "int(int a)",
+            "(void)",
+            "",
+        ] {
+            assert!(!is_callable(other), "{other}");
+        }
+    }
 }
