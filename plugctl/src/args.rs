@@ -162,9 +162,13 @@ pub(crate) struct Check {
     /// The files.
     #[arg(required = true, value_name = "FILE")]
     pub(crate) files: Vec<PathBuf>,
-    /// Load and unload each in a process of its own.
+    /// Load and unload each in a process of its own, and tell what its author should know of that.
     #[arg(long)]
     pub(crate) probe: bool,
+    /// With --probe: also call each documented function that takes nothing and returns nothing or a
+    /// number, to see whether panics and exceptions are caught.
+    #[arg(long, requires = "probe")]
+    pub(crate) calls: bool,
     /// Overlook what a forced load would.
     #[arg(long)]
     pub(crate) force: bool,

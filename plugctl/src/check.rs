@@ -77,7 +77,7 @@ fn check(path: &Path, policy: &Policy, args: &args::Check) -> Result<FileReport,
     if !args.probe || !check.verdict.is_admitted() {
         return Ok(report);
     }
-    let probe = probe::run(path, policy, args.force)?;
+    let probe = probe::run(path, policy, args.force, args.calls)?;
     if probe.verdict != "passed" {
         report.verdict = Verdict::Refused.name();
         report.unloadable = false;
@@ -97,8 +97,50 @@ fn check(path: &Path, policy: &Policy, args: &args::Check) -> Result<FileReport,
         report.unloadable = false;
         report.because.push(probe.because.clone());
     }
+    report.findings.extend(shortcomings(&probe));
     report.probe = Some(probe);
     Ok(report)
+}
+
+/// Microseconds beyond which constructors are at work: they are to fill in what compilers need.
+const WORK: u64 = 10_000;
+
+/// What a plugin should not do and this one was seen doing.
+fn shortcomings(probe: &ProbeRow) -> Vec<FindingRow> {
+    let note = |structure: String, expected: &str, found: String| FindingRow {
+        code: "conformance",
+        severity: Severity::Note.name(),
+        structure,
+        offset: None,
+        expected: expected.to_owned(),
+        found,
+    };
+    let mut found = Vec::new();
+    let constructors = probe
+        .stages
+        .iter()
+        .find(|stage| stage.name == "constructors");
+    if let Some(stage) = constructors.filter(|stage| stage.micros > WORK) {
+        let expected = "no work in constructors: init reports errors and they cannot";
+        let took = format!("{} ms of it", stage.micros / 1000);
+        found.push(note("its constructors".to_owned(), expected, took));
+    }
+    for call in &probe.calls {
+        if let Some(text) = &call.caught {
+            let expected = "that it returns";
+            let text = format!("a panic or an exception, which was caught: {text}");
+            found.push(note(
+                format!("its function {}", call.function),
+                expected,
+                text,
+            ));
+        }
+    }
+    for left in &probe.left {
+        let structure = "the process after it was unloaded".to_owned();
+        found.push(note(structure, "nothing of the plugin's", left.clone()));
+    }
+    found
 }
 
 fn report(path: &Path, check: &Check) -> FileReport {

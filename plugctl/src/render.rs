@@ -445,8 +445,13 @@ impl Render {
             );
         }
         if let Some(probe) = &report.probe {
-            for left in &probe.left {
-                text += &format!("  left behind: {left}\n");
+            for call in &probe.calls {
+                let became = match (call.returned, &call.caught) {
+                    (false, _) => "ended the probe",
+                    (true, Some(_)) => "caught a panic or an exception",
+                    (true, None) => "returned",
+                };
+                text += &format!("  called {}: {became}\n", self.name(&call.function));
             }
             let stages = probe.stages.iter();
             let stages: Vec<String> = stages

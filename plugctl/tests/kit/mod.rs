@@ -70,13 +70,29 @@ impl Place {
 
     /// Compiles a plugin in C.
     pub(crate) fn plugin(&self, name: &str, source: &str, flags: &[&str]) -> PathBuf {
+        self.compile("gcc", &format!("{name}.c"), name, source, flags)
+    }
+
+    /// Compiles a plugin in C++.
+    pub(crate) fn cpp_plugin(&self, name: &str, source: &str) -> PathBuf {
+        self.compile("g++", &format!("{name}.cpp"), name, source, &[])
+    }
+
+    fn compile(
+        &self,
+        compiler: &str,
+        file: &str,
+        name: &str,
+        source: &str,
+        flags: &[&str],
+    ) -> PathBuf {
         let path = self.dir.join(format!("lib{name}.so"));
-        let file = self.dir.join(format!("{name}.c"));
+        let file = self.dir.join(file);
         fs::write(&file, source).expect("source");
         let root = Path::new(env!("CARGO_MANIFEST_DIR"))
             .parent()
             .expect("root");
-        let output = Command::new("gcc")
+        let output = Command::new(compiler)
             .args(["-shared", "-fPIC", "-O1", "-fvisibility=hidden", "-o"])
             .arg(&path)
             .arg(&file)
