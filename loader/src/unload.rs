@@ -254,10 +254,6 @@ fn depart(
             return left(loaded, why, Some(until));
         }
     };
-    for root in &warnings {
-        let (plugin, generation) = (&*record.name, record.generation);
-        tracing::warn!(target: "plug::unload", plugin, generation, %root, "a pointer stays behind");
-    }
     close(process, loaded, warnings, stages).or_else(|given_back| {
         let (loaded, why) = *given_back;
         left(loaded, why, None)
@@ -274,11 +270,23 @@ pub(crate) fn held(
     record: &Arc<Record>,
     deadline: Deadline,
 ) -> Result<Vec<Root>, Box<(Why, Until)>> {
-    held_by(process, record, deadline).map_err(|held| {
+    let free = held_by(process, record, deadline).inspect(|roots| tell(record, roots));
+    free.map_err(|held| {
         let watched = Arc::clone(record);
-        let is_free = move || held_by(process, &watched, Deadline::now()).is_ok();
+        let is_free = move || {
+            let free = held_by(process, &watched, Deadline::now());
+            free.inspect(|roots| tell(&watched, roots)).is_ok()
+        };
         Box::new((Why::for_ever(held), Until::Free(Recheck::new(is_free))))
     })
+}
+
+/// Logs pointers into a load that is about to go.
+fn tell(record: &Record, roots: &[Root]) {
+    let (plugin, generation) = (&*record.name, record.generation);
+    for root in roots {
+        tracing::warn!(target: "plug::unload", plugin, generation, %root, "a pointer stays behind");
+    }
 }
 
 /// Pointers that may be of no use any more.

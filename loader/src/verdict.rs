@@ -60,7 +60,9 @@ pub struct UnloadReport {
     /// What was seen of its mapping.
     pub observed: Observed,
     /// Pointers into it that the host's or another plugin's data still had, and that may be of no use
-    /// any more: whoever follows one crashes.
+    /// any more: whoever follows one crashes. Not looked for where [`Config::audit`] is off.
+    ///
+    /// [`Config::audit`]: crate::Config::audit
     pub warnings: Vec<Root>,
     /// What it held when it was unmapped, if it was loaded with [`Source::accounted`] and held
     /// anything. Its destructors had run, so that nobody gives that back any more.
