@@ -250,14 +250,25 @@ impl Round {
             let outcome = match tid == own {
                 true => self.look_here(),
                 false => match self.outside.look(tid) {
-                    Look::Gone => continue,
+                    Look::Gone => {
+                        self.forget(tid);
+                        continue;
+                    }
                     Look::Blocked(outcome) => outcome,
                     // The first thread stays in the list after its end, and some kernels say of
                     // those that end that they run.
-                    Look::Running(_) if task::is_dead(tid) => continue,
+                    Look::Running(_) if task::is_dead(tid) => {
+                        self.forget(tid);
+                        continue;
+                    }
                     Look::Running(processor) => {
                         let doubt = self.runs(tid, processor, &mut computing);
-                        Outcome::Unclear(doubt, 0)
+                        let (doubt, address) = match self.doubts.get(&tid) {
+                            Some(known) if doubt == Doubt::Runs => *known,
+                            _ => (doubt, 0),
+                        };
+                        inside.push((tid, HolderKind::PerhapsStack(doubt), address));
+                        continue;
                     }
                 },
             };
@@ -274,22 +285,28 @@ impl Round {
         inside
     }
 
+    /// Notes what the stack of a thread told.
     fn note(&mut self, tid: u32, outcome: Outcome, inside: &mut Vec<(u32, HolderKind, usize)>) {
         match outcome {
             Outcome::Outside => {
                 self.clear.insert(tid);
                 self.runners.remove(&tid);
             }
-            Outcome::Inside(address) => inside.push((tid, HolderKind::Stack, address)),
+            Outcome::Inside(address) => {
+                self.doubts.remove(&tid);
+                inside.push((tid, HolderKind::Stack, address));
+            }
             Outcome::Unclear(doubt, address) => {
-                let known = match doubt {
-                    Doubt::Runs => self.doubts.get(&tid).copied(),
-                    _ => self.doubts.insert(tid, (doubt, address)).and(None),
-                };
-                let (doubt, address) = known.unwrap_or((doubt, address));
+                let _former = self.doubts.insert(tid, (doubt, address));
                 inside.push((tid, HolderKind::PerhapsStack(doubt), address));
             }
         }
+    }
+
+    /// Forgets what was known of a thread that is no more: its number may be another's soon.
+    fn forget(&mut self, tid: u32) {
+        self.runners.remove(&tid);
+        self.doubts.remove(&tid);
     }
 
     /// The running thread's own frames.
