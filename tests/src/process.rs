@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::ffi::{CStr, c_int, c_void};
 use std::fs;
+use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use std::{env, process, thread};
@@ -28,6 +29,20 @@ pub fn maps() -> Vec<Mapped> {
         .expect("procfs")
         .lines()
         .filter_map(parse)
+        .collect()
+}
+
+/// `count` words from `address` on, whatever they are: as the kernel has them.
+pub fn words(address: usize, count: usize) -> Vec<usize> {
+    let mut bytes = vec![0; count * size_of::<usize>()];
+    let memory = fs::File::open("/proc/self/mem").expect("procfs");
+    memory
+        .read_exact_at(&mut bytes, address as u64)
+        .expect("mapped");
+    let (words, _) = bytes.as_chunks();
+    words
+        .iter()
+        .map(|word| usize::from_ne_bytes(*word))
         .collect()
 }
 

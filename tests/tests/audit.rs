@@ -18,8 +18,8 @@ use plug_loader::{
 };
 use plug_tests::confinement;
 use plug_tests::host::{Host, seconds};
-use plug_tests::isolated;
 use plug_tests::standalone::{Scratch, c_plugin, run};
+use plug_tests::{isolated, process};
 
 const FIXTURE: &str = r#"
 #define _GNU_SOURCE
@@ -308,12 +308,8 @@ fn workers_stacks_count_at_the_level_of_all_alone() {
 fn sleeps_above_what_was(code: &Range<usize>, sleep: &dyn Fn(), found: &AtomicU32) {
     let mut room = [const { MaybeUninit::<usize>::uninit() }; 1024];
     let start = hint::black_box(room.as_mut_ptr());
-    let words = (0..room.len()).filter(|n| {
-        // SAFETY: inside the array; whatever the bytes are, they are a number.
-        let word = unsafe { start.add(*n).cast::<usize>().read_volatile() };
-        code.contains(&word)
-    });
-    let words = words.count();
+    let words = process::words(start.addr(), room.len());
+    let words = words.iter().filter(|word| code.contains(word)).count();
     if words > 0 {
         found.fetch_add(1, Ordering::SeqCst);
     }

@@ -470,6 +470,13 @@ mod tests {
         leave(&count, inner);
         assert_eq!(inside(&count), 1);
         assert!(enter(&count, &live, word + 1, || false).is_none());
+        // Closed between the raise and the look.
+        let closes = || {
+            live.store(word + 1, Ordering::SeqCst);
+            false
+        };
+        assert!(enter(&count, &live, word, closes).is_none());
+        assert_eq!((inside(&count), calls(&count)), (1, 2));
         leave(&count, outer);
         assert_eq!((inside(&count), calls(&count)), (0, 2));
     }

@@ -86,8 +86,9 @@ impl StateWord {
 
 /// One state word.
 ///
-/// Written by the loader only (SeqCst). Read by gates (Acquire; pairs with the membarrier or
-/// fence between the loader's store and its scan of the counters, see `gate`) and by readers
+/// Written by the loader only (SeqCst). Read by gates (Relaxed to refuse; then Acquire, which pairs with
+/// the membarrier or fence between the loader's store and its scan of the counters, or SeqCst where
+/// counters are shared, see `gate`) and by readers
 /// (Relaxed: a state is a fact of one moment and guards no memory).
 pub type StateCell = AtomicU64;
 

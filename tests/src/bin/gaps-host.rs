@@ -10,6 +10,7 @@ use std::ops::Range;
 
 use plug_loader::Unloaded;
 use plug_tests::host::{Host, seconds};
+use plug_tests::process;
 
 type Deep = unsafe extern "C" fn(u64) -> u64;
 
@@ -36,11 +37,8 @@ fn main() {
 fn above_what_was(code: &Range<usize>, job: impl FnOnce()) {
     let mut room = [const { MaybeUninit::<usize>::uninit() }; 512];
     let start = hint::black_box(room.as_mut_ptr());
-    let words = (0..room.len()).filter(|n| {
-        // SAFETY: inside the array; whatever the bytes are, they are a number.
-        let word = unsafe { start.add(*n).cast::<usize>().read_volatile() };
-        code.contains(&word)
-    });
+    let words = process::words(start.addr(), room.len());
+    let words = words.iter().filter(|word| code.contains(word));
     println!("{} words left", words.count());
     job();
     hint::black_box(&mut room);
