@@ -43,7 +43,9 @@ pub(crate) fn tell(line: &impl std::fmt::Display) {
     if let Some(pipe) = PIPE.get() {
         let line = format!("{line}\n");
         let mut rest = line.as_bytes();
-        while let Ok(n @ 1..) = write(pipe, rest) {
+        while !rest.is_empty()
+            && let Ok(n @ 1..) = write(pipe, rest)
+        {
             rest = rest.get(n..).unwrap_or_default();
         }
     }

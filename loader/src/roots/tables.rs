@@ -57,7 +57,7 @@ pub(super) fn tables() -> &'static Tables {
     TABLES.get_or_init(|| {
         let mut tables = Tables::default();
         data::with_marked_key(|mark, key| {
-            each_word(|place, word| {
+            for_words(&libc_data(), |place, word| {
                 if word == mark && tables.keys.is_empty() {
                     let start = place.wrapping_sub(8).wrapping_sub(key.wrapping_mul(KEY));
                     tables.keys = start..start.wrapping_add(KEYS * KEY);
@@ -73,32 +73,39 @@ pub(super) fn tables() -> &'static Tables {
 
 /// Finds the word that leads to the list with `mark`.
 fn find_exits(tables: &mut Tables, mark: usize) {
-    let mut libc = Vec::new();
+    let libc = libc_data();
     let mut candidates = Vec::new();
-    data::each(&mut |data| {
-        if is_libc(data) {
-            libc.push(data.range.clone());
-        }
-    });
-    each_word(|place, word| {
+    for_words(&libc, |place, word| {
         // Lists lie in the C library's own data or in what malloc() gave.
         if word > 0xffff && word < 1 << 47 && word.is_multiple_of(16) {
             candidates.push((place, word));
         }
     });
+    let inside = |list: usize| {
+        libc.iter().find_map(|(start, bytes)| {
+            let from = list.checked_sub(*start)?;
+            bytes.get(from..)?.first_chunk::<LIST>()
+        })
+    };
+    let is_marked =
+        |list: usize, bytes: &[u8; LIST]| entries(list, bytes).any(|entry| entry.argument == mark);
+    // The first list is in what was copied, and every other one needs a system call.
+    let near = candidates
+        .iter()
+        .find(|(_, list)| inside(*list).is_some_and(|bytes| is_marked(*list, bytes)));
     let mut bytes = [0; LIST];
-    for (place, list) in candidates {
-        let copied = copy_readable(list, &mut bytes);
-        if copied == LIST && entries(list, &bytes).any(|entry| entry.argument == mark) {
-            tables.exits = Some(place);
-            break;
-        }
-    }
+    let found = near.or_else(|| {
+        candidates.iter().find(|(_, list)| {
+            inside(*list).is_none()
+                && copy_readable(*list, &mut bytes) == LIST
+                && is_marked(*list, &bytes)
+        })
+    });
+    tables.exits = found.map(|(place, _)| *place);
     // The list that came first is at the end of all.
     let Some(exits) = tables.exits else { return };
     let last = lists(exits).last().copied();
-    let is_static = |list: &usize| libc.iter().any(|range| range.contains(list));
-    if let Some(list) = last.filter(is_static) {
+    if let Some(list) = last.filter(|list| inside(*list).is_some()) {
         tables.first_list = list..list.wrapping_add(LIST);
     }
 }
@@ -153,7 +160,9 @@ fn entries(list: usize, bytes: &[u8; LIST]) -> impl Iterator<Item = Exit> {
         .iter()
         .map(|word| usize::from_ne_bytes(*word))
         .collect();
-    let used = words.get(1).copied().unwrap_or(0).min(EXITS);
+    // With more, it is no list.
+    let used = words.get(1).copied().filter(|used| *used <= EXITS);
+    let used = used.unwrap_or(0);
     (0..used).filter_map(move |n| {
         let at = 2 + n * (EXIT / 8);
         match words.get(at..at + 3) {
@@ -172,8 +181,9 @@ fn is_libc(data: &data::Data<'_>) -> bool {
     data.object.to_bytes().ends_with(b"/libc.so.6")
 }
 
-/// Calls `look` for all words of the C library's data, with their places.
-fn each_word(mut look: impl FnMut(usize, usize)) {
+/// The C library's data, each with the address of its first whole word.
+fn libc_data() -> Vec<(usize, Vec<u8>)> {
+    let mut found = Vec::new();
     data::each(&mut |data| {
         if !is_libc(data) {
             return;
@@ -181,9 +191,18 @@ fn each_word(mut look: impl FnMut(usize, usize)) {
         let mut bytes = vec![0; data.range.len()];
         let start = data.range.start.next_multiple_of(8);
         let copied = copy_readable(start, &mut bytes);
-        let (words, _) = bytes.get(..copied).unwrap_or_default().as_chunks();
+        bytes.truncate(copied);
+        found.push((start, bytes));
+    });
+    found
+}
+
+/// Calls `look` for all words of `data`, with their places.
+fn for_words(data: &[(usize, Vec<u8>)], mut look: impl FnMut(usize, usize)) {
+    for (start, bytes) in data {
+        let (words, _) = bytes.as_chunks();
         for (n, word) in words.iter().enumerate() {
             look(start.wrapping_add(n * 8), usize::from_ne_bytes(*word));
         }
-    });
+    }
 }
