@@ -19,8 +19,7 @@ use rustix::fs::{MemfdFlags, OFlags, SealFlags, fcntl_add_seals, fcntl_setfl, me
 use rustix::io::{Errno, read};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{
-    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitIdStatus, kill_process_group, pidfd_open,
-    waitid,
+    Pid, Signal, WaitId, WaitIdOptions, WaitIdStatus, kill_process_group, waitid,
 };
 
 use super::plan::Probe;
@@ -32,8 +31,8 @@ use crate::error::{Error, ErrorKind};
 use crate::sys::clock;
 use crate::sys::spawn::spawn;
 
-/// How long the process is waited for before the pipe is listened to, or the other way round where its
-/// end cannot be waited for: a child of the probe's may hold the pipe open.
+/// How long the pipe is listened to before the process is looked at: a child of the probe's may hold
+/// it open.
 const LOOK: Duration = Duration::from_millis(5);
 
 /// Has `bytes` probed.
@@ -112,13 +111,8 @@ impl Child {
         let mut heard = Vec::new();
         let mut nap = Duration::from_micros(20);
         let mut is_open = true;
-        // Whoever waits for the end is not woken by each word, of which the pipe holds many.
-        let end = pidfd_open(self.pid, PidfdFlags::empty()).ok();
         let exit = loop {
-            if let Some(end) = &end {
-                await_word(end, LOOK.min(deadline.remaining()));
-                is_open = is_open && listen(said, &mut heard);
-            } else if is_open {
+            if is_open {
                 await_word(said, LOOK.min(deadline.remaining()));
                 is_open = listen(said, &mut heard);
             } else {
@@ -172,10 +166,9 @@ fn exit(status: &WaitIdStatus) -> Exit {
     }
 }
 
-/// Waits until there is something to read, or the pipe is closed, or the process has ended that the
-/// descriptor stands for, for at most `time`.
-fn await_word(from: &OwnedFd, time: Duration) {
-    let mut wanted = [PollFd::new(from, PollFlags::IN)];
+/// Waits until there is something to read, or the pipe is closed, for at most `time`.
+fn await_word(said: &OwnedFd, time: Duration) {
+    let mut wanted = [PollFd::new(said, PollFlags::IN)];
     let time = Timespec::try_from(time).ok();
     // Whatever comes of it, the caller looks.
     let _ready = poll(&mut wanted, time.as_ref());
