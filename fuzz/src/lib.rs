@@ -2,8 +2,8 @@
 //! of a socket. Each function takes any bytes and must neither panic nor hang.
 //!
 //! `fuzz/run SECONDS` runs them under libFuzzer, and with them those that the loader itself has for
-//! signatures and for reports of probes; the tests `fuzzing` and `signing` of the workspace run the
-//! same functions on mutated seeds with a stable compiler.
+//! signatures, reports of probes and files of directives; the tests `fuzzing` and `signing` of the
+//! workspace run the same functions on mutated seeds with a stable compiler.
 
 use std::env;
 use std::fs;

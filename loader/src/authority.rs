@@ -14,7 +14,7 @@ mod envelope;
 mod minisign;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
+use std::fs::{self, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -280,19 +280,26 @@ impl DenyList {
 
 fn must_be_private(path: &Path) -> Result<(), Error> {
     let metadata = fs::metadata(path).map_err(|error| unreadable(path, error))?;
+    match exposure(&metadata) {
+        Some(what) => Err(bad(path, &what)),
+        None => Ok(()),
+    }
+}
+
+/// Why others than root and this user could change the file; none where they cannot.
+pub(crate) fn exposure(metadata: &Metadata) -> Option<String> {
     let (owner, own) = (metadata.uid(), geteuid().as_raw());
     if owner != 0 && owner != own {
-        let what = format!("expected it to belong to user 0 or {own}, found {owner}");
-        return Err(bad(path, &what));
+        return Some(format!(
+            "expected it to belong to user 0 or {own}, found {owner}"
+        ));
     }
     let mode = metadata.mode() & 0o7777;
-    if mode & 0o022 != 0 {
-        let what = format!(
+    (mode & 0o022 != 0).then(|| {
+        format!(
             "expected it to be writable by its owner alone, found mode {mode:04o}; chmod go-w it"
-        );
-        return Err(bad(path, &what));
-    }
-    Ok(())
+        )
+    })
 }
 
 fn unreadable(path: &Path, error: io::Error) -> Error {

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::authority::SignaturePolicy;
+use crate::directives::Directives;
 use crate::probe::plan::Probe;
 
 /// How the loader behaves.
@@ -48,6 +49,8 @@ pub struct Config {
     /// refused by the next one, as is one that ended a probe; and what probes said. Made if it is not
     /// there; several hosts may share one. Default none, and no such memory.
     pub state: Option<PathBuf>,
+    /// What an operator says about plugins by their names. Default nothing.
+    pub directives: Directives,
 }
 
 impl Default for Config {
@@ -64,6 +67,7 @@ impl Default for Config {
             signatures: SignaturePolicy::default(),
             probe: None,
             state: None,
+            directives: Directives::default(),
         }
     }
 }

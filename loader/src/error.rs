@@ -132,6 +132,8 @@ pub enum ErrorKind {
     Probe,
     /// A trusted key, or a deny list, cannot be used.
     Keys,
+    /// A file of directives cannot be used.
+    Directives,
     /// The state folder cannot be used.
     State,
     /// A plugin of this name is Live.
@@ -140,6 +142,8 @@ pub enum ErrorKind {
     Busy,
     /// No plugin of this name.
     NotFound,
+    /// The directives tell no file for this name.
+    NoFile,
     /// Every slot is in use.
     TooManyPlugins,
     /// ld.so refused the file.

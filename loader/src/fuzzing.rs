@@ -5,6 +5,8 @@
 use std::hint::black_box;
 
 use crate::authority::{Claims, Enforcement, Keys, SignaturePolicy};
+#[cfg(feature = "directives")]
+use crate::directives::Directives;
 use crate::probe::report::Report;
 
 /// A key made for this by the standard tool; its secret half is in no use.
@@ -23,6 +25,19 @@ pub fn signature(bytes: &[u8]) {
     if let Ok(text) = str::from_utf8(bytes) {
         let _claims = black_box(Claims::parse(text));
         let _keys = black_box(Keys::from_text(text));
+    }
+}
+
+/// A file of directives.
+#[cfg(feature = "directives")]
+pub fn directives(bytes: &[u8]) {
+    match Directives::parse("/fuzzed.toml", bytes) {
+        Ok(read) => {
+            for directive in black_box(read.all()) {
+                assert!(directive.place.line > 0 && !directive.value.contains('\0'));
+            }
+        }
+        Err(error) => assert!(error.to_string().starts_with("/fuzzed.toml:")),
     }
 }
 

@@ -64,6 +64,7 @@ pub(crate) fn load(
     source: Source,
     params: &Params,
 ) -> Result<Plugin, Error> {
+    let source = source.found(&process.config.directives)?;
     let described = source.describe();
     let span = tracing::info_span!(
         target: "plug::load", "load", file = described, plugin = tracing::field::Empty
@@ -158,6 +159,8 @@ fn open(origin: Origin) -> Result<Opened, Error> {
     checkpoint::pass("load.open").map_err(|error| error.at(Stage::Open))?;
     match origin {
         Origin::Path(path) => Opened::open(path),
+        // The directives have told the file before.
+        Origin::Named(name) => Opened::open(name),
         Origin::Descriptor(fd, path) => Opened::from_fd(fd, path, DEFAULT_MAX_SIZE),
         Origin::Copy(fd, path, original) => Opened::copy_of(original, fd, path, DEFAULT_MAX_SIZE),
     }
@@ -212,6 +215,17 @@ fn run(
         Facts::read(staged.bytes()).map_err(|damage| image_error(damage.into(), Stage::Facts))?;
     validate(&facts, staged.bytes()).map_err(|damage| image_error(damage.into(), Stage::Facts))?;
     let location = opened.location();
+    let directives = &process.config.directives;
+    let directed = directives.policy(wanted.policy, || {
+        // One whose metadata cannot be read is refused for that a little later.
+        let info = Info::read(&facts, staged.bytes()).ok();
+        let own = info.as_ref().and_then(Info::name);
+        wanted.name.or(own).unwrap_or(&file_name).to_owned()
+    });
+    let wanted = Wanted {
+        policy: directed.as_ref().unwrap_or(wanted.policy),
+        ..wanted
+    };
     let mut taints = judge(
         &facts,
         staged.bytes(),
@@ -227,6 +241,10 @@ fn run(
     let info = Info::read(&facts, staged.bytes())
         .map_err(|malformed| image_error(malformed.into(), Stage::Metadata))?;
     let name = wanted.name.or(info.name()).unwrap_or(&file_name).to_owned();
+    directives
+        .may_be(&[&*name, info.name().unwrap_or_default(), &*file_name])
+        .map_err(|error| error.at(Stage::Verify).plugin(&name))?;
+    let params = &params.over(directives.options(&name));
     let pass = screened
         .compare(&facts, &info, opened.path())
         .map_err(|error| error.at(Stage::Verify))

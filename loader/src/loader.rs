@@ -45,6 +45,9 @@ use crate::worker::{Worker, WorkerAnswer};
 /// What became of each plugin at a shutdown, in the order in which they were unloaded.
 pub type Shutdown = Vec<(String, Result<Unloaded, Error>)>;
 
+/// What became of each plugin that was loaded at start, in the order in which they were.
+pub type Preload = Vec<(String, Result<Plugin, Error>)>;
+
 /// The process's loader. Cheap to clone; dropping the last one unmaps nothing.
 ///
 /// # Contexts
@@ -123,6 +126,19 @@ impl Loader {
     /// constructors began may carry [`Error::lingering`].
     pub fn load(&self, trust: &Trust, source: Source, params: &Params) -> Result<Plugin, Error> {
         load::load(self.process, trust.policy(), source, params)
+    }
+
+    /// Loads the plugins that [`Config::directives`] name for this, in their order, and tells what
+    /// became of each. One that is refused does not stop the others.
+    #[must_use]
+    pub fn preload(&self, trust: &Trust) -> Preload {
+        let names = self.process.config.directives.preload();
+        names
+            .map(|name| {
+                let loaded = self.load(trust, Source::plugin(name), &Params::new());
+                (name.to_owned(), loaded)
+            })
+            .collect()
     }
 
     /// Makes the running thread a worker named `name` until the value is dropped.

@@ -20,6 +20,12 @@ impl Params {
         self
     }
 
+    /// These over those `below`, whose values count where these have none.
+    pub(crate) fn over(&self, mut below: Self) -> Self {
+        below.0.extend(self.0.iter().cloned());
+        below
+    }
+
     /// The value of `key`.
     #[must_use]
     pub fn get(&self, key: &str) -> Option<&str> {

@@ -53,6 +53,21 @@ pub enum Action {
     Refuse,
 }
 
+impl Action {
+    /// All, in their order.
+    pub const ALL: [Self; 3] = [Self::Allow, Self::Taint, Self::Refuse];
+
+    /// Its name, in lower case.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Allow => "allow",
+            Self::Taint => "taint",
+            Self::Refuse => "refuse",
+        }
+    }
+}
+
 impl Matter {
     /// All, in their order.
     pub const ALL: [Self; 10] = [
@@ -202,6 +217,16 @@ impl Policy {
     #[must_use]
     pub fn in_folder(mut self, folder: impl Into<PathBuf>, rules: Rules) -> Self {
         self.folders.push((folder.into(), rules));
+        self
+    }
+
+    /// This policy with another action for one matter, in all folders.
+    pub(crate) fn everywhere_with(mut self, matter: Matter, action: Action) -> Self {
+        self.rules = self.rules.with(matter, action);
+        let folders = self.folders.into_iter();
+        self.folders = folders
+            .map(|(folder, rules)| (folder, rules.with(matter, action)))
+            .collect();
         self
     }
 

@@ -58,6 +58,7 @@ pub(crate) fn verify(
     let digest = needs_digest(process).then(|| Digest::of(bytes));
     if let Some(digest) = &digest {
         policy.denied.check(digest)?;
+        process.config.directives.may_be_file(digest)?;
         if let Some(quarantine) = &process.quarantine {
             quarantine.check(digest)?;
         }
@@ -79,6 +80,7 @@ pub(crate) fn verify(
 fn needs_digest(process: &Process) -> bool {
     let config = &process.config;
     config.signatures.denied.needs_digest()
+        || config.directives.needs_digest()
         || process.quarantine.is_some()
         || config.probe.is_some()
 }

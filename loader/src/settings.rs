@@ -139,6 +139,15 @@ impl Settings {
     }
 }
 
+/// The one of `names` that `name` is most likely to mean, misspelt.
+pub(crate) fn nearest<'a>(names: impl Iterator<Item = &'a str>, name: &str) -> Option<&'a str> {
+    names
+        .map(|known| (strsim::normalized_damerau_levenshtein(known, name), known))
+        .filter(|(alike, _)| *alike >= ALIKE)
+        .max_by(|(one, _), (other, _)| one.total_cmp(other))
+        .map(|(_, known)| known)
+}
+
 fn is_same(one: &str, other: &str) -> bool {
     canonical_name(one) == canonical_name(other)
 }
@@ -163,18 +172,9 @@ fn bad(param: &Param, expected: &str, found: &str) -> Error {
 }
 
 fn unknown(declared: &[Param], name: &str) -> Error {
-    let nearest = declared
-        .iter()
-        .map(|param| {
-            (
-                strsim::normalized_damerau_levenshtein(&param.name, name),
-                param,
-            )
-        })
-        .filter(|(alike, _)| *alike >= ALIKE)
-        .max_by(|(one, _), (other, _)| one.total_cmp(other));
-    let hint = match nearest {
-        Some((_, param)) => format!("did you mean {}? declared as {param}", param.name),
+    let meant = nearest(declared.iter().map(|param| param.name.as_str()), name);
+    let hint = match meant.and_then(|meant| find(declared, meant)) {
+        Some(param) => format!("did you mean {}? declared as {param}", param.name),
         None => "leave it out".to_owned(),
     };
     let names: Vec<&str> = declared.iter().map(|param| param.name.as_str()).collect();

@@ -4,6 +4,8 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use crate::digest::Digest;
+use crate::directives::Directives;
+use crate::error::Error;
 use crate::image::{Original, Rule};
 use crate::policy::Policy;
 
@@ -85,6 +87,8 @@ pub enum Accounting {
 #[derive(Debug)]
 pub(crate) enum Origin {
     Path(PathBuf),
+    /// A plugin's name, for the directives to tell the file.
+    Named(String),
     /// The path is only for messages.
     Descriptor(OwnedFd, PathBuf),
     /// A copy of another file.
@@ -96,6 +100,24 @@ impl Source {
     #[must_use]
     pub fn path(path: impl AsRef<Path>) -> Self {
         Self::of(Origin::Path(path.as_ref().to_owned()))
+    }
+
+    /// The file that [`Config::directives`](crate::Config::directives) tell for this name: by an alias,
+    /// or in the folders that they have searched. Looked for by the load.
+    #[must_use]
+    pub fn plugin(name: impl Into<String>) -> Self {
+        Self::of(Origin::Named(name.into()))
+    }
+
+    /// The same source, with the file that a name stands for.
+    ///
+    /// # Errors
+    /// Those of [`Directives::find`].
+    pub(crate) fn found(mut self, directives: &Directives) -> Result<Self, Error> {
+        if let Origin::Named(name) = &self.origin {
+            self.origin = Origin::Path(directives.find(name)?);
+        }
+        Ok(self)
     }
 
     /// A file that somebody opened already.
@@ -205,6 +227,7 @@ impl Source {
             Origin::Path(path) | Origin::Descriptor(_, path) | Origin::Copy(_, path, _) => {
                 format!("{:?}", path.display().to_string())
             }
+            Origin::Named(name) => name.clone(),
         }
     }
 }

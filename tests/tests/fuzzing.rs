@@ -118,6 +118,15 @@ fn metadata_takes_any_bytes() {
 }
 
 #[test]
+fn files_of_directives_take_any_bytes() {
+    fuzz(
+        "directives",
+        &seeds("directives"),
+        plug_loader::fuzzing::directives,
+    );
+}
+
+#[test]
 fn the_socket_takes_any_bytes() {
     isolated!({
         fuzz("protocol", &seeds("protocol"), targets::protocol);

@@ -86,6 +86,7 @@ const OUTSIDE: &[(&str, &str)] = &[
     ("slab", "pins"),
     ("strsim", "settings"),
     ("serde_json", "control/wire"),
+    ("toml", "directives/reader"),
     ("minisign_verify", "authority/minisign"),
     ("sha2", "digest"),
 ];
