@@ -1,6 +1,6 @@
 //! The command line, parsed.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
@@ -33,12 +33,14 @@ pub(crate) enum Command {
     Serve(Serve),
     /// List the live hosts and what they can do.
     Hosts,
-    /// Load a plugin: the host gets the very file that is opened here.
+    /// Load a plugin: the host gets the very file that is opened here, or finds one by its directives.
     Load(Load),
     /// Unload plugins and tell how nobody was proved to be inside.
     Unload(Unload),
     /// Check files without a host.
     Check(Check),
+    /// Show what files of directives say, with the file and the line of each value.
+    Config(Config),
     /// Write a new plugin that builds, passes check and has a test.
     New(New),
     /// Make a key pair for signatures, in minisign's formats.
@@ -119,14 +121,19 @@ pub(crate) struct Serve {
     /// A folder to remember plugins in that crashed a host or a probe.
     #[arg(long, value_name = "DIR")]
     pub(crate) state: Option<PathBuf>,
-    /// Files to load at start.
+    /// A folder of directives, *.toml: search paths, aliases, options, policies, what is denied and
+    /// what is loaded first; may come several times, the later ones over the former.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) config: Vec<PathBuf>,
+    /// Files to load at start, or names that the directives know.
     #[arg(value_name = "PLUGIN")]
     pub(crate) plugins: Vec<PathBuf>,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct Load {
-    /// The file.
+    /// The file; or a name without a slash that is no file here, for the host's directives to tell
+    /// which.
     pub(crate) file: PathBuf,
     /// Parameters for the plugin.
     #[arg(value_name = "KEY=VALUE", value_parser = key_value)]
@@ -176,6 +183,14 @@ pub(crate) struct Check {
     /// times.
     #[arg(long, value_name = "TRAIT=ACTION", value_parser = rule)]
     pub(crate) rule: Vec<(Matter, Action)>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Config {
+    /// The folders, the later ones over the former; default /usr/lib/plug.d, /run/plug.d and
+    /// /etc/plug.d, those that are there.
+    #[arg(value_name = "DIR")]
+    pub(crate) folders: Vec<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -378,6 +393,12 @@ fn address(text: &str) -> Result<u64, String> {
 pub(crate) enum Target<'a> {
     File(PathBuf),
     Plugin(&'a str),
+}
+
+/// The name of a plugin for which a host is to find the file: without a slash, and no file here.
+pub(crate) fn bare(file: &Path) -> Option<&str> {
+    let name = file.to_str()?;
+    (!name.contains('/') && !file.exists()).then_some(name)
 }
 
 impl<'a> Target<'a> {

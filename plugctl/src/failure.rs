@@ -100,7 +100,7 @@ impl Failure {
     /// A refusal of the loader in this process.
     pub(crate) fn loader(error: &Error) -> Self {
         let code = match error.kind() {
-            ErrorKind::Open | ErrorKind::NotFound => NOT_FOUND,
+            ErrorKind::Open | ErrorKind::NotFound | ErrorKind::NoFile => NOT_FOUND,
             ErrorKind::Busy | ErrorKind::AlreadyLoaded => BUSY,
             ErrorKind::Damaged
             | ErrorKind::Incompatible
@@ -109,6 +109,7 @@ impl Failure {
             | ErrorKind::Unsigned
             | ErrorKind::Signature
             | ErrorKind::Denied
+            | ErrorKind::Directives
             | ErrorKind::Quarantined => INCOMPATIBLE,
             ErrorKind::Deadline => DEADLINE,
             _ => FAILED,
@@ -130,7 +131,7 @@ impl Failure {
     /// What a host refused.
     pub(crate) fn refused(refused: Refused) -> Self {
         let code = match refused.kind.as_str() {
-            "not_found" | "gone" => NOT_FOUND,
+            "not_found" | "no_file" | "gone" => NOT_FOUND,
             "permanent" | "busy" | "already_loaded" | "too_many_plugins" | "self_deadlock" => BUSY,
             "damaged" | "not_admitted" | "incompatible" | "parameter" | "map" | "unsigned"
             | "signature" | "denied" | "quarantined" => INCOMPATIBLE,

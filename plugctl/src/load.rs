@@ -14,16 +14,26 @@ use plug_loader::control::messages::{Field, LoadCall, LoadReply};
 
 /// Opens the file and has it loaded.
 pub(crate) fn run(args: &args::Load, host: Option<&str>, render: &Render) -> Outcome {
-    let file = File::open(&args.file).map_err(|error| Failure::file(&args.file, &error))?;
-    let path = path::absolute(&args.file).unwrap_or_else(|_| args.file.clone());
+    // A host without such a name says so; the file that is not here is nothing to speak of then.
+    let (file, path) = match args::bare(&args.file) {
+        Some(_) => (None, args.file.clone()),
+        None => {
+            let file = File::open(&args.file).map_err(|error| Failure::file(&args.file, &error))?;
+            let path = path::absolute(&args.file).unwrap_or_else(|_| args.file.clone());
+            (Some(file), path)
+        }
+    };
     let fields = args.params.iter().map(|(key, value)| Field {
         key: key.clone(),
         value: value.clone(),
     });
-    let signature = detached(&path).map_err(|error| Failure::file_refused(&args.file, &error))?;
+    let signature = match &file {
+        Some(_) => detached(&path).map_err(|error| Failure::file_refused(&args.file, &error))?,
+        None => None,
+    };
     let signature = signature.map(|text| String::from_utf8_lossy(&text).into_owned());
     let call = LoadCall {
-        file: 0,
+        file: file.as_ref().map(|_| 0),
         path: path.display().to_string(),
         name: args.name.clone(),
         permanent: args.permanent.then_some(true),
@@ -37,7 +47,7 @@ pub(crate) fn run(args: &args::Load, host: Option<&str>, render: &Render) -> Out
         params: fields.collect(),
     };
     let mut client = hosts::connect(host)?;
-    client.send("Load", &call, Replies::One, Some(file.as_fd()))?;
+    client.send("Load", &call, Replies::One, file.as_ref().map(AsFd::as_fd))?;
     let reply: LoadReply = client.long_reply(|seconds| {
         let what = format!("its load is in progress for {seconds} s");
         render.waiting(&args.file.display().to_string(), &what);

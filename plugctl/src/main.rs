@@ -7,6 +7,7 @@ mod args;
 mod check;
 mod client;
 mod completions;
+mod config;
 mod demangle;
 mod events;
 mod failure;
@@ -65,6 +66,7 @@ fn run(cli: &Cli, render: &Render) -> Outcome {
         Command::Load(args) => load::run(args, host, render),
         Command::Unload(args) => unload::run(args, host, render),
         Command::Check(args) => check::run(args, render),
+        Command::Config(args) => config::run(args, render),
         Command::New(args) => new::run(args, render),
         Command::Keygen(args) => keygen::run(args, render),
         Command::Sign(args) => sign::run(args, render),

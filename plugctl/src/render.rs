@@ -14,11 +14,11 @@ use crate::check::FileReport;
 use crate::demangle::demangle;
 use crate::failure::{Failure, LINGERING};
 use crate::hosts::LiveHost;
-use plug_loader::Quarantined;
 use plug_loader::control::messages::{
     AccountRow, DepartedRow, EventRow, LoadReply, ParamRow, PluginRow, ResolvedRow, StageTime,
     SymbolRow, UnloadReply, WorkerRow,
 };
+use plug_loader::{Directives, Quarantined};
 
 const HEAD: Style = Style::new().bold();
 const GOOD: Style = AnsiColor::Green.on_default();
@@ -571,6 +571,69 @@ impl Render {
             return self.value(row);
         }
         self.line(&row.value);
+    }
+
+    /// What is in effect, and which files do not count.
+    pub(crate) fn directives(self, directives: &Directives) {
+        #[derive(Serialize)]
+        struct File {
+            path: String,
+            replaced_by: Option<String>,
+        }
+        #[derive(Serialize)]
+        struct Row {
+            kind: &'static str,
+            name: String,
+            key: String,
+            value: String,
+            file: String,
+            line: usize,
+        }
+        #[derive(Serialize)]
+        struct Shown {
+            files: Vec<File>,
+            directives: Vec<Row>,
+        }
+        let files = directives.files().iter().map(|file| File {
+            path: file.path.display().to_string(),
+            replaced_by: file
+                .replaced_by
+                .as_ref()
+                .map(|other| other.display().to_string()),
+        });
+        let rows = directives.all().into_iter().map(|directive| Row {
+            kind: directive.kind.name(),
+            file: directive.place.file.display().to_string(),
+            line: directive.place.line,
+            name: directive.name,
+            key: directive.key,
+            value: directive.value,
+        });
+        let shown = Shown {
+            files: files.collect(),
+            directives: rows.collect(),
+        };
+        if self.json {
+            return self.value(&shown);
+        }
+        let rows = shown.directives.into_iter().map(|row| {
+            let place = format!("{}:{}", row.file, row.line);
+            [row.kind.to_owned(), row.name, row.key, row.value, place]
+        });
+        let replaced = shown.files.into_iter().filter_map(|file| {
+            let by = file.replaced_by?;
+            let nothing = String::new();
+            Some([
+                "replaced".to_owned(),
+                nothing.clone(),
+                nothing,
+                by,
+                file.path,
+            ])
+        });
+        let rows = rows.chain(replaced).map(|row| Vec::from(row.map(cell)));
+        let heads = ["Directive", "Name", "Key", "Value", "Where"];
+        self.table(&heads, rows.collect());
     }
 
     pub(crate) fn history(self, departed: &[DepartedRow]) {

@@ -17,8 +17,8 @@ use plug_loader::authority::{DenyList, Enforcement, Keys, SignaturePolicy};
 use plug_loader::control::Options;
 use plug_loader::probe::Probe;
 use plug_loader::{
-    CallError, Config, Deadline, Error, ErrorKind, Loader, Params, Plugin, PluginInterface, Policy,
-    Source, State, Trust, Unloaded, Worker,
+    CallError, Config, Deadline, Directives, Error, ErrorKind, Loader, Params, Plugin,
+    PluginInterface, Policy, Source, State, Trust, Unloaded, Worker,
 };
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -56,9 +56,16 @@ pub(crate) fn run(args: &args::Serve, render: &Render) -> Outcome {
     // SAFETY: whoever runs this vouches for the files named on the command line and for those
     // that the same user, or root, loads by the socket.
     let trust = unsafe { Trust::new(Policy::default()) };
+    for (_, loaded) in loader.preload(&trust) {
+        loaded.map_err(|error| Failure::loader(&error))?;
+    }
     for path in &args.plugins {
+        let source = match args::bare(path) {
+            Some(name) => Source::plugin(name),
+            None => Source::path(path),
+        };
         loader
-            .load(&trust, Source::path(path), &Params::new())
+            .load(&trust, source, &Params::new())
             .map_err(|error| Failure::loader(&error))?;
     }
     let floor = Floor {
@@ -120,6 +127,7 @@ fn config(args: &args::Serve) -> Result<Config, Error> {
     config.signatures = SignaturePolicy::new(enforcement, keys).deny(denied);
     config.probe = args.probe.then(Probe::default);
     config.state.clone_from(&args.state);
+    config.directives = Directives::read(&args.config)?;
     Ok(config)
 }
 

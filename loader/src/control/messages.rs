@@ -299,9 +299,11 @@ pub struct DepartedRow {
 /// Parameters of `Load`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LoadCall {
-    /// Index into the descriptors sent with the message.
-    pub file: u32,
-    /// Only for messages.
+    /// Index into the descriptors sent with the message; none for a name that the host's directives
+    /// tell the file of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<u32>,
+    /// That name; with a file only for messages.
     pub path: String,
     /// The name to load it under, unless the file's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -280,7 +280,7 @@ impl Host {
         mut parameters: Parameters,
         mut descriptors: Vec<OwnedFd>,
     ) -> Result<Answer, Fault> {
-        let file: usize = parameters.take("file")?;
+        let file: Option<usize> = parameters.take("file")?;
         let path: String = parameters.take("path")?;
         let name: Option<String> = parameters.take("name")?;
         let permanent: Option<bool> = parameters.take("permanent")?;
@@ -289,20 +289,13 @@ impl Host {
         let account: Option<String> = parameters.take("account")?;
         let given: Vec<Field> = parameters.take("params")?;
         parameters.end()?;
-        if file >= descriptors.len() {
-            return Err(Fault::NoDescriptor);
-        }
-        let file = descriptors.swap_remove(file);
-        let size = fstat(&file).map_or(0, |stat| u64::try_from(stat.st_size).unwrap_or(0));
-        if size > self.max_file {
-            let most = self.max_file;
-            return Err(rows::refused(
-                "open",
-                "open",
-                format!("{path:?}: expected at most {most} bytes, found {size}"),
-            ));
-        }
-        let source = Source::opened(file, Path::new(&path));
+        let source = match file {
+            Some(file) if file < descriptors.len() => {
+                self.sent(descriptors.swap_remove(file), &path)?
+            }
+            Some(_) => return Err(Fault::NoDescriptor),
+            None => Source::plugin(path),
+        };
         let source = match &name {
             Some(name) => source.named(name),
             None => source,
@@ -343,6 +336,20 @@ impl Host {
             name: "load",
             work: Box::new(work),
         }))
+    }
+
+    /// A file that came with a call.
+    fn sent(&self, file: OwnedFd, path: &str) -> Result<Source, Fault> {
+        let size = fstat(&file).map_or(0, |stat| u64::try_from(stat.st_size).unwrap_or(0));
+        if size > self.max_file {
+            let most = self.max_file;
+            return Err(rows::refused(
+                "open",
+                "open",
+                format!("{path:?}: expected at most {most} bytes, found {size}"),
+            ));
+        }
+        Ok(Source::opened(file, Path::new(path)))
     }
 
     fn unload(self: &Arc<Self>, mut parameters: Parameters, more: bool) -> Result<Answer, Fault> {
