@@ -49,6 +49,10 @@ pub struct Config {
     /// refused by the next one, as is one that ended a probe; and what probes said. Made if it is not
     /// there; several hosts may share one. Default none, and no such memory.
     pub state: Option<PathBuf>,
+    /// How long a load waits for each subscriber that it asks about a plugin that is Coming, or tells
+    /// that one goes whose load failed, and an unload before its plugin's `exit`. One that takes longer
+    /// has no say then, and is not waited for again until it has come back. Default 1 s.
+    pub subscriber_patience: Duration,
     /// What an operator says about plugins by their names. Default nothing.
     pub directives: Directives,
 }
@@ -67,6 +71,7 @@ impl Default for Config {
             signatures: SignaturePolicy::default(),
             probe: None,
             state: None,
+            subscriber_patience: Duration::from_secs(1),
             directives: Directives::default(),
         }
     }

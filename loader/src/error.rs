@@ -126,6 +126,8 @@ pub enum ErrorKind {
     Signature,
     /// The plugin, or who signed it, is on a deny list; nothing of it ran.
     Denied,
+    /// A subscriber of the host's vetoed the plugin; its constructors did not run.
+    Vetoed,
     /// The plugin crashed a host or a probe before; nothing of it ran in this process.
     Quarantined,
     /// The rehearsal of the load could not be made.

@@ -1,20 +1,26 @@
-//! What happened to plugins, kept in a ring for whoever wants to know.
+//! What happened to plugins, kept in a ring for whoever wants to know, and told to subscribers.
 //!
-//! Reporting never waits for a subscriber: one that is too slow sees a gap in the sequence.
+//! Reporting waits for nobody: who asks the ring too rarely sees a gap in the sequence. Two things wait,
+//! a moment each: a load asks subscribers about a plugin that is Coming, and one that failed afterwards
+//! has those told that it goes before it is unmapped.
 
 #![forbid(unsafe_code)]
 
-use std::collections::VecDeque;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::time::{Duration, SystemTime};
 
 use crate::crash::signal::CrashSignal;
 use crate::deadline::{Deadline, lock_until};
 use crate::error::Stage;
+use crate::subscribers::{Heard, Subscriber};
 
 /// Events kept: an hour of one load and unload every seven seconds.
 const KEPT: usize = 1024;
+
+/// How long each stage took.
+type Times = Arc<[(Stage, Duration)]>;
 
 /// What happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,18 +30,18 @@ pub enum EventKind {
     Probed(Box<str>),
     /// Readers see it; its constructors are about to run.
     Coming,
-    /// It is usable; how long each stage of the load took.
-    Live(Vec<(Stage, Duration)>),
+    /// It is usable: its `init` has succeeded.
+    Live,
     /// A load failed; where and why.
     Failed(Option<Stage>, Box<str>),
-    /// It is being unloaded: calls and pins refuse.
+    /// It is being unloaded, or its load failed after it was Coming: calls and pins refuse.
     Going,
     /// An unload has waited long; for whom, and what they are doing.
     Stalled(Box<str>),
     /// An unload gave up; it is Live again; why.
     Stayed(Box<str>),
-    /// It left the process; how long each stage of the unload took.
-    Unloaded(Vec<(Stage, Duration)>),
+    /// It left the process.
+    Unloaded,
     /// It is closed but still mapped; why.
     Zombie(Vec<String>),
     /// It is closed but stays mapped for ever; why.
@@ -57,12 +63,12 @@ impl EventKind {
         match self {
             Self::Probed(_) => "probed",
             Self::Coming => "coming",
-            Self::Live(_) => "live",
+            Self::Live => "live",
             Self::Failed(..) => "failed",
             Self::Going => "going",
             Self::Stalled(_) => "stalled",
             Self::Stayed(_) => "stayed",
-            Self::Unloaded(_) => "unloaded",
+            Self::Unloaded => "unloaded",
             Self::Zombie(_) => "zombie",
             Self::Pinned(_) => "pinned",
             Self::Collected => "collected",
@@ -86,6 +92,9 @@ pub struct Event {
     pub generation: u64,
     /// What happened.
     pub kind: EventKind,
+    /// How long each stage took: of its load, as far as that has come; of its unload where it was
+    /// unloaded.
+    pub stages: Arc<[(Stage, Duration)]>,
 }
 
 /// The ring.
@@ -101,6 +110,43 @@ pub(crate) struct Events {
 struct Inner {
     ring: VecDeque<Arc<Event>>,
     sequence: u64,
+    /// How long the stages of loads took, by generation, until the plugin has left.
+    times: HashMap<u64, Times>,
+    subscribers: Vec<Arc<Subscriber>>,
+}
+
+impl Inner {
+    /// Puts an event into the ring.
+    fn add(&mut self, plugin: &str, generation: u64, kind: EventKind, stages: Times) -> Arc<Event> {
+        self.sequence += 1;
+        let event = Arc::new(Event {
+            sequence: self.sequence,
+            at: SystemTime::now(),
+            plugin: plugin.into(),
+            generation,
+            kind,
+            stages,
+        });
+        if self.ring.len() == KEPT {
+            self.ring.pop_front();
+        }
+        self.ring.push_back(Arc::clone(&event));
+        event
+    }
+
+    fn times(&self, generation: u64) -> Times {
+        self.times
+            .get(&generation)
+            .map(Arc::clone)
+            .unwrap_or_default()
+    }
+}
+
+/// Who has been told that a plugin is Coming.
+#[derive(Debug)]
+pub(crate) struct Told {
+    event: Arc<Event>,
+    subscribers: Vec<Arc<Subscriber>>,
 }
 
 impl Events {
@@ -112,24 +158,129 @@ impl Events {
         ))
     }
 
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reports an event, with the times of the load that it belongs to.
     pub(crate) fn push(&self, plugin: &str, generation: u64, kind: EventKind) {
-        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        inner.sequence += 1;
-        let event = Event {
-            sequence: inner.sequence,
-            at: SystemTime::now(),
-            plugin: plugin.into(),
-            generation,
-            kind,
-        };
-        if inner.ring.len() == KEPT {
-            inner.ring.pop_front();
+        let times = self.lock().times(generation);
+        self.push_timed(plugin, generation, kind, &times);
+    }
+
+    /// Reports an event, with these times; those of a load that goes on are kept for later ones.
+    pub(crate) fn push_timed(
+        &self,
+        plugin: &str,
+        generation: u64,
+        kind: EventKind,
+        stages: &[(Stage, Duration)],
+    ) {
+        let times = Times::from(stages);
+        let mut inner = self.lock();
+        match kind {
+            EventKind::Live => {
+                inner.times.insert(generation, Arc::clone(&times));
+            }
+            EventKind::Unloaded | EventKind::Collected | EventKind::Failed(..) => {
+                inner.times.remove(&generation);
+            }
+            _ => {}
         }
-        inner.ring.push_back(Arc::new(event));
+        let event = inner.add(plugin, generation, kind, times);
+        // Under the lock, so that everybody hears in the order of the numbers; none of them waits.
+        for subscriber in inner.subscribers.iter().filter(|other| other.is_here()) {
+            subscriber.post(Arc::clone(&event));
+        }
         drop(inner);
+        self.wake();
+    }
+
+    fn wake(&self) {
         self.pushed.notify_all();
         let wakers = self.wakers.lock().unwrap_or_else(PoisonError::into_inner);
         wakers.iter().for_each(Waker::wake_by_ref);
+    }
+
+    /// Tells that a plugin is Coming: the ring at once, subscribers one after the other, in the order
+    /// in which they came. Each has `patience` for its answer. The first part says who was told, and is
+    /// for [`Events::retract`]; whoever vetoes is not among them.
+    ///
+    /// # Errors
+    /// Who vetoed it, and why.
+    pub(crate) fn announce(
+        &self,
+        plugin: &str,
+        generation: u64,
+        stages: &[(Stage, Duration)],
+        patience: Duration,
+    ) -> (Told, Result<(), String>) {
+        let times = Times::from(stages);
+        let mut inner = self.lock();
+        inner.times.insert(generation, Arc::clone(&times));
+        let event = inner.add(plugin, generation, EventKind::Coming, times);
+        let subscribers = inner.subscribers.clone();
+        drop(inner);
+        self.wake();
+        let mut told = Told {
+            event,
+            subscribers: Vec::with_capacity(subscribers.len()),
+        };
+        for subscriber in subscribers.into_iter().filter(|other| other.is_here()) {
+            match subscriber.ask(Arc::clone(&told.event), Deadline::after(patience)) {
+                Heard::Vetoed(reason) => {
+                    let why = format!("vetoed by the subscriber {}: {reason}", subscriber.name);
+                    return (told, Err(why));
+                }
+                heard => Self::note(&subscriber, &heard, "coming"),
+            }
+            told.subscribers.push(subscriber);
+        }
+        (told, Ok(()))
+    }
+
+    /// Tells that a plugin goes whose load failed: those who were told that it comes, and nobody else.
+    /// Each has `patience` to come back from it.
+    pub(crate) fn retract(&self, told: Told, patience: Duration) {
+        let coming = &told.event;
+        let mut inner = self.lock();
+        let times = inner.times(coming.generation);
+        let kind = EventKind::Going;
+        let event = inner.add(&coming.plugin, coming.generation, kind, times);
+        drop(inner);
+        self.wake();
+        for subscriber in told.subscribers {
+            if subscriber.is_here() {
+                let heard = subscriber.ask(Arc::clone(&event), Deadline::after(patience));
+                Self::note(&subscriber, &heard, "going");
+            }
+        }
+    }
+
+    /// Waits until subscribers have come back from all that they were told so far, `patience` for each.
+    pub(crate) fn settle(&self, patience: Duration) {
+        let subscribers = self.lock().subscribers.clone();
+        for subscriber in subscribers.into_iter().filter(|other| other.is_here()) {
+            let heard = subscriber.wait(None, Deadline::after(patience));
+            Self::note(&subscriber, &heard, "going");
+        }
+    }
+
+    fn note(subscriber: &Subscriber, heard: &Heard, event: &'static str) {
+        if *heard == Heard::Late {
+            let subscriber = &*subscriber.name;
+            tracing::warn!(target: "plug::events", subscriber, event, "late; not waited for until it comes back");
+        }
+    }
+
+    /// Tells `subscriber` all from now on.
+    pub(crate) fn subscribe(&self, subscriber: Arc<Subscriber>) {
+        self.lock().subscribers.push(subscriber);
+    }
+
+    /// Forgets subscribers that are told nothing any more.
+    pub(crate) fn prune(&self) {
+        self.lock().subscribers.retain(|other| other.is_here());
     }
 
     /// Calls `waker` after every event from now on; it must not wait.
@@ -148,7 +299,7 @@ impl Events {
 
     /// Events after number `sequence` that are still kept.
     pub(crate) fn after(&self, sequence: u64) -> Vec<Arc<Event>> {
-        let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let inner = self.lock();
         let from = inner
             .ring
             .partition_point(|event| event.sequence <= sequence);
@@ -157,7 +308,7 @@ impl Events {
 
     /// As `after`, waiting for the first one until the deadline.
     pub(crate) fn wait_after(&self, sequence: u64, deadline: Deadline) -> Vec<Arc<Event>> {
-        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut inner = self.lock();
         while inner.sequence <= sequence && !deadline.has_passed() {
             inner = self
                 .pushed

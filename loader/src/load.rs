@@ -21,7 +21,7 @@ use crate::crash;
 use crate::deadline::{Deadline, lock_until};
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Stage};
-use crate::events::EventKind;
+use crate::events::{EventKind, Told};
 use crate::executor::{self, Ending, Executor};
 use crate::footprint::account::{self, Account};
 use crate::footprint::{self, Owner};
@@ -126,14 +126,7 @@ pub(crate) fn load(
                     &mut left,
                 )
                 .map_err(|error| error.lingering_as(left).plugin(named))
-                .inspect(|plugin| {
-                    let stages = plugin.load_times().to_vec();
-                    let kind = EventKind::Live(stages);
-                    process
-                        .events
-                        .push(plugin.name(), plugin.generation(), kind);
-                })
-                .inspect_err(|error| report_failure(process, error))
+                .inspect_err(|error| report_failure(process, error, &stages))
             },
         )
     })();
@@ -149,10 +142,12 @@ pub(crate) fn load(
     result
 }
 
-fn report_failure(process: &Process, error: &Error) {
-    let generation = error.lingering().map_or(0, |left| left.generation);
+fn report_failure(process: &Process, error: &Error, stages: &Stages) {
     let kind = EventKind::Failed(error.stage(), error.to_string().into());
-    process.events.push(error.plugin_name(), generation, kind);
+    let (plugin, generation) = (error.plugin_name(), stages.generation);
+    process
+        .events
+        .push_timed(plugin, generation, kind, stages.laps());
 }
 
 fn open(origin: Origin) -> Result<Opened, Error> {
@@ -301,6 +296,7 @@ fn run(
         .claim(&name, deadline)
         .map_err(|error| claim_error(error, &name))?;
     process.workers.grow(claim.id);
+    stages.generation = claim.generation;
     stages.end(Stage::Claim);
 
     // From here until the load has ended, well or not.
@@ -501,9 +497,16 @@ fn land(
     for index in indexes().filter(|index| index.is_small()) {
         index.build_search();
     }
-    process
+    let (plugin, patience) = (&record.name, process.config.subscriber_patience);
+    let (told, vote) = process
         .events
-        .push(&record.name, record.generation, EventKind::Coming);
+        .announce(plugin, record.generation, stages.laps(), patience);
+    let announced = Announced {
+        process,
+        record: &record,
+        told: Some(told),
+    };
+    vote.map_err(|why| Error::new(ErrorKind::Vetoed, why).at(Stage::Publish))?;
     checkpoint::pass("load.publish").map_err(|error| error.at(Stage::Publish))?;
     stages.end(Stage::Publish);
 
@@ -532,6 +535,7 @@ fn land(
         return Err(Error::new(ErrorKind::ShutDown, message).at(Stage::Activate));
     }
     built.keep();
+    announced.keep();
     settled.keep();
     shown.keep();
     claim.keep();
@@ -550,9 +554,13 @@ fn land(
     let times = mem::replace(stages, Stages::start()).into_inner();
     // Set once: the record was made by this load.
     let _first = record.times.set(times);
-    process
-        .registry
-        .advance(record.id, record.generation, State::Live);
+    let registry = &process.registry;
+    registry.go_live(record.id, record.generation, || {
+        let times = record.times.get().map(Vec::as_slice);
+        let (plugin, times) = (&record.name, times.unwrap_or_default());
+        let (generation, kind) = (record.generation, EventKind::Live);
+        process.events.push_timed(plugin, generation, kind, times);
+    });
     // Last, so that the search does not take the processor from the load; until then readers scan.
     for index in indexes().filter(|index| !index.is_small()) {
         process.indexer.ask(Arc::clone(index));
@@ -660,6 +668,31 @@ impl Drop for Shown {
     fn drop(&mut self) {
         if !self.kept {
             self.process.registry.hide(self.generation);
+        }
+    }
+}
+
+/// Has those told that the plugin goes who were told that it comes, before it is gone, unless kept.
+struct Announced<'a> {
+    process: &'static Process,
+    record: &'a Record,
+    told: Option<Told>,
+}
+
+impl Announced<'_> {
+    fn keep(mut self) {
+        self.told = None;
+    }
+}
+
+impl Drop for Announced<'_> {
+    fn drop(&mut self) {
+        if let Some(told) = self.told.take() {
+            let (process, record) = (self.process, self.record);
+            let (id, generation) = (record.id, record.generation);
+            process.registry.advance(id, generation, State::Going);
+            let patience = process.config.subscriber_patience;
+            process.events.retract(told, patience);
         }
     }
 }

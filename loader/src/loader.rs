@@ -35,6 +35,7 @@ use crate::reaper::{self, Reaped};
 use crate::roots::{self, Root};
 use crate::settlement;
 use crate::snapshot::Snapshot;
+use crate::subscribers::{Subscriber, Subscription, Vote};
 use crate::suspects::{Entry as Quarantined, Quarantine};
 use crate::sys::process_exit;
 use crate::trust::{Source, Trust};
@@ -380,6 +381,33 @@ impl Loader {
     #[must_use]
     pub fn events(&self, sequence: u64, deadline: Deadline) -> Vec<Arc<Event>> {
         self.process.events.wait_after(sequence, deadline)
+    }
+
+    /// Has `call` told of every event from now on, until what is returned is dropped; `name` is for
+    /// messages. What is loaded already is in [`Loader::plugins`].
+    ///
+    /// It runs on a thread of its own, one event after the other, while no lock of the loader's is held:
+    /// it may block, load and unload. A load asks about a plugin that is
+    /// [`Coming`](crate::EventKind::Coming), which readers see and none of whose code has run, those who
+    /// subscribed first before the others; the first [veto](Vote::Veto) refuses it, and those who were
+    /// asked before are told that it is [`Going`](crate::EventKind::Going), and nobody else, as they are when
+    /// the load fails later. A load or unload that it makes itself does not wait for it. One that takes
+    /// longer than [`Config::subscriber_patience`] has no say; one that panics is told nothing any more,
+    /// and the log says so (where panics unwind). Of more than 1,024 events that wait for it the first
+    /// are left out.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Thread`]; [`ErrorKind::Forked`]. A forked child has none of its parent's
+    /// subscribers.
+    pub fn subscribe(
+        &self,
+        name: &str,
+        call: impl FnMut(&Event) -> Vote + Send + 'static,
+    ) -> Result<Subscription, Error> {
+        fork::settle(self.process)?;
+        let subscriber = Subscriber::start(name, call)?;
+        self.process.events.subscribe(Arc::clone(&subscriber));
+        Ok(subscriber.subscription(&self.process.events))
     }
 
     /// The current snapshot, to keep and walk at leisure.

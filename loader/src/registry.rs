@@ -215,6 +215,16 @@ impl Registry {
         self.changed.notify_all();
     }
 
+    /// Makes a plugin Live and has that told before anybody can take it: nobody hears that it goes
+    /// first. `tell` takes no lock but the events'.
+    pub(crate) fn go_live(&self, id: u32, generation: u64, tell: impl FnOnce()) {
+        let writer = self.lock();
+        set(id, generation, State::Live);
+        tell();
+        drop(writer);
+        self.changed.notify_all();
+    }
+
     /// Makes a plugin visible to readers. Never waits.
     pub(crate) fn show(&self, record: &Arc<Record>) {
         let mut writer = self.lock();

@@ -12,6 +12,8 @@ use crate::witness;
 pub(crate) struct Stages {
     began: Instant,
     laps: Vec<(Stage, Duration)>,
+    /// The load that it is of, once that has a number; else 0.
+    pub(crate) generation: u64,
 }
 
 impl Stages {
@@ -19,6 +21,7 @@ impl Stages {
         Self {
             began: Instant::now(),
             laps: Vec::with_capacity(16),
+            generation: 0,
         }
     }
 
@@ -39,6 +42,11 @@ impl Stages {
         self.laps.push((two, both.saturating_sub(first)));
         self.began = now;
         witness::ended(two);
+    }
+
+    /// Those that have ended.
+    pub(crate) fn laps(&self) -> &[(Stage, Duration)] {
+        &self.laps
     }
 
     pub(crate) fn into_inner(self) -> Vec<(Stage, Duration)> {

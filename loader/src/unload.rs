@@ -134,6 +134,8 @@ pub(crate) fn leave(
     deadline: Deadline,
     mut stages: Stages,
 ) -> Unloaded {
+    // Who was told that it goes has come back from that while it is whole.
+    process.events.settle(process.config.subscriber_patience);
     let Leaving { mut loaded } = leaving;
     let threads = mem::take(&mut loaded.threads);
     let record = Arc::clone(&loaded.record);
@@ -163,8 +165,8 @@ pub(crate) fn leave(
     checkpoint::note("unload.release");
     process.registry.release(record.id, record.generation);
     let stages = stages.into_inner();
-    let kind = EventKind::Unloaded(stages.clone());
-    process.events.push(&record.name, record.generation, kind);
+    let (plugin, generation, kind) = (&record.name, record.generation, EventKind::Unloaded);
+    process.events.push_timed(plugin, generation, kind, &stages);
     Unloaded::Gone(UnloadReport {
         plugin: record.name.clone(),
         generation: record.generation,

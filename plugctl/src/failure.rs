@@ -101,7 +101,7 @@ impl Failure {
     pub(crate) fn loader(error: &Error) -> Self {
         let code = match error.kind() {
             ErrorKind::Open | ErrorKind::NotFound | ErrorKind::NoFile => NOT_FOUND,
-            ErrorKind::Busy | ErrorKind::AlreadyLoaded => BUSY,
+            ErrorKind::Busy | ErrorKind::AlreadyLoaded | ErrorKind::Vetoed => BUSY,
             ErrorKind::Damaged
             | ErrorKind::Incompatible
             | ErrorKind::Parameter
@@ -132,7 +132,8 @@ impl Failure {
     pub(crate) fn refused(refused: Refused) -> Self {
         let code = match refused.kind.as_str() {
             "not_found" | "no_file" | "gone" => NOT_FOUND,
-            "permanent" | "busy" | "already_loaded" | "too_many_plugins" | "self_deadlock" => BUSY,
+            "permanent" | "busy" | "already_loaded" | "too_many_plugins" | "vetoed"
+            | "self_deadlock" => BUSY,
             "damaged" | "not_admitted" | "incompatible" | "parameter" | "map" | "unsigned"
             | "signature" | "denied" | "quarantined" => INCOMPATIBLE,
             "deadline" => DEADLINE,

@@ -689,8 +689,10 @@ impl Render {
             0 => String::new(),
             generation => format!(" generation {generation}"),
         };
+        // At others it is what the load took long before.
+        let is_end = matches!(&*event.kind, "live" | "failed" | "unloaded");
         let took = match total(&event.stages) {
-            0 => String::new(),
+            took if took == 0 || !is_end => String::new(),
             took => format!(" in {}", micros(took)),
         };
         let why = match event.message.as_str() {

@@ -356,6 +356,16 @@ fn looks_agree_with_the_loader() {
             kinds,
             ["coming", "live", "coming", "live", "going", "unloaded"]
         );
+        let all = events["events"].as_array().expect("events");
+        for event in all {
+            assert_ne!(event["generation"], 0);
+            let stages = event["stages"].as_array().expect("stages");
+            assert!(
+                stages.iter().all(|stage| stage["micros"].is_u64()),
+                "{event}"
+            );
+            assert!(!stages.is_empty(), "{event}");
+        }
     });
 }
 

@@ -273,7 +273,8 @@ pub struct EventRow {
     pub kind: String,
     /// Why; may be empty.
     pub message: String,
-    /// How long the stages took, where it ended a load or unload.
+    /// How long the stages took: of its load, as far as that has come; of its unload where it was
+    /// unloaded.
     pub stages: Vec<StageTime>,
 }
 

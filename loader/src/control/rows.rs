@@ -304,19 +304,22 @@ pub(super) fn worker(worker: &WorkerInfo) -> WorkerRow {
 }
 
 pub(super) fn event(event: &Event) -> EventRow {
-    let (message, times): (String, &[(Stage, Duration)]) = match &event.kind {
-        EventKind::Live(times) | EventKind::Unloaded(times) => (String::new(), times),
+    let message = match &event.kind {
         EventKind::Failed(_, why)
         | EventKind::Stayed(why)
         | EventKind::Stalled(why)
         | EventKind::ThreadFailed(why)
-        | EventKind::Probed(why) => (why.to_string(), &[]),
-        EventKind::Zombie(reasons) | EventKind::Pinned(reasons) => (reasons.join("; "), &[]),
+        | EventKind::Probed(why) => why.to_string(),
+        EventKind::Zombie(reasons) | EventKind::Pinned(reasons) => reasons.join("; "),
         EventKind::CrashHandlerReplaced(signals) => {
             let signals: Vec<_> = signals.iter().map(|signal| signal.name()).collect();
-            (signals.join(", "), &[])
+            signals.join(", ")
         }
-        EventKind::Coming | EventKind::Going | EventKind::Collected => (String::new(), &[]),
+        EventKind::Coming
+        | EventKind::Live
+        | EventKind::Going
+        | EventKind::Unloaded
+        | EventKind::Collected => String::new(),
     };
     EventRow {
         sequence: event.sequence,
@@ -325,7 +328,7 @@ pub(super) fn event(event: &Event) -> EventRow {
         generation: event.generation,
         kind: event.kind.name().to_owned(),
         message,
-        stages: stages(times),
+        stages: stages(&event.stages),
     }
 }
 
@@ -443,6 +446,7 @@ fn kind(kind: ErrorKind) -> &'static str {
         ErrorKind::Quarantined => "quarantined",
         ErrorKind::Probe => "probe",
         ErrorKind::Keys => "keys",
+        ErrorKind::Vetoed => "vetoed",
         ErrorKind::Directives => "directives",
         ErrorKind::State => "state",
         ErrorKind::AlreadyLoaded => "already_loaded",
