@@ -16,7 +16,7 @@ use plug_loader::control::messages::{
     DESCRIPTION, DescribeReply, EventsReply, ListReply, NotFound, SymbolsReply, UnloadReply,
 };
 use plug_loader::control::{Options, Server};
-use plug_loader::{ErrorKind, State, SymbolReader};
+use plug_loader::{Config, ErrorKind, State, SymbolReader};
 use plug_tests::host::{Host, hostile, useful};
 use plug_tests::standalone::{Scratch, c_plugin};
 use plug_tests::varlink::{Client, error_of, message, own, parameters_of};
@@ -33,8 +33,12 @@ struct Served {
 
 impl Served {
     fn new() -> Self {
+        Self::with(Config::default())
+    }
+
+    fn with(config: Config) -> Self {
         let scratch = Scratch::new("control");
-        let host = Host::new();
+        let host = Host::with(config);
         let mut options = Options::default();
         options.socket = Some(scratch.path().join("host.sock"));
         options.name = Some("tested".to_owned());
@@ -578,6 +582,78 @@ fn events_come_as_they_happen_without_end() {
         served.host.useful("base64");
         let reply = client.reply().expect("a reply");
         assert_eq!(reply["parameters"]["events"][0]["plugin"], "base64");
+    });
+}
+
+#[test]
+fn a_guard_is_asked_by_the_socket_and_may_veto() {
+    isolated!({
+        let mut config = Config::default();
+        config.subscriber_patience = Duration::from_secs(60);
+        let served = Served::with(config);
+        let (mut guard, mut other) = (served.client(), served.client());
+        let named = json!({"name": "door"});
+        let (error, _) = other.fail("Guard", &named);
+        assert_eq!(error, "org.varlink.service.ExpectedMore");
+        // Of a load that never is.
+        let early = json!({"guard": "door", "generation": 1_000_000});
+        let (error, _) = other.fail("Vote", &early);
+        assert_eq!(error, "dev.plug.Host.NotFound");
+        guard.send(&own("Guard"), &named, &json!({"more": true}));
+        // Asked for until it is there: its connection is another one.
+        loop {
+            other.send(&own("Vote"), &early, &json!({}));
+            if other.reply().expect("a reply").get("error").is_none() {
+                break;
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+        let mut taken = served.client();
+        taken.send(&own("Guard"), &named, &json!({"more": true}));
+        let (error, parameters) = error_of(&taken.reply().expect("a reply"));
+        assert_eq!(
+            (&*error, &parameters["kind"]),
+            ("dev.plug.Host.Refused", &json!("busy"))
+        );
+        thread::scope(|scope| {
+            for (veto, ends) in [(None, true), (Some("not today"), false)] {
+                let load = scope.spawn(|| served.host.load(useful("checksum")));
+                let coming = loop {
+                    let reply = guard.reply().expect("a reply");
+                    let events = reply["parameters"]["events"].as_array().expect("events");
+                    let coming = events.iter().find(|event| event["kind"] == "coming");
+                    if let Some(coming) = coming {
+                        break coming.clone();
+                    }
+                };
+                assert_eq!(coming["plugin"], "checksum");
+                let mut vote = json!({"guard": "door", "generation": coming["generation"]});
+                if let Some(veto) = veto {
+                    vote["veto"] = json!(veto);
+                }
+                assert_eq!(other.call("Vote", &vote), json!({}));
+                let loaded = load.join().expect("no panic");
+                assert_eq!(loaded.is_ok(), ends, "{loaded:?}");
+                if let Err(error) = loaded {
+                    assert_eq!(error.kind(), ErrorKind::Vetoed);
+                    let why = "vetoed by the subscriber door: not today";
+                    assert!(error.to_string().contains(why), "{error}");
+                } else {
+                    served.host.unload("checksum");
+                }
+            }
+            // A guard that goes without a word has nothing against it.
+            let load = scope.spawn(|| served.host.load(useful("base64")));
+            while served.host.loader.plugin("base64").is_none() {
+                thread::sleep(Duration::from_millis(1));
+            }
+            drop(guard);
+            load.join()
+                .expect("no panic")
+                .expect("nobody is against it");
+        });
+        let (error, _) = other.fail("Vote", &early);
+        assert_eq!(error, "dev.plug.Host.NotFound");
     });
 }
 

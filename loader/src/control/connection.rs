@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use rustix::event::PollFlags;
 use rustix::io::Errno;
 
+use super::guard::Guard;
 use super::jobs::Job;
 use super::listing::Listing;
 use super::methods::{Answer, Host, Waiting};
@@ -55,7 +56,11 @@ pub(super) struct Connection {
 enum Doing {
     Nothing,
     Listing(Listing),
-    Events(u64),
+    Events {
+        after: u64,
+        /// Asked for as long as this is here.
+        _guard: Option<Guard>,
+    },
     Job {
         /// None once it was begun.
         queued: Option<Job>,
@@ -113,7 +118,7 @@ impl Connection {
         match self.doing {
             Doing::Nothing => self.input.has_message() && room,
             Doing::Listing(_) => room,
-            Doing::Events(_) | Doing::Job { .. } => false,
+            Doing::Events { .. } | Doing::Job { .. } => false,
         }
     }
 
@@ -229,7 +234,12 @@ impl Connection {
             _ if oneway => {}
             Ok(Answer::Reply(text)) => self.output.add(text, now),
             Ok(Answer::Listing(listing)) => self.doing = Doing::Listing(listing),
-            Ok(Answer::Events(after)) => self.doing = Doing::Events(after),
+            Ok(Answer::Events(after, guard)) => {
+                self.doing = Doing::Events {
+                    after,
+                    _guard: guard,
+                };
+            }
             Err(fault) => self.output.add(wire::error(&fault), now),
         }
         Ok(())
@@ -249,7 +259,7 @@ impl Connection {
                     self.rest(now);
                 }
             }
-            Doing::Events(after) => {
+            Doing::Events { after, .. } => {
                 let (text, last) = host.events(*after, true);
                 if last != *after {
                     *after = last;

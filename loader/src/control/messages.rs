@@ -361,6 +361,29 @@ pub struct EventsCall {
     pub after: u64,
 }
 
+/// Parameters of `Guard`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuardCall {
+    /// What the guard is called, for its votes and for messages.
+    pub name: String,
+}
+
+/// Parameters of `Vote`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VoteCall {
+    /// Whose vote it is.
+    pub guard: String,
+    /// The load that it is about.
+    pub generation: u64,
+    /// Why that is to be refused; none to let it be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub veto: Option<String>,
+}
+
+/// Reply of `Vote`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VoteReply {}
+
 /// Reply of `Describe`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DescribeReply {

@@ -13,21 +13,24 @@ use std::time::Duration;
 use rustix::fs::fstat;
 use serde::Serialize;
 
+use super::guard::{Guard, Guards};
 use super::jobs::Job;
 use super::listing::Listing;
 use super::messages::{
-    DESCRIPTION, DescribeReply, Field, INTERFACE, InfoReply, LoadReply, UnloadReply,
+    DESCRIPTION, DescribeReply, Field, INTERFACE, InfoReply, LoadReply, UnloadReply, VoteReply,
 };
 use super::rows;
 use super::wire::{self, Call, Fault, Parameters};
 use crate::deadline::Deadline;
 use crate::departure::Departure;
 use crate::error::ErrorKind;
+use crate::image::is_name;
 use crate::loader::Loader;
 use crate::params::Params;
 use crate::plugin::Plugin;
 use crate::registry::canonical;
 use crate::settlement;
+use crate::subscribers::Vote;
 use crate::trust::{Accounting, Source, Trust};
 
 /// The interface that every varlink service has.
@@ -46,6 +49,7 @@ pub(super) struct Host {
     pub(super) trust: Trust,
     pub(super) name: String,
     pub(super) max_file: u64,
+    pub(super) guards: Arc<Guards>,
 }
 
 /// What is to be done about a call.
@@ -55,8 +59,9 @@ pub(super) enum Answer {
     Reply(Vec<u8>),
     /// Send this row by row.
     Listing(Listing),
-    /// Send events after this number until the client goes.
-    Events(u64),
+    /// Send events after this number until the client goes, which is asked about plugins that are
+    /// Coming if it has a guard.
+    Events(u64, Option<Guard>),
     /// Do this, then send its result.
     Job(Job),
     /// Do this, telling every second who is waited for.
@@ -170,16 +175,52 @@ impl Host {
                 let after: u64 = parameters.take("after")?;
                 parameters.end()?;
                 Ok(match more {
-                    true => Answer::Events(after),
+                    true => Answer::Events(after, None),
                     false => Answer::Reply(self.events(after, false).0),
                 })
             }
+            (INTERFACE, "Guard") => self.guard(parameters, more),
+            (INTERFACE, "Vote") => self.vote(parameters),
             (INTERFACE, "History") => {
                 parameters.end()?;
                 listing("departed", self.loader.history(), rows::departed, more)
             }
             (SERVICE | INTERFACE, _) => Err(Fault::MethodNotFound(method)),
             _ => Err(Fault::InterfaceNotFound(interface.to_owned())),
+        }
+    }
+
+    fn guard(&self, mut parameters: Parameters, more: bool) -> Result<Answer, Fault> {
+        let name: String = parameters.take("name")?;
+        parameters.end()?;
+        if !is_name(&name) {
+            return Err(Fault::InvalidParameter("name".to_owned()));
+        }
+        if !more {
+            return Err(Fault::ExpectedMore);
+        }
+        // Before it is asked, so that it hears of whatever it is asked about.
+        let events = self.loader.events(0, Deadline::now());
+        let after = events.last().map_or(0, |event| event.sequence);
+        match self.guards.post(&self.loader, name.clone()) {
+            Ok(Some(guard)) => Ok(Answer::Events(after, Some(guard))),
+            Ok(None) => {
+                let message = format!("another guard is called {name}; choose another name");
+                Err(rows::refused("", "busy", message))
+            }
+            Err(error) => Err(rows::fault(&error, &name)),
+        }
+    }
+
+    fn vote(&self, mut parameters: Parameters) -> Result<Answer, Fault> {
+        let guard: String = parameters.take("guard")?;
+        let generation: u64 = parameters.take("generation")?;
+        let veto: Option<String> = parameters.take("veto")?;
+        parameters.end()?;
+        let vote = veto.map_or(Vote::Go, |reason| Vote::Veto(reason.into()));
+        match self.guards.vote(&guard, generation, vote) {
+            true => Ok(reply(&VoteReply {})),
+            false => Err(Fault::NotFound(guard)),
         }
     }
 

@@ -37,6 +37,7 @@ use crate::trust::Trust;
 mod bell;
 mod connection;
 mod directory;
+mod guard;
 mod jobs;
 mod listing;
 pub mod messages;
@@ -166,6 +167,7 @@ impl Loader {
             trust: trust.again(),
             name,
             max_file,
+            guards: Arc::default(),
         };
         let serving = Serving::new(
             Arc::new(host),
