@@ -268,7 +268,7 @@ fn every_event_has_its_load_and_the_times_of_its_stages() {
 fn a_subscriber_that_blocks_is_waited_for_once_and_has_no_say() {
     isolated!({
         let mut config = Config::default();
-        config.subscriber_patience = Duration::from_millis(50);
+        config.subscriber_patience = Duration::from_secs(3);
         let host = Host::with(config);
         let (release, released) = mpsc::channel::<()>();
         let heard = Arc::new(AtomicUsize::new(0));
@@ -283,13 +283,15 @@ fn a_subscriber_that_blocks_is_waited_for_once_and_has_no_say() {
                 Vote::Veto("too late".into())
             })
             .expect("a subscriber");
-        host.useful("checksum");
-        host.unload("checksum");
-        host.useful("base64");
+        // Were it waited for each time, this would not come to an end in the time that a test has.
+        for _ in 0..30 {
+            host.useful("checksum");
+            host.unload("checksum");
+        }
         assert_eq!(heard.load(Ordering::SeqCst), 1);
         assert!(!subscription.end(Deadline::after(Duration::from_millis(10))));
         drop(release);
-        // Nobody else is asked any more.
+        // It has been told its last.
         host.useful("checksum");
         host.unload("checksum");
         assert_eq!(heard.load(Ordering::SeqCst), 1);
@@ -360,7 +362,10 @@ fn a_subscriber_that_panics_is_told_nothing_any_more_and_harms_nobody() {
 #[test]
 fn a_forked_child_waits_for_none_of_its_parents_subscribers() {
     isolated!({
-        let host = patient();
+        // Whoever waited would not live to see the end of it.
+        let mut config = Config::default();
+        config.subscriber_patience = Duration::from_secs(3600);
+        let host = Host::with(config);
         let (_log, subscription) = noting(&host.loader, "parent", "checksum");
         // SAFETY: the child loads, which it may, and ends.
         let child = unsafe { libc::fork() };
