@@ -160,6 +160,8 @@ pub enum ErrorKind {
     NoSymbol,
     /// The symbol is exported but is not a function.
     NotAFunction,
+    /// The function has another signature than the host expects; it was not called.
+    SignatureMismatch,
     /// The plugin does not export the interface.
     NoInterface,
     /// The plugin exports another version of the interface.

@@ -22,8 +22,8 @@ use crate::error::{CallError, Error, ErrorKind, Stage};
 use crate::executor::{Ending, Executor, Outcome};
 use crate::footprint::account::{self, Account, Balance};
 use crate::footprint::{self, Footprint};
-use crate::image::symbols;
 use crate::image::{Dependency, Edit, Info, Param, StageLink, SymbolRow};
+use crate::image::{prototype, symbols};
 use crate::index::OwnedIndex;
 use crate::pin::PluginPin;
 use crate::pins::Pins;
@@ -534,33 +534,54 @@ impl Plugin {
 
     /// The exported function `name`.
     ///
-    /// Cost: one lookup in the file's own hash table. Does not pin: a call after an unload answers
-    /// [`CallError::Gone`].
+    /// What the plugin tells of its signature is compared with `F`, layouts of structs included; where
+    /// it tells nothing, nothing is compared, and [`PluginFn::is_compared`] says so.
+    ///
+    /// Cost: one lookup in the file's own hash table, and two signatures put into words. Does not pin:
+    /// a call after an unload answers [`CallError::Gone`].
     ///
     /// # Errors
-    /// [`ErrorKind::NoSymbol`], [`ErrorKind::NotAFunction`]; [`ErrorKind::Gone`] when the plugin
-    /// is not Live.
+    /// [`ErrorKind::NoSymbol`], [`ErrorKind::NotAFunction`], [`ErrorKind::SignatureMismatch`];
+    /// [`ErrorKind::Gone`] when the plugin is not Live.
     pub fn function<F: Signature>(&self, name: &str) -> Result<PluginFn<F>, Error> {
+        self.exported(name, self.record.info.signature(name))
+    }
+
+    /// The exported function `name`, compared with what it was `told` to be.
+    fn exported<F: Signature>(
+        &self,
+        name: &str,
+        told: Option<String>,
+    ) -> Result<PluginFn<F>, Error> {
         let record = &*self.record;
         let fail = |kind, message: String| Err(Error::new(kind, message).plugin(&record.name));
         let Some(symbol) = record.index.view().by_name(name.as_bytes()) else {
             return fail(ErrorKind::NoSymbol, format!("no exported symbol {name:?}"));
         };
+        if !matches!(symbol.kind, SymbolKind::Func | SymbolKind::Ifunc) {
+            let message = format!("symbol {name:?}: expected a function, found data");
+            return fail(ErrorKind::NotAFunction, message);
+        }
+        if let Some(found) = &told {
+            let expected = F::text();
+            if !prototype::agree(&expected, found) {
+                return fail(
+                    ErrorKind::SignatureMismatch,
+                    format!(
+                        "function {name}: expected {expected}, found {found}; rebuild the older of the two"
+                    ),
+                );
+            }
+        }
         let mut address = code::run_time(record.bias, symbol.svma);
         match symbol.kind {
-            SymbolKind::Func => {}
+            SymbolKind::Func | SymbolKind::Object | SymbolKind::Notype => {}
             SymbolKind::Ifunc => {
                 let gate = calls::enter(None, record.id, By::Word(record.live_word()), address)
                     .map_err(|_| gone(record))?;
                 // SAFETY: the symbol is an IFUNC of a Live plugin, which the gate keeps mapped.
                 address = unsafe { code::resolve_ifunc(address) };
                 drop(gate);
-            }
-            SymbolKind::Object | SymbolKind::Notype => {
-                return fail(
-                    ErrorKind::NotAFunction,
-                    format!("symbol {name:?}: expected a function, found data"),
-                );
             }
         }
         if self.state() != State::Live {
@@ -570,6 +591,7 @@ impl Plugin {
             address,
             word: record.live_word(),
             id: record.id,
+            compared: told.is_some(),
             _signature: PhantomData,
         })
     }
@@ -577,12 +599,20 @@ impl Plugin {
     /// Calls the exported function `name`, which its author documents as taking nothing, and drops
     /// what it returns in a register. Only in a probe.
     pub(crate) fn call_plain(&self, name: &str) -> Result<(), CallError> {
-        let Ok(function) = self.function::<unsafe extern "C" fn()>(name) else {
+        // Not compared: what it returns is left unread.
+        let Ok(function) = self.exported::<unsafe extern "C" fn()>(name, None) else {
             return Err(CallError::Gone);
         };
         // SAFETY: the host vouched for the file through Trust, and with it for what its metadata
         // says; a caller may leave a returned number unread.
         unsafe { function.call(()) }
+    }
+
+    /// The signature of its exported function `name`, with the layouts of the structs in it, as
+    /// [`Plugin::function`] compares it; none where the plugin does not tell it.
+    #[must_use]
+    pub fn signature(&self, name: &str) -> Option<String> {
+        self.record.info.signature(name)
     }
 
     /// The interface `T` of the plugin, checked by name, version and size.
@@ -700,6 +730,7 @@ pub struct PluginFn<F> {
     address: usize,
     word: u64,
     id: u32,
+    compared: bool,
     _signature: PhantomData<F>,
 }
 
@@ -723,6 +754,12 @@ impl<F> fmt::Debug for PluginFn<F> {
 }
 
 impl<F: Signature> PluginFn<F> {
+    /// Whether the plugin told the function's signature, so that it was compared with `F`.
+    #[must_use]
+    pub fn is_compared(&self) -> bool {
+        self.compared
+    }
+
     /// Calls it on a worker's thread, counted in the worker's own row.
     ///
     /// # Contexts

@@ -2,16 +2,23 @@
 
 use std::ffi::c_void;
 
+use plug_api::portable::{self, Item, Portable};
+
 mod sealed {
     pub trait Sealed {}
 }
 
 /// An `unsafe extern "C"` function type with up to eight arguments. Sealed.
+///
+/// Arguments and outputs are [`Portable`]; structs are declared by [`plug_api::repr_c!`].
 pub trait Signature: Copy + sealed::Sealed + 'static {
     /// The arguments, as a tuple.
     type Args;
     /// What it returns.
     type Output;
+
+    /// The signature as it is compared with what a plugin tells.
+    fn text() -> String;
 
     /// Calls the function at `address`, letting a foreign unwind pass.
     ///
@@ -23,11 +30,15 @@ pub trait Signature: Copy + sealed::Sealed + 'static {
 
 macro_rules! signature {
     ($abi:literal: $($arg:ident)*) => {
-        impl<R: 'static, $($arg: 'static),*> sealed::Sealed for unsafe extern $abi fn($($arg),*) -> R {}
+        impl<R: Portable + 'static, $($arg: Portable + 'static),*> sealed::Sealed for unsafe extern $abi fn($($arg),*) -> R {}
 
-        impl<R: 'static, $($arg: 'static),*> Signature for unsafe extern $abi fn($($arg),*) -> R {
+        impl<R: Portable + 'static, $($arg: Portable + 'static),*> Signature for unsafe extern $abi fn($($arg),*) -> R {
             type Args = ($($arg,)*);
             type Output = R;
+
+            fn text() -> String {
+                portable::signature(&[$(Item::of::<$arg>()),*], &Item::of::<R>())
+            }
 
             #[inline]
             #[allow(

@@ -322,12 +322,31 @@ PLUG_OFFSET_(plug_task, vtable, 8);
     PLUG_STATIC_ASSERT_(1, "takes the semicolon")
 
 /*
+ * A struct of up to eight fields that may stand in signatures; both sides tell its fields and compare
+ * them. Once per plugin.
+ *     PLUG_STRUCT(example_point, (int32_t, x), (double, y));
+ */
+#define PLUG_STRUCT(name, ...)                                                              \
+    typedef struct name {                                                                   \
+        PLUG_EACH_(PLUG_FIELD_, __VA_ARGS__)                                                \
+    } name;                                                                                 \
+    PLUG_META_(_layout_##name, "layout=" #name ":" PLUG_EACH_(PLUG_FIELD_TEXT_, __VA_ARGS__))
+
+#define PLUG_FIELD_(i, field) PLUG_FIELD_2_ field
+#define PLUG_FIELD_2_(type, name) type name;
+#define PLUG_FIELD_TEXT_(i, field) PLUG_FIELD_TEXT_2_ field
+#define PLUG_FIELD_TEXT_2_(type, name) #type " " #name ";"
+
+/*
  * Exports a function under its own name, with its signature in the metadata:
  *     PLUG_EXPORT(uint64_t, add, (uint64_t a, uint64_t b)) { return a + b; }
+ * A host that calls it compares the signature, if its types are those of <stdint.h> and <stddef.h>,
+ * C's own, this header's, structs of PLUG_STRUCT, or pointers to such.
  * In C++ its body goes through plug::guard if it can throw.
  */
 #define PLUG_EXPORT(ret, name, args)                                        \
-    PLUG_META_(_export_##name, "export=" #name ":" #ret #args);             \
+    PLUG_META_(_export_##name, "export=" #name ":" #ret #args               \
+                               "\0signature=" #name ":" #ret #args);         \
     PLUG_C_BEGIN_                                                           \
     PLUG_VISIBLE_ ret name args;                                            \
     PLUG_C_END_                                                             \

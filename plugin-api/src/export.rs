@@ -6,7 +6,8 @@
 /// host, and the caller gets [`Value::ON_PANIC`](crate::Value::ON_PANIC) of the return type. It
 /// may be called before `init`, or linked statically without one; the text is dropped then.
 /// A thread must not be ended inside by `pthread_exit` or `pthread_cancel`: Rust cannot let that
-/// through a catch, and the process aborts. `unsafe fn` is for those that take pointers, and their bodies need `unsafe` blocks as usual.
+/// through a catch, and the process aborts. Parameters and returned types are
+/// [`Portable`](crate::Portable). `unsafe fn` is for those that take pointers, and their bodies need `unsafe` blocks as usual.
 ///
 /// ```standalone_crate
 /// plug_api::export! {
@@ -77,6 +78,12 @@ macro_rules! __export_metadata {
                 Part::Text(")"),
                 $(Part::Text(concat!(" -> ", stringify!($ret))),)?
                 Part::End,
+                Part::Text(concat!("signature=", stringify!($name), ":")),
+                Part::Signature(
+                    &[$($crate::portable::Item::of::<$ty>()),*],
+                    $crate::portable::Item::of::<$crate::__output!($($ret)?)>(),
+                ),
+                Part::End,
             ];
 
             #[unsafe(export_name = concat!("plug_meta_v1_export_", stringify!($name)))]
@@ -84,5 +91,16 @@ macro_rules! __export_metadata {
             pub static METADATA: [u8; $crate::__private::len(PARTS)] =
                 $crate::__private::join(PARTS);
         };
+    };
+}
+
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __output {
+    () => {
+        ()
+    };
+    ($ret:ty) => {
+        $ret
     };
 }

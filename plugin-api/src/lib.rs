@@ -47,7 +47,7 @@
 //! - **Ownership.** What one side allocates it frees: no `Box`, `String` or `Vec` in a signature.
 //!   Bytes go out through a sink of the host, or into a buffer of the caller's.
 //! - **Rust types.** Their layouts belong to one compiler: only `repr(C)` structs, integers,
-//!   floats and raw pointers. No `enum` and no `bool` out of foreign memory: take the integer
+//!   floats and raw pointers; [`repr_c!`] declares structs that both sides compare. No `enum` and no `bool` out of foreign memory: take the integer
 //!   and check it.
 //! - **Borrowed text and pointers** beyond the call that passed them, unless their docs say so.
 //! - **Pointers into the plugin** that stay behind: callbacks, signal handlers, thread-locals
@@ -62,7 +62,8 @@
 //! api=                                            version of the binary contract
 //! toolchain= target= panic= lang=                 how it was built
 //! interface=NAME/MAJOR.MINOR service=...          one for each table
-//! export=NAME:SIGNATURE                           one for each function
+//! export=NAME:SIGNATURE                           one for each function, as written
+//! signature=NAME:SIGNATURE                        the same as it is compared, with layouts
 //! param=NAME:TYPE param-default=NAME:TEXT         for each parameter
 //! param-doc=NAME:TEXT param-set=NAME:SYMBOL
 //! ```
@@ -76,6 +77,7 @@ mod interface;
 mod metadata;
 mod param;
 mod plugin;
+pub mod portable;
 pub mod task;
 pub mod threads;
 mod value;
@@ -84,6 +86,7 @@ pub use catch::catch;
 pub use context::{Context, Level, Params, with_context};
 pub use error::{Error, Result};
 pub use param::{Param, ParamValue};
+pub use portable::Portable;
 pub use task::Task;
 pub use value::{Status, Value};
 

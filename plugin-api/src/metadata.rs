@@ -3,6 +3,7 @@
 //! Hidden from the docs: the macros are the interface.
 
 use crate::abi;
+use crate::portable::{Item, signature_len, write_signature};
 
 /// Compiler that built this crate, and with it the plugin.
 pub const TOOLCHAIN: &str = match option_env!("PLUG_API_TOOLCHAIN") {
@@ -41,6 +42,8 @@ pub enum Part<'a> {
     Lower(&'a str),
     /// A number in decimal.
     Number(u32),
+    /// The signature of a function, as both sides compare it.
+    Signature(&'a [Item], Item),
     /// The zero that ends a string.
     End,
 }
@@ -55,6 +58,7 @@ pub const fn len(parts: &[Part<'_>]) -> usize {
         total += match parts[i] {
             Part::Text(text) | Part::Lower(text) => text.len(),
             Part::Number(number) => digits(number),
+            Part::Signature(args, ref output) => signature_len(args, output),
             Part::End => 1,
         };
         i += 1;
@@ -96,6 +100,10 @@ pub const fn join<const N: usize>(parts: &[Part<'_>]) -> [u8; N] {
                     rest /= 10;
                 }
                 at += width;
+            }
+            Part::Signature(args, ref output) => {
+                write_signature(out.split_at_mut(at).1, args, output);
+                at += signature_len(args, output);
             }
             Part::End => at += 1,
         }

@@ -460,6 +460,7 @@ fn kind(kind: ErrorKind) -> &'static str {
         ErrorKind::Control => "control",
         ErrorKind::NoSymbol => "no_symbol",
         ErrorKind::NotAFunction => "not_a_function",
+        ErrorKind::SignatureMismatch => "signature_mismatch",
         ErrorKind::NoInterface => "no_interface",
         ErrorKind::InterfaceVersion => "interface_version",
         ErrorKind::Gone => "gone",

@@ -15,6 +15,7 @@ use plug_api::abi::METADATA_PREFIX;
 use super::dynsym::ElfSymbol;
 use super::facts::Facts;
 use super::param::Param;
+use super::prototype;
 
 /// Bytes of metadata a plugin may have in all.
 pub(super) const MAX_METADATA: u64 = 64 * 1024;
@@ -197,6 +198,7 @@ impl Info {
             "name" if self.name().is_some() => Some("one name"),
             "name" if !is_name(value) => Some("a name of 1 to 64 of A-Z a-z 0-9 _ -"),
             "interface" | "service" if offer(value).is_none() => Some("NAME/MAJOR.MINOR"),
+            "signature" | "layout" if !value.contains(':') => Some("NAME:TEXT"),
             "export" if export(value).is_none() => Some("NAME:SIGNATURE"),
             "permanent" if value.trim().is_empty() => Some("a reason"),
             "param" => match value.parse::<Param>() {
@@ -296,6 +298,12 @@ impl Info {
     /// The functions it exports.
     pub fn exports(&self) -> impl Iterator<Item = Export<'_>> {
         self.all("export").filter_map(export)
+    }
+
+    /// The signature of the exported function `name` in the form in which both sides compare it; none
+    /// where the plugin tells none, or one of types that it does not describe.
+    pub fn signature(&self, name: &str) -> Option<String> {
+        prototype::signature(self, name)
     }
 
     /// The parameters it declares, with their defaults and documentation, by name: compilers keep

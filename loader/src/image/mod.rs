@@ -29,6 +29,7 @@ pub(crate) mod libraries;
 pub(crate) mod needed;
 pub(crate) mod origin;
 mod param;
+pub(crate) mod prototype;
 mod relocations;
 mod rewrite;
 mod root;

@@ -1,0 +1,245 @@
+//! Signatures of exported functions: what both sides tell is compared, in three languages.
+
+use std::ffi::{c_char, c_int};
+
+use plug_api::repr_c;
+use plug_loader::{ErrorKind, Plugin, Signature};
+use plug_tests::host::Host;
+use plug_tests::isolated;
+use plug_tests::standalone::{Scratch, c_plugin, cpp_plugin, rust_plugin};
+
+repr_c! {
+    /// What the plugins have, too.
+    #[derive(Clone, Copy)]
+    struct Pair("pair") {
+        narrow: u32,
+        wide: u64,
+    }
+}
+
+repr_c! {
+    /// A list, which leads to its like.
+    #[derive(Clone, Copy)]
+    struct Node("node") {
+        next: *const Node,
+        value: Pair,
+        name: [u8; 6],
+        visit: Option<unsafe extern "C" fn(*mut u8, i32)>,
+    }
+}
+
+/// Another struct of the same name.
+mod other {
+    plug_api::repr_c! {
+        #[derive(Clone, Copy)]
+        pub(super) struct Pair("pair") {
+            narrow: u64,
+            wide: u64,
+        }
+    }
+}
+
+type Sum = unsafe extern "C" fn(Pair) -> u64;
+type First = unsafe extern "C" fn(*const Node) -> u64;
+type Each = unsafe extern "C" fn(extern "C" fn(u64), usize);
+
+const RUST: &str = r#"
+plug_api::repr_c! {
+    #[derive(Clone, Copy)]
+    pub struct Pair("pair") { narrow: u32, wide: u64 }
+}
+plug_api::repr_c! {
+    #[derive(Clone, Copy)]
+    pub struct Node("node") {
+        next: *const Node,
+        value: Pair,
+        name: [u8; 6],
+        visit: Option<unsafe extern "C" fn(*mut u8, i32)>,
+    }
+}
+plug_api::plugin! {
+    name: "told", version: "1.0.0", description: "for a test", license: "MIT",
+    init: |_| Ok(()), exit: || (),
+}
+plug_api::export! {
+    pub fn sum(pair: Pair) -> u64 { u64::from(pair.narrow) + pair.wide }
+    pub unsafe fn first(node: *const Node) -> u64 { unsafe { (*node).value.wide } }
+    pub fn each(call: extern "C" fn(u64), n: usize) { for i in 0..n { call(i as u64); } }
+    pub unsafe fn text(text: *const core::ffi::c_char) -> i32 { unsafe { *text as i32 } }
+}
+"#;
+
+const C: &str = r#"
+#include "plugin_api.h"
+PLUG_STRUCT(pair, (uint32_t, narrow), (uint64_t, wide));
+PLUG_STRUCT(node, (const struct node *, next), (pair, value), (uint8_t, name[6]),
+            (PLUG_VISIT, visit));
+static int32_t init(const plug_host_context *ctx) { (void)ctx; return PLUG_OK; }
+static void stop(void) {}
+PLUG_PLUGIN("told", "1.0.0", "for a test", "MIT", init, stop);
+PLUG_EXPORT(uint64_t, sum, (pair of)) { return of.narrow + of.wide; }
+PLUG_EXPORT(uint64_t, first, (const struct node *list)) { return list->value.wide; }
+PLUG_EXPORT(void, each, (void (*call)(uint64_t n), size_t n)) {
+    for (size_t i = 0; i < n; i++) { call(i); }
+}
+PLUG_EXPORT(int, text, (const char *text)) { return text[0]; }
+typedef uint64_t handle;
+PLUG_EXPORT(uint64_t, opaque, (handle of)) { return of + 1; }
+"#;
+
+/// The three plugins, which export the same.
+fn plugins(scratch: &Scratch) -> Vec<(std::path::PathBuf, &'static str)> {
+    // A field that is a pointer to a function has its name in the middle.
+    let c = C.replace(
+        "(PLUG_VISIT, visit)",
+        "(void, (*visit)(uint8_t *, int32_t))",
+    );
+    vec![
+        (rust_plugin(scratch, "told-rust", RUST), "rust"),
+        (c_plugin(scratch, "told-c", &c), "c"),
+        (cpp_plugin(scratch, "told-cpp", &c), "c++"),
+    ]
+}
+
+/// The message with which the plugin refuses to give `name` as an `F`.
+fn refusal<F: Signature>(plugin: &Plugin, name: &str) -> String {
+    let error = plugin.function::<F>(name).expect_err("another signature");
+    assert_eq!(error.kind(), ErrorKind::SignatureMismatch, "{error}");
+    error.to_string()
+}
+
+#[test]
+fn three_languages_tell_the_same_signatures() {
+    isolated!({
+        let (host, scratch) = (Host::new(), Scratch::new("told"));
+        for (path, language) in plugins(&scratch) {
+            let plugin = host.load(&path).expect(language);
+            for (name, expected) in [
+                (
+                    "sum",
+                    "fn(pair) -> u64 where pair {narrow: u32 @0, wide: u64 @8} of 16 bytes",
+                ),
+                (
+                    "first",
+                    "fn(*const node) -> u64 where node {next: *const node @0, \
+                     value: pair {narrow: u32 @0, wide: u64 @8} of 16 bytes @8, \
+                     name: [u8; 6] @24, visit: fn(*mut u8, i32) @32} of 40 bytes",
+                ),
+                ("each", "fn(fn(u64), usize)"),
+            ] {
+                assert_eq!(
+                    plugin.signature(name).as_deref(),
+                    Some(expected),
+                    "{language}"
+                );
+            }
+            let sum = plugin.function::<Sum>("sum").expect("the same signature");
+            assert!(sum.is_compared());
+            let pair = Pair { narrow: 1, wide: 2 };
+            // SAFETY: the signature was compared.
+            assert_eq!(unsafe { sum.call((pair,)) }, Ok(3), "{language}");
+            let first = plugin
+                .function::<First>("first")
+                .expect("the same signature");
+            let node = Node {
+                next: std::ptr::null(),
+                value: pair,
+                name: [0; 6],
+                visit: None,
+            };
+            // SAFETY: as above.
+            assert_eq!(
+                unsafe { first.call((&raw const node,)) },
+                Ok(2),
+                "{language}"
+            );
+            plugin.function::<Each>("each").expect("the same signature");
+            let name = plugin.name().to_owned();
+            host.unload(&name);
+        }
+    });
+}
+
+#[test]
+fn another_signature_is_refused_with_both_texts() {
+    isolated!({
+        let (host, scratch) = (Host::new(), Scratch::new("told"));
+        for (path, language) in plugins(&scratch) {
+            let plugin = host.load(&path).expect(language);
+            assert_eq!(
+                refusal::<unsafe extern "C" fn(other::Pair) -> u64>(&plugin, "sum"),
+                "told: function sum: expected fn(pair) -> u64 \
+                 where pair {narrow: u64 @0, wide: u64 @8} of 16 bytes, found fn(pair) -> u64 \
+                 where pair {narrow: u32 @0, wide: u64 @8} of 16 bytes; \
+                 rebuild the older of the two",
+                "{language}"
+            );
+            assert_eq!(
+                refusal::<unsafe extern "C" fn(extern "C" fn(u64))>(&plugin, "each"),
+                "told: function each: expected fn(fn(u64)), found fn(fn(u64), usize); \
+                 rebuild the older of the two",
+                "{language}"
+            );
+            // Written through where the plugin promised not to, less wide, and without a value.
+            refusal::<unsafe extern "C" fn(*mut Node) -> u64>(&plugin, "first");
+            refusal::<unsafe extern "C" fn(Pair) -> u32>(&plugin, "sum");
+            refusal::<unsafe extern "C" fn(Pair)>(&plugin, "sum");
+            let name = plugin.name().to_owned();
+            host.unload(&name);
+        }
+    });
+}
+
+#[test]
+fn what_is_the_same_on_this_machine_agrees() {
+    isolated!({
+        let (host, scratch) = (Host::new(), Scratch::new("told"));
+        for (path, language) in plugins(&scratch) {
+            let plugin = host.load(&path).expect(language);
+            let text = plugin.function::<unsafe extern "C" fn(*const u8) -> i32>("text");
+            let text = text.expect("bytes are bytes");
+            // SAFETY: the signature was compared, and the text ends in a zero.
+            assert_eq!(
+                unsafe { text.call((c"A".as_ptr().cast(),)) },
+                Ok(65),
+                "{language}"
+            );
+            let same = plugin.function::<unsafe extern "C" fn(*const c_char) -> c_int>("text");
+            same.expect("the very same");
+            let each = plugin.function::<unsafe extern "C" fn(extern "C" fn(u64), u64)>("each");
+            assert_eq!(
+                each.is_ok(),
+                cfg!(target_pointer_width = "64"),
+                "{language}"
+            );
+            let name = plugin.name().to_owned();
+            host.unload(&name);
+        }
+    });
+}
+
+#[test]
+fn functions_that_tell_nothing_are_not_compared_and_say_so() {
+    isolated!({
+        let (host, scratch) = (Host::new(), Scratch::new("told"));
+        let old = C
+            .replace("(PLUG_VISIT, visit)", "(uint64_t, last)")
+            .replace(
+                "PLUG_EXPORT(uint64_t, sum,",
+                "__attribute__((visibility(\"default\"))) uint64_t sum(pair); uint64_t sum(",
+            )
+            .replace("(pair of))", "pair of)");
+        let plugin = host.load(c_plugin(&scratch, "old", &old)).expect("loads");
+        // One was exported without the macro, the other has a type that nobody describes.
+        for name in ["sum", "opaque"] {
+            assert_eq!(plugin.signature(name), None, "{name}");
+        }
+        let opaque = plugin.function::<unsafe extern "C" fn(u64) -> u64>("opaque");
+        let opaque = opaque.expect("not compared");
+        assert!(!opaque.is_compared());
+        // SAFETY: the signature is the plugin's.
+        assert_eq!(unsafe { opaque.call((1,)) }, Ok(2));
+        let sum = plugin.function::<Sum>("sum").expect("not compared");
+        assert!(!sum.is_compared());
+    });
+}
