@@ -9,6 +9,7 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use plug_api::abi::{Descriptor, HostContext, Interface, KIND_INTERFACE, KIND_SERVICE};
+use plug_api::portable;
 use plug_readside::index::SymbolKind;
 use plug_readside::snapshot::Row;
 use plug_readside::state::{self, State, StateWord};
@@ -615,11 +616,12 @@ impl Plugin {
         self.record.info.signature(name)
     }
 
-    /// The interface `T` of the plugin, checked by name, version and size.
+    /// The interface `T` of the plugin, checked by name, version and size, and by its fields where
+    /// both sides tell them.
     ///
     /// # Errors
-    /// [`ErrorKind::NoInterface`], [`ErrorKind::InterfaceVersion`]; [`ErrorKind::Gone`] when the
-    /// plugin is not Live.
+    /// [`ErrorKind::NoInterface`], [`ErrorKind::InterfaceVersion`], [`ErrorKind::SignatureMismatch`];
+    /// [`ErrorKind::Gone`] when the plugin is not Live.
     pub fn interface<T: Interface>(&self) -> Result<PluginInterface<T>, Error> {
         self.table(KIND_INTERFACE, "interface")
     }
@@ -654,6 +656,10 @@ impl Plugin {
             e.major == T::MAJOR && e.minor >= T::MINOR && e.size as usize >= size_of::<T>()
         };
         match named.find(fits) {
+            Some(export) if let Some(objection) = objection::<T>(record, export) => {
+                let message = format!("{word} {}: {objection}", T::NAME);
+                Err(Error::new(ErrorKind::SignatureMismatch, message).plugin(&record.name))
+            }
             Some(export) => Ok(PluginInterface {
                 table: export.table as *const T,
                 context: record.context.as_ptr(),
@@ -685,6 +691,16 @@ impl Plugin {
     pub fn pin(&self) -> Result<PluginPin, Error> {
         PluginPin::take(&self.record, Location::caller()).ok_or_else(|| gone(&self.record))
     }
+}
+
+/// What is wrong with a table whose name, version and size fit, if both sides tell its fields.
+fn objection<T: Interface>(record: &Record, export: &Export) -> Option<String> {
+    let expected = portable::layout(T::LAYOUT?);
+    let found = record
+        .info
+        .table(&export.name, export.major, export.minor)?;
+    let fits = prototype::extends(&expected, &found);
+    (!fits).then(|| format!("expected {expected}, found {found}; rebuild the older of the two"))
 }
 
 /// The original's bytes, made from the staged copy's.

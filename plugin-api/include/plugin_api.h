@@ -263,7 +263,15 @@ PLUG_OFFSET_(plug_task, vtable, 8);
 /* Emits "key=value\0" strings; `id` tells the symbols of one plugin apart. */
 #ifdef PLUG_STATIC_NAME
 #define PLUG_META_(id, text) static const char PLUG_CAT_(plug_meta_v1, id)[] PLUG_META_ATTRIBUTES_ = text
+#define PLUG_META_SHARED_(id, text) PLUG_META_(id, text)
 #else
+/* The same for what a header says to several files of one plugin. */
+#define PLUG_META_SHARED_(id, text)                                                 \
+    PLUG_C_BEGIN_                                                                   \
+    extern PLUG_VISIBLE_ __attribute__((weak)) const char PLUG_CAT_(plug_meta_v1, id)[]; \
+    PLUG_C_END_                                                                     \
+    PLUG_META_(id, text)
+
 #define PLUG_META_(id, text)                                            \
     PLUG_C_BEGIN_                                                       \
     extern PLUG_VISIBLE_ const char PLUG_CAT_(plug_meta_v1, id)[];      \
@@ -314,7 +322,9 @@ PLUG_OFFSET_(plug_task, vtable, 8);
 
 /*
  * The tables it exports, up to eight: PLUG_INTERFACES((INTERFACE, "plug.filter", 1, 0, TABLE)),
- * with SERVICE for a service. TABLE is a const object with static storage.
+ * with SERVICE for a service. TABLE is a const object with static storage. Where its type is one of
+ * PLUG_STRUCT and stands behind it, as in (INTERFACE, "plug.filter", 1, 0, TABLE, plug_filter_v1), hosts
+ * compare its fields.
  */
 #define PLUG_INTERFACES(...)                                                                   \
     static const plug_interface_entry plug_interfaces_[] = {PLUG_EACH_(PLUG_ENTRY_, __VA_ARGS__)}; \
@@ -323,14 +333,14 @@ PLUG_OFFSET_(plug_task, vtable, 8);
 
 /*
  * A struct of up to eight fields that may stand in signatures; both sides tell its fields and compare
- * them. Once per plugin.
+ * them. A field that points to a function is (RET, (*NAME)(ARGS)).
  *     PLUG_STRUCT(example_point, (int32_t, x), (double, y));
  */
 #define PLUG_STRUCT(name, ...)                                                              \
     typedef struct name {                                                                   \
         PLUG_EACH_(PLUG_FIELD_, __VA_ARGS__)                                                \
     } name;                                                                                 \
-    PLUG_META_(_layout_##name, "layout=" #name ":" PLUG_EACH_(PLUG_FIELD_TEXT_, __VA_ARGS__))
+    PLUG_META_SHARED_(_layout_##name, "layout=" #name ":" PLUG_EACH_(PLUG_FIELD_TEXT_, __VA_ARGS__))
 
 #define PLUG_FIELD_(i, field) PLUG_FIELD_2_ field
 #define PLUG_FIELD_2_(type, name) type name;
@@ -437,11 +447,18 @@ PLUG_C_END_
 #endif
 
 #define PLUG_ENTRY_(i, entry) PLUG_ENTRY_2_ entry
-#define PLUG_ENTRY_2_(kind, name, major, minor, table) \
+#define PLUG_ENTRY_2_(...) PLUG_ENTRY_3_(__VA_ARGS__, _)
+#define PLUG_ENTRY_3_(kind, name, major, minor, table, ...) \
     {{name, sizeof(name) - 1}, major, minor, &table, (uint32_t)sizeof(table), PLUG_KIND_##kind},
 #define PLUG_ENTRY_META_(i, entry) PLUG_META_(_interface_##i, PLUG_ENTRY_META_2_ entry);
-#define PLUG_ENTRY_META_2_(kind, name, major, minor, table) \
+#define PLUG_ENTRY_META_2_(...) \
+    PLUG_PICK_6_(__VA_ARGS__, PLUG_ENTRY_TOLD_, PLUG_ENTRY_UNTOLD_, _)(__VA_ARGS__)
+#define PLUG_PICK_6_(a, b, c, d, e, f, picked, ...) picked
+#define PLUG_ENTRY_UNTOLD_(kind, name, major, minor, table) \
     PLUG_ENTRY_KEY_##kind name "/" PLUG_TEXT_2_(major) "." PLUG_TEXT_2_(minor)
+#define PLUG_ENTRY_TOLD_(kind, name, major, minor, table, type)  \
+    PLUG_ENTRY_UNTOLD_(kind, name, major, minor, table)          \
+    "\0table=" name "/" PLUG_TEXT_2_(major) "." PLUG_TEXT_2_(minor) ":" #type
 #define PLUG_ENTRY_KEY_INTERFACE "interface="
 #define PLUG_ENTRY_KEY_SERVICE "service="
 

@@ -6,6 +6,8 @@
 
 use core::ffi::c_void;
 
+use crate::portable::Layout;
+
 /// The version of this contract.
 pub const ABI_VERSION: u32 = 1;
 
@@ -159,6 +161,8 @@ pub unsafe trait Interface: Sized + 'static {
     const MAJOR: u32;
     /// The minor version this type describes.
     const MINOR: u32;
+    /// Its fields, which both sides compare; none where they are not told.
+    const LAYOUT: Option<&'static Layout> = None;
 }
 
 #[cfg(target_pointer_width = "64")]

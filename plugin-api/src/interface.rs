@@ -2,6 +2,8 @@
 
 /// Declares a versioned `repr(C)` table: an interface of plugins, or a service of the host.
 ///
+/// Its fields are [`Portable`](crate::Portable); host and plugin compare them, by name, type and offset.
+///
 /// Published by whoever owns the interface, in a crate that both sides build against. A higher
 /// minor only appends fields; anything else is another major, and so another type.
 ///
@@ -38,6 +40,17 @@ macro_rules! interface {
             const NAME: &'static str = $text;
             const MAJOR: u32 = $major;
             const MINOR: u32 = $minor;
+            const LAYOUT: ::core::option::Option<&'static $crate::portable::Layout> =
+                ::core::option::Option::Some(&$crate::portable::Layout {
+                    name: <Self as $crate::abi::Interface>::NAME,
+                    size: ::core::mem::size_of::<Self>(),
+                    fields: &[$($crate::portable::Field {
+                        name: ::core::stringify!($field),
+                        offset: ::core::mem::offset_of!($name, $field),
+                        of: <$ty as $crate::portable::Portable>::TYPE,
+                        layout: <$ty as $crate::portable::Portable>::LAYOUT,
+                    }),*],
+                });
         }
     };
 }

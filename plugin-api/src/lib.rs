@@ -62,6 +62,7 @@
 //! api=                                            version of the binary contract
 //! toolchain= target= panic= lang=                 how it was built
 //! interface=NAME/MAJOR.MINOR service=...          one for each table
+//! table=NAME/MAJOR.MINOR:FIELDS                   its fields, as they are compared
 //! export=NAME:SIGNATURE                           one for each function, as written
 //! signature=NAME:SIGNATURE                        the same as it is compared, with layouts
 //! param=NAME:TYPE param-default=NAME:TEXT         for each parameter

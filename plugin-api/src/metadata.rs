@@ -3,7 +3,7 @@
 //! Hidden from the docs: the macros are the interface.
 
 use crate::abi;
-use crate::portable::{Item, signature_len, write_signature};
+use crate::portable::{Item, Layout, layout_len, signature_len, write_layout, write_signature};
 
 /// Compiler that built this crate, and with it the plugin.
 pub const TOOLCHAIN: &str = match option_env!("PLUG_API_TOOLCHAIN") {
@@ -44,6 +44,8 @@ pub enum Part<'a> {
     Number(u32),
     /// The signature of a function, as both sides compare it.
     Signature(&'a [Item], Item),
+    /// The fields of a struct, if they are told.
+    Layout(Option<&'a Layout>),
     /// The zero that ends a string.
     End,
 }
@@ -59,6 +61,8 @@ pub const fn len(parts: &[Part<'_>]) -> usize {
             Part::Text(text) | Part::Lower(text) => text.len(),
             Part::Number(number) => digits(number),
             Part::Signature(args, ref output) => signature_len(args, output),
+            Part::Layout(Some(layout)) => layout_len(layout),
+            Part::Layout(None) => 0,
             Part::End => 1,
         };
         i += 1;
@@ -105,6 +109,11 @@ pub const fn join<const N: usize>(parts: &[Part<'_>]) -> [u8; N] {
                 write_signature(out.split_at_mut(at).1, args, output);
                 at += signature_len(args, output);
             }
+            Part::Layout(Some(layout)) => {
+                write_layout(out.split_at_mut(at).1, layout);
+                at += layout_len(layout);
+            }
+            Part::Layout(None) => {}
             Part::End => at += 1,
         }
         i += 1;

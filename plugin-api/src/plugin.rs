@@ -143,6 +143,15 @@ macro_rules! plugin {
                     __PlugPart::Text("."),
                     __PlugPart::Number(<$interface as $crate::abi::Interface>::MINOR),
                     __PlugPart::End,
+                    __PlugPart::Text("table="),
+                    __PlugPart::Text(<$interface as $crate::abi::Interface>::NAME),
+                    __PlugPart::Text("/"),
+                    __PlugPart::Number(<$interface as $crate::abi::Interface>::MAJOR),
+                    __PlugPart::Text("."),
+                    __PlugPart::Number(<$interface as $crate::abi::Interface>::MINOR),
+                    __PlugPart::Text(":"),
+                    __PlugPart::Layout(<$interface as $crate::abi::Interface>::LAYOUT),
+                    __PlugPart::End,
                 )*)?
                 $($(
                     __PlugPart::Text("service="),
@@ -151,6 +160,15 @@ macro_rules! plugin {
                     __PlugPart::Number(<$service as $crate::abi::Interface>::MAJOR),
                     __PlugPart::Text("."),
                     __PlugPart::Number(<$service as $crate::abi::Interface>::MINOR),
+                    __PlugPart::End,
+                    __PlugPart::Text("table="),
+                    __PlugPart::Text(<$service as $crate::abi::Interface>::NAME),
+                    __PlugPart::Text("/"),
+                    __PlugPart::Number(<$service as $crate::abi::Interface>::MAJOR),
+                    __PlugPart::Text("."),
+                    __PlugPart::Number(<$service as $crate::abi::Interface>::MINOR),
+                    __PlugPart::Text(":"),
+                    __PlugPart::Layout(<$service as $crate::abi::Interface>::LAYOUT),
                     __PlugPart::End,
                 )*)?
             ];

@@ -246,6 +246,31 @@ pub fn signature(args: &[Item], output: &Item) -> String {
     String::from_utf8_lossy(&text).into_owned()
 }
 
+/// Bytes of a struct's fields in words.
+#[must_use]
+pub const fn layout_len(layout: &Layout) -> usize {
+    let mut text = Text {
+        out: &mut [],
+        len: 0,
+    };
+    text.put_layout(layout);
+    text.len
+}
+
+/// Writes them to the start of `out`, as far as it has room.
+pub const fn write_layout(out: &mut [u8], layout: &Layout) {
+    let mut text = Text { out, len: 0 };
+    text.put_layout(layout);
+}
+
+/// A struct's fields in words, as both sides compare them.
+#[must_use]
+pub fn layout(layout: &Layout) -> String {
+    let mut text = vec![0; layout_len(layout)];
+    write_layout(&mut text, layout);
+    String::from_utf8_lossy(&text).into_owned()
+}
+
 macro_rules! named {
     ($($ty:ty = $name:literal),* $(,)?) => {
         $(

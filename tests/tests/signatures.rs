@@ -87,6 +87,95 @@ typedef uint64_t handle;
 PLUG_EXPORT(uint64_t, opaque, (handle of)) { return of + 1; }
 "#;
 
+plug_api::interface! {
+    /// As the plugins have it, or an older minor of it.
+    pub struct TableV1("test.table", 1, 0) {
+        add: unsafe extern "C-unwind" fn(u64, u64) -> u64,
+        bytes: unsafe extern "C-unwind" fn(*const u8, usize),
+    }
+}
+
+plug_api::interface! {
+    /// Of the same version and size, and another.
+    pub struct Forged("test.table", 1, 0) {
+        add: unsafe extern "C-unwind" fn(u64, u64) -> u64,
+        bytes: unsafe extern "C-unwind" fn(*const u8, u32),
+    }
+}
+
+const RUST_TABLE: &str = r#"
+plug_api::interface! {
+    pub struct TableV1("test.table", 1, 1) {
+        add: unsafe extern "C-unwind" fn(u64, u64) -> u64,
+        bytes: unsafe extern "C-unwind" fn(*const u8, usize),
+        more: unsafe extern "C-unwind" fn(),
+    }
+}
+unsafe extern "C-unwind" fn add(a: u64, b: u64) -> u64 { a + b }
+unsafe extern "C-unwind" fn bytes(_: *const u8, _: usize) {}
+unsafe extern "C-unwind" fn more() {}
+static TABLE: TableV1 = TableV1 { add, bytes, more };
+plug_api::plugin! {
+    name: "tabled", version: "1.0.0", description: "for a test", license: "MIT",
+    init: |_| Ok(()), exit: || (), interfaces: [TableV1 => TABLE],
+}
+"#;
+
+const C_TABLE: &str = r#"
+#include "plugin_api.h"
+PLUG_STRUCT(table_v1, (uint64_t, (*add)(uint64_t a, uint64_t b)),
+            (void, (*bytes)(const char *from, size_t n)), (void, (*more)(void)));
+static uint64_t add(uint64_t a, uint64_t b) { return a + b; }
+static void bytes(const char *from, size_t n) { (void)from; (void)n; }
+static void more(void) {}
+static const table_v1 TABLE = {add, bytes, more};
+static int32_t init(const plug_host_context *ctx) { (void)ctx; return PLUG_OK; }
+PLUG_INTERFACES((INTERFACE, "test.table", 1, 1, TABLE, table_v1));
+PLUG_PLUGIN_WITH_INTERFACES("tabled", "1.0.0", "for a test", "MIT", init, more);
+"#;
+
+#[test]
+fn interfaces_are_compared_field_by_field() {
+    isolated!({
+        let (host, scratch) = (Host::new(), Scratch::new("tabled"));
+        for (path, language, name, byte) in [
+            (
+                rust_plugin(&scratch, "rust", RUST_TABLE),
+                "rust",
+                "test.table",
+                "u8",
+            ),
+            (c_plugin(&scratch, "c", C_TABLE), "c", "table_v1", "i8"),
+            (
+                cpp_plugin(&scratch, "cpp", C_TABLE),
+                "c++",
+                "table_v1",
+                "i8",
+            ),
+        ] {
+            let plugin = host.load(&path).expect(language);
+            let table = plugin.interface::<TableV1>().expect("the same fields");
+            // SAFETY: the table was compared.
+            let sum = unsafe { table.call_raw(|table, _| (table.add)(1, 2)) };
+            assert_eq!(sum, Ok(3), "{language}");
+            let error = plugin.interface::<Forged>().expect_err("another field");
+            assert_eq!(error.kind(), ErrorKind::SignatureMismatch, "{error}");
+            assert_eq!(
+                error.to_string(),
+                format!(
+                    "tabled: interface test.table: expected test.table {{add: fn(u64, u64) -> u64 @0, \
+                     bytes: fn(*const u8, u32) @8}} of 16 bytes, found {name} \
+                     {{add: fn(u64, u64) -> u64 @0, bytes: fn(*const {byte}, usize) @8, \
+                     more: fn() @16}} of 24 bytes; rebuild the older of the two"
+                ),
+                "{language}"
+            );
+            let name = plugin.name().to_owned();
+            host.unload(&name);
+        }
+    });
+}
+
 /// The three plugins, which export the same.
 fn plugins(scratch: &Scratch) -> Vec<(std::path::PathBuf, &'static str)> {
     // A field that is a pointer to a function has its name in the middle.

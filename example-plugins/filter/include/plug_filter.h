@@ -12,30 +12,24 @@
 extern "C" {
 #endif
 
-typedef struct plug_param_pair {
-    plug_str key;
-    plug_str value;
-} plug_param_pair;
+PLUG_STRUCT(plug_param_pair, (plug_str, key), (plug_str, value));
 
 /* The parameters of one instance, valid for the call. */
-typedef struct plug_params {
-    size_t n_pairs;
-    const plug_param_pair *pairs;
-} plug_params;
+PLUG_STRUCT(plug_params, (size_t, n_pairs), (const plug_param_pair *, pairs));
 
 /* Where a filter writes, valid for the call; not 0 means that the host takes no more. */
-typedef struct plug_sink {
-    void *state;
-    int32_t (*write)(void *state, const uint8_t *bytes, size_t len);
-} plug_sink;
+PLUG_STRUCT(plug_sink, (void *, state),
+            (int32_t, (*write)(void *state, const uint8_t *bytes, size_t len)));
 
-typedef struct plug_filter_v1 {
-    /* a new instance, or null with the reason raised; ctx may be null, else lives till destroy */
-    void *(*create)(const plug_host_context *ctx, const plug_params *params);
-    int32_t (*process)(void *instance, const uint8_t *input, size_t len, const plug_sink *out);
-    int32_t (*finish)(void *instance, const plug_sink *out);
-    void (*destroy)(void *instance);
-} plug_filter_v1;
+/*
+ * create returns a new instance, or null with the reason raised; ctx may be null, else it lives till
+ * destroy.
+ */
+PLUG_STRUCT(plug_filter_v1,
+            (void *, (*create)(const plug_host_context *ctx, const plug_params *params)),
+            (int32_t, (*process)(void *instance, const uint8_t *input, size_t len, const plug_sink *out)),
+            (int32_t, (*finish)(void *instance, const plug_sink *out)),
+            (void, (*destroy)(void *instance)));
 
 #ifdef __cplusplus
 }
@@ -47,7 +41,7 @@ PLUG_SIZE_(plug_sink, 16);
 PLUG_SIZE_(plug_filter_v1, 32);
 
 /* One entry for PLUG_INTERFACES. */
-#define PLUG_FILTER_V1(table) (INTERFACE, "plug.filter", 1, 0, table)
+#define PLUG_FILTER_V1(table) (INTERFACE, "plug.filter", 1, 0, table, plug_filter_v1)
 
 static inline int32_t plug_write(const plug_sink *out, const void *bytes, size_t len) {
     return out->write(out->state, (const uint8_t *)bytes, len);

@@ -20,6 +20,7 @@ pub use params::{ParamList, Params};
 use std::ffi::c_void;
 
 use plug_api::abi::HostContext;
+use plug_api::portable::{Portable, Type};
 
 /// A filter's own state, opaque to the host.
 #[repr(C)]
@@ -28,14 +29,20 @@ pub struct Opaque {
     _opaque: [u8; 0],
 }
 
-/// Where a filter writes; the host's, valid for the call that passes it.
-#[repr(C)]
-#[derive(Clone, Copy, Debug)]
-pub struct Sink {
-    /// The host's own.
-    pub state: *mut c_void,
-    /// Takes `len` bytes; not 0 means that the host wants no more of this call.
-    pub write: unsafe extern "C" fn(state: *mut c_void, bytes: *const u8, len: usize) -> i32,
+// SAFETY: only pointers to it cross, which are C's `void *`.
+unsafe impl Portable for Opaque {
+    const TYPE: Type = Type::Named("void");
+}
+
+plug_api::repr_c! {
+    /// Where a filter writes; the host's, valid for the call that passes it.
+    #[derive(Clone, Copy, Debug)]
+    pub struct Sink("plug_sink") {
+        /// The host's own.
+        pub state: *mut c_void,
+        /// Takes `len` bytes; not 0 means that the host wants no more of this call.
+        pub write: unsafe extern "C" fn(state: *mut c_void, bytes: *const u8, len: usize) -> i32,
+    }
 }
 
 plug_api::interface! {

@@ -5,19 +5,21 @@ use std::ptr;
 
 use plug_api::abi::Str;
 
-#[repr(C)]
-#[derive(Clone, Copy, Debug)]
-struct Pair {
-    key: Str,
-    value: Str,
+plug_api::repr_c! {
+    #[derive(Clone, Copy, Debug)]
+    struct Pair("plug_param_pair") {
+        key: Str,
+        value: Str,
+    }
 }
 
-/// The parameters of one instance, borrowed for a call. Made by [`ParamList`] or by a host in C.
-#[repr(C)]
-#[derive(Debug)]
-pub struct Params {
-    n_pairs: usize,
-    pairs: *const Pair,
+plug_api::repr_c! {
+    /// The parameters of one instance, borrowed for a call. Made by [`ParamList`] or by a host in C.
+    #[derive(Debug)]
+    pub struct Params("plug_params") {
+        n_pairs: usize,
+        pairs: *const Pair,
+    }
 }
 
 impl Params {

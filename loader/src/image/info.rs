@@ -198,7 +198,7 @@ impl Info {
             "name" if self.name().is_some() => Some("one name"),
             "name" if !is_name(value) => Some("a name of 1 to 64 of A-Z a-z 0-9 _ -"),
             "interface" | "service" if offer(value).is_none() => Some("NAME/MAJOR.MINOR"),
-            "signature" | "layout" if !value.contains(':') => Some("NAME:TEXT"),
+            "signature" | "layout" | "table" if !value.contains(':') => Some("NAME:TEXT"),
             "export" if export(value).is_none() => Some("NAME:SIGNATURE"),
             "permanent" if value.trim().is_empty() => Some("a reason"),
             "param" => match value.parse::<Param>() {
@@ -304,6 +304,12 @@ impl Info {
     /// where the plugin tells none, or one of types that it does not describe.
     pub fn signature(&self, name: &str) -> Option<String> {
         prototype::signature(self, name)
+    }
+
+    /// The fields of the table `name/major.minor` that it exports, in the form in which both sides
+    /// compare them; none where the plugin does not tell them.
+    pub fn table(&self, name: &str, major: u32, minor: u32) -> Option<String> {
+        prototype::table(self, &format!("{name}/{major}.{minor}"))
     }
 
     /// The parameters it declares, with their defaults and documentation, by name: compilers keep

@@ -32,6 +32,37 @@ pub(super) fn signature(info: &Info, name: &str) -> Option<String> {
     words.is_at_end().then(|| told(&args, &output))
 }
 
+/// The fields of the table `offer` as they are compared; none where the plugin does not tell them.
+pub(super) fn table(info: &Info, offer: &str) -> Option<String> {
+    let text = info.all("table").find_map(|field| {
+        let (of, text) = field.split_once(':')?;
+        (of == offer).then_some(text)
+    })?;
+    if text.contains('{') {
+        return Some(text.to_owned());
+    }
+    let described = structs(info);
+    let table = described.iter().find(|of| of.name == text.trim())?;
+    Some(table.layout.clone())
+}
+
+/// Whether a table of the fields `found` can stand for one of the fields `expected`, which it may
+/// have more than.
+pub(crate) fn extends(expected: &str, found: &str) -> bool {
+    match (fields(expected), fields(found)) {
+        (Some(expected), Some(found)) => alike(found)
+            .strip_prefix(alike(expected).trim_end_matches('\0'))
+            .is_some_and(|rest| rest.starts_with([',', '\0'])),
+        _ => false,
+    }
+}
+
+/// What stands between the braces of a layout.
+fn fields(layout: &str) -> Option<&str> {
+    let (_, rest) = layout.split_once(" {")?;
+    Some(rest.rsplit_once("} of ")?.0)
+}
+
 /// Whether functions of the two signatures are called in the same way on this machine.
 pub(crate) fn agree(expected: &str, found: &str) -> bool {
     expected == found || alike(expected) == alike(found)
