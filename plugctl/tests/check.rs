@@ -163,8 +163,9 @@ fn authors_are_told_what_is_missing() {
         "static int n;\n\
          __attribute__((constructor)) static void early_work(void) { n++; }\n\
          __attribute__((visibility(\"default\"))) int undocumented(void) { return n; }\n\
+         __attribute__((visibility(\"default\"))) int untold(void) { return n; }\n\
          __attribute__((visibility(\"default\"), used, aligned(1)))\n\
-         const char plug_meta_v1[] = \"name=author\\0api=1\\0version=1.0.0\\0\";\n\
+         const char plug_meta_v1[] = \"name=author\\0api=1\\0version=1.0.0\\0export=untold:int(void)\\0\";\n\
          __attribute__((visibility(\"default\"))) const unsigned long plug_descriptor_v1[5] = {1};\n",
         &[],
     );
@@ -182,6 +183,7 @@ fn authors_are_told_what_is_missing() {
         "no description",
         "no license",
         "undocumented",
+        "untold",
         "none",
         "early_work",
     ] {

@@ -332,3 +332,45 @@ fn functions_that_tell_nothing_are_not_compared_and_say_so() {
         assert!(!sum.is_compared());
     });
 }
+
+#[test]
+fn structs_that_cannot_be_told_are_not_compared() {
+    isolated!({
+        let (host, scratch) = (Host::new(), Scratch::new("told"));
+        // Each holds the one before it twice; told in full, the last would take terabytes.
+        let mut text = String::from("#include \"plugin_api.h\"\nPLUG_STRUCT(s0, (uint8_t, a));\n");
+        for n in 1..40 {
+            let inner = n - 1;
+            text += &format!(
+                "PLUG_META_(_layout_s{n}, \"layout=s{n}:s{inner} a;s{inner} b;\");\n\
+                 typedef struct s{n} s{n};\n"
+            );
+        }
+        text += r#"
+            PLUG_META_(_layout_itself, "layout=itself:itself a;");
+            PLUG_META_(_layout_long, "layout=wide:uint64_t a[9223372036854775807];");
+            typedef struct itself itself;
+            typedef struct wide wide;
+            static int32_t init(const plug_host_context *ctx) { (void)ctx; return PLUG_OK; }
+            static void stop(void) {}
+            PLUG_PLUGIN("told", "1.0.0", "for a test", "MIT", init, stop);
+            PLUG_EXPORT(uint64_t, small, (const s1 *of)) { return of != NULL; }
+            PLUG_EXPORT(uint64_t, large, (const s39 *of)) { return of != NULL; }
+            PLUG_EXPORT(uint64_t, endless, (const itself *of)) { return of != NULL; }
+            PLUG_EXPORT(uint64_t, vast, (const wide *of)) { return of != NULL; }
+        "#;
+        let plugin = host.load(c_plugin(&scratch, "told", &text)).expect("loads");
+        assert_eq!(
+            plugin.signature("small").as_deref(),
+            Some(
+                "fn(*const s1) -> u64 where s1 {a: s0 {a: u8 @0} of 1 bytes @0, \
+                 b: s0 {a: u8 @0} of 1 bytes @1} of 2 bytes"
+            )
+        );
+        for name in ["large", "endless", "vast"] {
+            assert_eq!(plugin.signature(name), None, "{name}");
+            let function = plugin.function::<unsafe extern "C" fn(*const u8) -> u64>(name);
+            assert!(!function.expect("not compared").is_compared(), "{name}");
+        }
+    });
+}

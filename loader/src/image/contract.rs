@@ -91,6 +91,19 @@ pub(super) fn shortcomings(
             ));
         }
     }
+    let untold: Vec<&str> = documented
+        .iter()
+        .copied()
+        .filter(|name| info.signature(name).is_none())
+        .collect();
+    if !untold.is_empty() {
+        let names = untold.join(", ");
+        found.push((
+            "metadata",
+            "a signature that hosts can compare for each export=",
+            names,
+        ));
+    }
     // Names of C++ are for the compiler, not for people who call it.
     let undocumented = exported.iter().filter_map(|name| str::from_utf8(name).ok());
     let undocumented = undocumented.filter(|name| !name.starts_with("_Z"));

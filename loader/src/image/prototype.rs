@@ -14,6 +14,8 @@ use super::info::Info;
 const MAX_DEPTH: u32 = 8;
 /// Structs that one plugin may describe.
 const MAX_STRUCTS: usize = 256;
+/// Bytes of one struct's fields in words: each that holds the last one twice would double them.
+const MAX_LAYOUT: usize = 16 * 1024;
 
 /// The signature of the exported function `name` as it is compared; none where the plugin tells none,
 /// or one whose types it does not describe.
@@ -186,6 +188,7 @@ fn structs(info: &Info) -> Vec<Struct> {
 /// The struct `name`, whose fields are told as C declares them.
 fn described(name: &str, fields: &str, known: &[Struct]) -> Option<Struct> {
     let (mut told, mut end, mut align) = (Vec::new(), 0_usize, 1);
+    let mut n_bytes = 0_usize;
     for field in fields.split(';').filter(|field| !field.trim().is_empty()) {
         let mut words = Words::new(field, known);
         words.itself = name;
@@ -196,7 +199,12 @@ fn described(name: &str, fields: &str, known: &[Struct]) -> Option<Struct> {
         }
         let offset = end.checked_next_multiple_of(of.align)?;
         let text = of.layout.unwrap_or(of.text);
-        told.push(format!("{called}: {text} @{offset}"));
+        let text = format!("{called}: {text} @{offset}");
+        n_bytes = n_bytes.saturating_add(text.len());
+        if n_bytes > MAX_LAYOUT {
+            return None;
+        }
+        told.push(text);
         end = offset.checked_add(size)?;
         align = align.max(of.align);
     }
