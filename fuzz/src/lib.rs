@@ -91,6 +91,14 @@ pub fn metadata(bytes: &[u8]) {
             let offers = info.interfaces().chain(info.services());
             assert!(offers.into_iter().all(|offer| !offer.name.is_empty()));
             assert!(info.exports().all(|export| !export.signature.is_empty()));
+            for (_, told) in info.fields().filter(|(key, _)| *key == "signature") {
+                let name = told.split(':').next().unwrap_or_default();
+                let compared = info.signature(name);
+                assert!(compared.is_none_or(|text| text.starts_with("fn(")));
+            }
+            for offer in info.interfaces().chain(info.services()) {
+                let _fields = info.table(offer.name, offer.major, offer.minor);
+            }
         }
         Err(malformed) => assert!(!malformed.to_string().is_empty()),
     }
