@@ -38,6 +38,7 @@ pub mod index;
 pub mod line;
 #[cfg(not(plug_loom))]
 pub mod phase;
+pub mod route;
 #[cfg(not(plug_loom))]
 pub mod search;
 pub mod section;

@@ -696,3 +696,4 @@ fn model_pinned_caller_interrupted_everywhere_never_runs_unmapped_code() {
 
 mod broken;
 mod pins;
+mod routes;
