@@ -394,6 +394,31 @@ PLUG_OFFSET_(plug_task, vtable, 8);
     PLUG_C_END_                                                                                 \
     PLUG_STATIC_ASSERT_(1, "takes the semicolon")
 
+/*
+ * How one version of the plugin takes over from another, when the host replaces it. `save` hands the
+ * old one's state over by one call of put(to, version, bytes, len), which copies the bytes; the old one
+ * goes on being called meanwhile and afterwards. `restore` gets it in the new one, after init and before
+ * anybody calls that. A status other than PLUG_OK, with a reason by plug_raise, refuses the replace, and
+ * the old one stays. Both run on threads of the host's. In C++ they may throw.
+ *     static int32_t save(const plug_host_context *ctx, plug_put put, void *to);
+ *     static int32_t restore(const plug_host_context *ctx, uint32_t version, const void *bytes, size_t len);
+ *     PLUG_HAND_OVER(save, restore);
+ */
+typedef void (*plug_put)(void *to, uint32_t version, const void *bytes, size_t len);
+
+#define PLUG_HAND_OVER(save, restore)                                                           \
+    PLUG_C_BEGIN_                                                                               \
+    PLUG_PARAM_VISIBLE_ int32_t PLUG_NAME_(plug_save_v1)(const plug_host_context *ctx, plug_put put, void *to); \
+    PLUG_PARAM_VISIBLE_ int32_t PLUG_NAME_(plug_save_v1)(const plug_host_context *ctx, plug_put put, void *to) { \
+        return PLUG_CALL_SAVE_(ctx, save, put, to);                                             \
+    }                                                                                           \
+    PLUG_PARAM_VISIBLE_ int32_t PLUG_NAME_(plug_restore_v1)(const plug_host_context *ctx, uint32_t version, const void *bytes, size_t len); \
+    PLUG_PARAM_VISIBLE_ int32_t PLUG_NAME_(plug_restore_v1)(const plug_host_context *ctx, uint32_t version, const void *bytes, size_t len) { \
+        return PLUG_CALL_RESTORE_(ctx, restore, version, bytes, len);                           \
+    }                                                                                           \
+    PLUG_C_END_                                                                                 \
+    PLUG_STATIC_ASSERT_(1, "takes the semicolon")
+
 #ifdef PLUG_STATIC_NAME
 #define PLUG_PARAM_VISIBLE_
 #else
@@ -440,7 +465,12 @@ PLUG_C_END_
 #define PLUG_CALL_INIT_(ctx, init) plug::guard(ctx, int32_t(PLUG_CAUGHT), [&] { return init(ctx); })
 #define PLUG_CALL_EXIT_(ctx, exit) plug::guard(ctx, [] { exit(); })
 #define PLUG_CALL_SET_(ctx, set, text) plug::guard(ctx, int32_t(PLUG_CAUGHT), [&] { return set(ctx, text); })
+#define PLUG_CALL_SAVE_(ctx, save, put, to) plug::guard(ctx, int32_t(PLUG_CAUGHT), [&] { return save(ctx, put, to); })
+#define PLUG_CALL_RESTORE_(ctx, restore, version, bytes, len) \
+    plug::guard(ctx, int32_t(PLUG_CAUGHT), [&] { return restore(ctx, version, bytes, len); })
 #else
+#define PLUG_CALL_SAVE_(ctx, save, put, to) save(ctx, put, to)
+#define PLUG_CALL_RESTORE_(ctx, restore, version, bytes, len) restore(ctx, version, bytes, len)
 #define PLUG_CALL_SET_(ctx, set, text) set(ctx, text)
 #define PLUG_CALL_INIT_(ctx, init) init(ctx)
 #define PLUG_CALL_EXIT_(ctx, exit) exit()

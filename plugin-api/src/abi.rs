@@ -17,6 +17,16 @@ pub const DESCRIPTOR_SYMBOL: &str = "plug_descriptor_v1";
 /// Every exported data symbol whose name starts with this holds `key=value\0` strings.
 pub const METADATA_PREFIX: &str = "plug_meta_v1";
 
+/// Name of the exported function that saves a plugin's state for the version that replaces it, while
+/// calls go on: `int32_t (const HostContext *, put, void *to)`, where `put(to, version, bytes, len)`
+/// hands it over. Not [`STATUS_OK`] refuses the replace.
+pub const SAVE_SYMBOL: &str = "plug_save_v1";
+
+/// Name of the exported function that takes what the replaced version saved, after `init`:
+/// `int32_t (const HostContext *, uint32_t version, bytes, len)`. Not [`STATUS_OK`] refuses the
+/// replace.
+pub const RESTORE_SYMBOL: &str = "plug_restore_v1";
+
 /// Success.
 pub const STATUS_OK: i32 = 0;
 

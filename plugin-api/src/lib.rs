@@ -79,6 +79,7 @@ mod metadata;
 mod param;
 mod plugin;
 pub mod portable;
+mod state;
 pub mod task;
 pub mod threads;
 mod value;
@@ -88,6 +89,7 @@ pub use context::{Context, Level, Params, with_context};
 pub use error::{Error, Result};
 pub use param::{Param, ParamValue};
 pub use portable::Portable;
+pub use state::State;
 pub use task::Task;
 pub use value::{Status, Value};
 
@@ -100,4 +102,5 @@ pub mod __private {
     pub use crate::catch::{exit, export, init};
     pub use crate::metadata::{API, Part, TARGET, TOOLCHAIN, join, len, name};
     pub use crate::param::{DURATIONS, SIZES, measured};
+    pub use crate::state::{restore, save};
 }
