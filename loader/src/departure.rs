@@ -56,6 +56,8 @@ struct Shared {
     process: &'static Process,
     record: Arc<Record>,
     began: Instant,
+    /// Whether it may be Live again; not where another version has its place.
+    has_way_back: bool,
     inner: Mutex<Inner>,
     settled: Condvar,
 }
@@ -100,11 +102,22 @@ impl Departure {
             .and_then(|()| unload::begin(process, name, generation))
             .inspect_err(|error| tracing::warn!(target: "plug::unload", %error, "not unloaded"))?;
         stages.end(Stage::Going);
-        Ok(Self {
+        Ok(Self::of(process, leaving, stages, true))
+    }
+
+    /// Of a version that was replaced: there is no way back.
+    pub(crate) fn of_replaced(process: &'static Process, leaving: Leaving) -> Self {
+        unload::note_going(process, &leaving);
+        Self::of(process, leaving, Stages::start(), false)
+    }
+
+    fn of(process: &'static Process, leaving: Leaving, stages: Stages, has_way_back: bool) -> Self {
+        Self {
             shared: Arc::new(Shared {
                 process,
                 record: Arc::clone(leaving.record()),
                 began: Instant::now(),
+                has_way_back,
                 inner: Mutex::new(Inner {
                     progress: Progress::Going(leaving, stages),
                     waker: None,
@@ -114,7 +127,14 @@ impl Departure {
             deadline: Deadline::after(Duration::MAX),
             is_polled: false,
             cancels: false,
-        })
+        }
+    }
+
+    /// As [`Departure::wait`] of one that was replaced: on a thread of the loader's, which goes on
+    /// where the deadline passes.
+    pub(crate) fn wait_replaced(mut self, deadline: Deadline) -> Result<Unloaded, Error> {
+        self.start();
+        self.shared.wait(deadline)
     }
 
     /// The plugin that leaves.
@@ -298,7 +318,9 @@ impl Shared {
             .iter()
             .filter(|holder| holder.kind == HolderKind::Pins);
         // Whether this thread still has them is not known: pins may be given away.
-        let message = if pins.any(|holder| holder.tid == own) {
+        let message = if !self.has_way_back {
+            "still in use when the deadline passed; it leaves when nobody is inside any more"
+        } else if pins.any(|holder| holder.tid == own) {
             "still in use when the deadline passed, also by pins that this thread took; it is Live again"
         } else {
             "still in use when the deadline passed; it is Live again"
@@ -326,6 +348,11 @@ impl Shared {
         };
         let plugin = &*self.record.name;
         tracing::warn!(target: "plug::unload", plugin, %error, "not unloaded");
+        if !self.has_way_back {
+            let given_up = unload::give_up(self.process, leaving, &error.to_string());
+            self.settle(Ok(given_up));
+            return true;
+        }
         unload::put_back(self.process, leaving, &error.to_string());
         self.settle(Err(error));
         true
@@ -333,6 +360,9 @@ impl Shared {
 
     /// Goes back to Live because nobody wants the end any more, if there still is a way back.
     fn cancel(&self) -> bool {
+        if !self.has_way_back {
+            return false;
+        }
         // Whoever could ask how it ended is the one who cancels.
         let Some((leaving, _)) = self.take(Progress::Committed) else {
             return false;
@@ -364,6 +394,9 @@ impl Shared {
                 Progress::Settled(end) => return end.clone(),
                 Progress::Going(..) if deadline.has_passed() => {
                     drop(inner);
+                    if !self.has_way_back {
+                        return Err(self.in_use(self.holders()));
+                    }
                     self.retreat(self.in_use(self.holders()));
                     inner = self.lock();
                 }

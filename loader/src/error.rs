@@ -152,6 +152,8 @@ pub enum ErrorKind {
     Map,
     /// `init` refused, panicked or threw: in this process, or in its rehearsal.
     InitFailed,
+    /// The state of a version could not be handed over to the one that was to replace it.
+    HandOver,
     /// A thread could not be started.
     Thread,
     /// The control socket could not be made.

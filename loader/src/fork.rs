@@ -22,6 +22,7 @@ use crate::flights;
 use crate::footprint::{self, blocks, descriptors, ledger};
 use crate::image;
 use crate::indexer;
+use crate::lineage::{self, Lineage};
 use crate::load;
 use crate::plugin::Record;
 use crate::process::Process;
@@ -65,10 +66,15 @@ struct HeldPins {
 }
 
 impl HeldPins {
-    fn of(record: Arc<Record>, deadline: Deadline) -> Option<Self> {
+    /// The lineage is among them, unless it is held with another version.
+    fn of(record: Arc<Record>, with_lineage: bool, deadline: Deadline) -> Option<Self> {
         // SAFETY: the record is kept as long as the lists are held, and stays where it is.
         let kept: &'static Record = unsafe { &*Arc::as_ptr(&record) };
         let context = &kept.context;
+        let lineage = match with_lineage {
+            true => Some(kept.lineage.hold(deadline)?),
+            false => None,
+        };
         Some(Self {
             _lists: Box::new((
                 kept.pins.hold(deadline)?,
@@ -76,6 +82,7 @@ impl HeldPins {
                 context.roll().hold(deadline)?,
                 kept.settings.hold(deadline)?,
                 kept.source.hold(deadline)?,
+                lineage,
             )),
             _record: record,
         })
@@ -157,9 +164,20 @@ fn hold(process: &'static Process) -> Option<Held> {
         process.probes.hold(soon)?,
         process_exit::hold(soon)?,
         blocks::hold(soon)?,
+        lineage::hold(soon)?,
     );
-    let mapped = writer.mapped();
-    let pins: Option<_> = mapped.map(|record| HeldPins::of(record, soon)).collect();
+    // Versions of one plugin share theirs.
+    let mut lineages: Vec<Arc<Lineage>> = Vec::new();
+    let pins: Option<_> = writer
+        .mapped()
+        .map(|record| {
+            let lineage = Arc::clone(&record.lineage);
+            let is_held = lineages.iter().any(|held| Arc::ptr_eq(held, &lineage));
+            let pins = HeldPins::of(record, !is_held, soon);
+            lineages.push(lineage);
+            pins
+        })
+        .collect();
     let pins = pins?;
     let linker = dl::hold(soon)?;
     Some(Held {

@@ -1,7 +1,7 @@
 //! The story of a load, from top to bottom: each step has a guard that undoes it, and guards are
 //! dropped in reverse.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
 use std::ffi::CString;
 use std::mem::{self, ManuallyDrop};
@@ -27,11 +27,13 @@ use crate::footprint::account::{self, Account};
 use crate::footprint::{self, Owner};
 use crate::fork;
 use crate::gate;
+use crate::handover;
 use crate::image::libraries::Libraries;
 use crate::image::{
     Bundle, Code, DEFAULT_MAX_SIZE, Dependency, Facts, Finding, ImageError, Info, Opened, Severity,
     StageLink, Staged, admission, foreign_name, is_name, origin, validate,
 };
+use crate::lineage::{Lineage, Place};
 use crate::lingering::{Lingering, Why};
 use crate::params::Params;
 use crate::pins::Pins;
@@ -40,7 +42,7 @@ use crate::policy::{Action, Matter, Policy};
 use crate::probe::request::Request;
 use crate::process::Process;
 use crate::quiesce;
-use crate::registry::{Claim, canonical, claim_error};
+use crate::registry::{Claim, Leaving, canonical, claim_error};
 use crate::remains;
 use crate::screening;
 use crate::settings::Settings;
@@ -105,33 +107,110 @@ pub(crate) fn load(
             ),
             deadline,
             || {
-                let mut stages = Stages::start();
-                let mut left = None;
-                run(
-                    process,
-                    &opened,
-                    Wanted {
-                        name: name.as_deref(),
-                        permanent,
-                        force,
-                        signature: signature.as_deref(),
-                        accounting,
-                        rules,
-                        policy,
-                        brought: source.brought.as_deref(),
-                    },
-                    params,
-                    deadline,
-                    &mut stages,
-                    &mut left,
-                )
-                .map_err(|error| error.lingering_as(left).plugin(named))
-                .inspect_err(|error| report_failure(process, error, &stages))
+                let wanted = Wanted {
+                    name: name.as_deref(),
+                    permanent,
+                    force,
+                    signature: signature.as_deref(),
+                    accounting,
+                    rules,
+                    policy,
+                    brought: source.brought.as_deref(),
+                    replaces: None,
+                };
+                fly(process, &opened, wanted, params, deadline, named)
             },
         )
     })();
     let result = result.map_err(|error| error.plugin(named));
-    match &result {
+    log(&span, &result);
+    result
+}
+
+/// Loads what `source` names beside `old`, has it take over the state, and puts it in its place:
+/// what became Live, and what it replaced, which is Going.
+///
+/// # Errors
+/// As [`load`]; nothing has changed for `old`.
+pub(crate) fn replace(
+    process: &'static Process,
+    policy: &Policy,
+    old: &Arc<Record>,
+    source: Source,
+    params: &Params,
+    deadline: Deadline,
+) -> Result<(Plugin, Leaving), Error> {
+    let source = source.found(&process.config.directives)?;
+    let described = source.describe();
+    let name = &*old.name;
+    let span =
+        tracing::info_span!(target: "plug::load", "replace", file = described, plugin = name);
+    let _entered = span.enter();
+    let leaving = Cell::new(None);
+    let result = (|| {
+        checkpoint::pass("replace.begin")?;
+        let signature = match (&source.signature, &source.origin) {
+            (None, Origin::Path(path)) => screening::detached(&process.config, path)
+                .map_err(|error| error.at(Stage::Verify))?,
+            _ => source.signature,
+        };
+        let opened = open(source.origin)?;
+        let wanted = Wanted {
+            name: Some(name),
+            permanent: source.permanent,
+            force: source.force,
+            signature: signature.as_deref(),
+            accounting: source.accounting,
+            rules: Rules {
+                nodelete: source.nodelete,
+                unique: source.unique,
+            },
+            policy,
+            brought: source.brought.as_deref(),
+            replaces: Some(Replaced {
+                old,
+                deadline,
+                leaving: &leaving,
+            }),
+        };
+        let patience = Deadline::after(process.config.load_patience);
+        fly(process, &opened, wanted, params, patience, name)
+    })();
+    let result = result.map_err(|error| error.plugin(name));
+    log(&span, &result);
+    let plugin = result?;
+    match leaving.take() {
+        Some(leaving) => Ok((plugin, leaving)),
+        None => Err(Error::new(ErrorKind::Gone, "nothing was replaced").plugin(name)),
+    }
+}
+
+/// A load from what was opened to Live, and what is told of it.
+fn fly(
+    process: &'static Process,
+    opened: &Opened,
+    wanted: Wanted<'_>,
+    params: &Params,
+    deadline: Deadline,
+    named: &str,
+) -> Result<Plugin, Error> {
+    let mut stages = Stages::start();
+    let mut left = None;
+    run(
+        process,
+        opened,
+        wanted,
+        params,
+        deadline,
+        &mut stages,
+        &mut left,
+    )
+    .map_err(|error| error.lingering_as(left).plugin(named))
+    .inspect_err(|error| report_failure(process, error, &stages))
+}
+
+fn log(span: &tracing::Span, result: &Result<Plugin, Error>) {
+    match result {
         Ok(plugin) => {
             span.record("plugin", plugin.name());
             let (generation, stages) = (plugin.generation(), plugin.load_times());
@@ -139,7 +218,6 @@ pub(crate) fn load(
         }
         Err(error) => tracing::warn!(target: "plug::load", %error, "not loaded"),
     }
-    result
 }
 
 fn report_failure(process: &Process, error: &Error, stages: &Stages) {
@@ -179,6 +257,48 @@ struct Wanted<'a> {
     policy: &'a Policy,
     /// The digests that what it brings must have, where they are known before.
     brought: Option<&'a [Digest]>,
+    /// In the place of another version.
+    replaces: Option<Replaced<'a>>,
+}
+
+/// The version whose place a load takes.
+#[derive(Clone, Copy)]
+struct Replaced<'a> {
+    old: &'a Arc<Record>,
+    /// What it has for saving its state.
+    deadline: Deadline,
+    /// Where it goes once it is replaced.
+    leaving: &'a Cell<Option<Leaving>>,
+}
+
+impl Replaced<'_> {
+    /// Hands the state over to `heir`, which can then take the place.
+    fn hand_over(&self, heir: &Arc<Record>, threads: &RefCell<Vec<Ending>>) -> Result<(), Error> {
+        let mut ran = Vec::new();
+        let handed = handover::run(self.old, heir, &mut ran, self.deadline);
+        threads.borrow_mut().append(&mut ran);
+        handed
+    }
+
+    /// Puts `heir` in the place.
+    ///
+    /// # Errors
+    /// What handles were asked for and it has not; [`ErrorKind::Gone`] where there is no place any
+    /// more. Nothing has changed then.
+    fn succeed(&self, process: &Process, heir: &Record) -> Result<(), Error> {
+        checkpoint::pass("replace.switch")?;
+        loop {
+            let objects = self.old.lineage.objects();
+            let places = objects.iter().map(|object| heir.place_of(object));
+            let places: Vec<Place> = places.collect::<Result<_, Error>>()?;
+            // Handles may be asked for meanwhile, and then all of it is looked for again.
+            let leaving = process.registry.succeed(self.old, heir, &places)?;
+            if leaving.is_some() {
+                self.leaving.set(leaving);
+                return Ok(());
+            }
+        }
+    }
 }
 
 fn run(
@@ -293,7 +413,7 @@ fn run(
     checkpoint::pass("load.claim").map_err(|error| error.at(Stage::Claim))?;
     let claim = process
         .registry
-        .claim(&name, deadline)
+        .claim(&name, wanted.replaces.map(|it| it.old.generation), deadline)
         .map_err(|error| claim_error(error, &name))?;
     process.workers.grow(claim.id);
     stages.generation = claim.generation;
@@ -529,10 +649,20 @@ fn land(
     // At the process's end, exits come before the objects that the constructors made.
     process_exit::run_first();
 
+    let replaced = flight.wanted.replaces;
+    if let Some(replaced) = replaced {
+        let handed = replaced.hand_over(&record, &threads);
+        handed.map_err(|error| error.at(Stage::Activate))?;
+    }
     checkpoint::pass("load.activate").map_err(|error| error.at(Stage::Activate))?;
     if process.registry.is_shut_down() {
         let message = "the loader was shut down meanwhile";
         return Err(Error::new(ErrorKind::ShutDown, message).at(Stage::Activate));
+    }
+    if let Some(replaced) = replaced {
+        // Live from here on, and nothing fails any more.
+        let succeeded = replaced.succeed(process, &record);
+        succeeded.map_err(|error| error.at(Stage::Activate))?;
     }
     built.keep();
     announced.keep();
@@ -554,13 +684,17 @@ fn land(
     let times = mem::replace(stages, Stages::start()).into_inner();
     // Set once: the record was made by this load.
     let _first = record.times.set(times);
-    let registry = &process.registry;
-    registry.go_live(record.id, record.generation, || {
-        let times = record.times.get().map(Vec::as_slice);
-        let (plugin, times) = (&record.name, times.unwrap_or_default());
-        let (generation, kind) = (record.generation, EventKind::Live);
+    let times = record.times.get().map(Vec::as_slice).unwrap_or_default();
+    let tell = || {
+        let (plugin, generation) = (&record.name, record.generation);
+        let kind = EventKind::Live;
         process.events.push_timed(plugin, generation, kind, times);
-    });
+    };
+    match replaced {
+        // The switch has made it Live.
+        Some(_) => tell(),
+        None => process.registry.go_live(record.id, record.generation, tell),
+    }
     // Last, so that the search does not take the processor from the load; until then readers scan.
     for index in indexes().filter(|index| !index.is_small()) {
         process.indexer.ask(Arc::clone(index));
@@ -638,6 +772,10 @@ fn describe(
         permanent: permanent(flight).map(Box::from),
         taints: flight.taints,
         source: SourceFile::new(flight.location.clone(), flight.opened.stamp()),
+        lineage: match flight.wanted.replaces {
+            Some(replaced) => Arc::clone(&replaced.old.lineage),
+            None => Arc::new(Lineage::new(claim.generation)),
+        },
     };
     Ok((record, descriptor))
 }

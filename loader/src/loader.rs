@@ -32,6 +32,7 @@ use crate::probe::request::must_be_answered;
 use crate::process::Process;
 use crate::quiesce;
 use crate::reaper::{self, Reaped};
+use crate::replace::{self, Replaced};
 use crate::roots::{self, Root};
 use crate::settlement;
 use crate::snapshot::Snapshot;
@@ -140,6 +141,39 @@ impl Loader {
                 (name.to_owned(), loaded)
             })
             .collect()
+    }
+
+    /// Puts another version in the place of the Live plugin `name`, under calls.
+    ///
+    /// The new version is loaded, checked and initialised beside the old one, by the rules of
+    /// [`Loader::load`] and under the old one's name. If the old one saves state, the new one gets it
+    /// after its `init`, while calls of the old one go on. Then one step leads the name and all
+    /// handles to the new version, [`PluginFn`](crate::PluginFn) and
+    /// [`PluginInterface`](crate::PluginInterface) of this version and of all that it replaced: calls
+    /// in flight end in the old one, calls that begin later run in the new one, none is refused, and
+    /// no thread goes back. The old one is then unloaded; pins hold it as ever. A handle's call costs
+    /// about as much as two once its own version was replaced; ask the new [`Plugin`] for a new one.
+    ///
+    /// `deadline` is for saving the state and for what is inside of the old version. What the host
+    /// vouches for with a function's signature, it vouches for in all versions.
+    ///
+    /// # Errors
+    /// The old version is then as it was: [`ErrorKind::NotFound`], [`ErrorKind::Busy`],
+    /// [`ErrorKind::Permanent`]; all of [`Loader::load`]; [`ErrorKind::HandOver`] where one of the
+    /// two refuses the state; [`ErrorKind::NoSymbol`] and its like where the new version lacks what
+    /// handles were asked for; [`ErrorKind::Gone`] where the old version was unloaded meanwhile;
+    /// [`ErrorKind::SelfDeadlock`] from inside a plugin's code or a read section. After the switch
+    /// nothing fails but the old version's unload: see [`Replaced::former`].
+    pub fn replace(
+        &self,
+        trust: &Trust,
+        name: &str,
+        source: Source,
+        params: &Params,
+        deadline: Deadline,
+    ) -> Result<Replaced, Error> {
+        calls::must_be_outside("replace")?;
+        replace::replace(self.process, trust.policy(), name, source, params, deadline)
     }
 
     /// Makes the running thread a worker named `name` until the value is dropped.

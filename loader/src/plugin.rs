@@ -26,6 +26,7 @@ use crate::footprint::{self, Footprint};
 use crate::image::{Dependency, Edit, Info, Param, StageLink, SymbolRow};
 use crate::image::{prototype, symbols};
 use crate::index::OwnedIndex;
+use crate::lineage::{Bearing, Lineage, Object, Place, Table};
 use crate::pin::PluginPin;
 use crate::pins::Pins;
 use crate::settings::{ParamSetting, Settings};
@@ -76,6 +77,8 @@ pub(crate) struct Record {
     pub(crate) taints: Taints,
     /// The file it was loaded from.
     pub(crate) source: SourceFile,
+    /// The versions that replaced it or that it replaced, and where handles lead.
+    pub(crate) lineage: Arc<Lineage>,
 }
 
 /// One mapped object of a load: the plugin itself, or a private dependency of it.
@@ -252,6 +255,116 @@ impl Record {
             .map_or_else(Box::default, |symbol| {
                 String::from_utf8_lossy(symbol.name).into()
             })
+    }
+}
+
+impl Record {
+    /// Where calls by handles to what is at `address` go.
+    fn place(&self, address: usize) -> Place {
+        Place {
+            id: self.id,
+            word: self.live_word(),
+            address,
+            context: self.context.as_ptr() as usize,
+        }
+    }
+
+    /// Where `object` is in this version.
+    ///
+    /// # Errors
+    /// As [`Plugin::function`] and [`Plugin::interface`].
+    pub(crate) fn place_of(&self, object: &Object) -> Result<Place, Error> {
+        let address = match object {
+            Object::Function { name, expected } => self.function(name, expected)?,
+            Object::Table(table) => self.table(table)?,
+        };
+        Ok(self.place(address))
+    }
+
+    /// The address of the exported function `name`, which is what is `expected` where it is told.
+    fn function(&self, name: &str, expected: &str) -> Result<usize, Error> {
+        let address = self.address(name)?;
+        match self.info.signature(name) {
+            Some(found) if !prototype::agree(expected, &found) => {
+                let message = format!(
+                    "function {name}: expected {expected}, found {found}; rebuild the older of the two"
+                );
+                Err(Error::new(ErrorKind::SignatureMismatch, message).plugin(&self.name))
+            }
+            _ => Ok(address),
+        }
+    }
+
+    /// The address of the exported function `name`.
+    fn address(&self, name: &str) -> Result<usize, Error> {
+        let fail = |kind, message: String| Err(Error::new(kind, message).plugin(&self.name));
+        let Some(symbol) = self.index.view().by_name(name.as_bytes()) else {
+            return fail(ErrorKind::NoSymbol, format!("no exported symbol {name:?}"));
+        };
+        let address = code::run_time(self.bias, symbol.svma);
+        match symbol.kind {
+            SymbolKind::Func => Ok(address),
+            SymbolKind::Ifunc => {
+                // It may be Coming, about to replace another version.
+                let gate = calls::enter_callback(self.id, self.generation, address)
+                    .ok_or_else(|| gone(self))?;
+                // SAFETY: the symbol is an IFUNC of a constructed plugin, which the gate keeps
+                // mapped.
+                let address = unsafe { code::resolve_ifunc(address) };
+                drop(gate);
+                Ok(address)
+            }
+            SymbolKind::Object | SymbolKind::Notype => fail(
+                ErrorKind::NotAFunction,
+                format!("symbol {name:?}: expected a function, found data"),
+            ),
+        }
+    }
+
+    /// The address of the table of an interface or service.
+    fn table(&self, wanted: &Table) -> Result<usize, Error> {
+        let Table {
+            name, major, minor, ..
+        } = *wanted;
+        let word = match wanted.kind {
+            KIND_SERVICE => "service",
+            _ => "interface",
+        };
+        let fail = |kind, message: String| Err(Error::new(kind, message).plugin(&self.name));
+        let mut named = self
+            .interfaces
+            .iter()
+            .filter(|e| e.kind == wanted.kind && e.name == name)
+            .peekable();
+        let Some(first) = named.peek() else {
+            let message = format!("the plugin exports no {word} {name}");
+            return fail(ErrorKind::NoInterface, message);
+        };
+        let found = format!("{}.{} of {} bytes", first.major, first.minor, first.size);
+        let size = wanted.size;
+        let fits = |e: &&Export| e.major == major && e.minor >= minor && e.size as usize >= size;
+        match named.find(fits) {
+            Some(export) if let Some(objection) = self.objection(wanted, export) => {
+                let message = format!("{word} {name}: {objection}");
+                fail(ErrorKind::SignatureMismatch, message)
+            }
+            Some(export) => Ok(export.table),
+            None => {
+                let message = format!(
+                    "{word} {name}: expected {major}.{minor} of {size} bytes, found {found}; \
+                     rebuild the plugin"
+                );
+                fail(ErrorKind::InterfaceVersion, message)
+            }
+        }
+    }
+
+    /// What is wrong with a table whose name, version and size fit, if both sides tell its fields.
+    fn objection(&self, wanted: &Table, export: &Export) -> Option<String> {
+        let expected = wanted.fields.as_deref()?;
+        let found = self.info.table(&export.name, export.major, export.minor)?;
+        let fits = prototype::extends(expected, &found);
+        (!fits).then(|| format!("expected {expected}, found {found}; rebuild the older of the two"))
     }
 }
 
@@ -545,54 +658,25 @@ impl Plugin {
     /// [`ErrorKind::NoSymbol`], [`ErrorKind::NotAFunction`], [`ErrorKind::SignatureMismatch`];
     /// [`ErrorKind::Gone`] when the plugin is not Live.
     pub fn function<F: Signature>(&self, name: &str) -> Result<PluginFn<F>, Error> {
-        self.exported(name, self.record.info.signature(name))
-    }
-
-    /// The exported function `name`, compared with what it was `told` to be.
-    fn exported<F: Signature>(
-        &self,
-        name: &str,
-        told: Option<String>,
-    ) -> Result<PluginFn<F>, Error> {
         let record = &*self.record;
-        let fail = |kind, message: String| Err(Error::new(kind, message).plugin(&record.name));
-        let Some(symbol) = record.index.view().by_name(name.as_bytes()) else {
-            return fail(ErrorKind::NoSymbol, format!("no exported symbol {name:?}"));
+        let object = Object::Function {
+            name: name.into(),
+            expected: F::text().into(),
         };
-        if !matches!(symbol.kind, SymbolKind::Func | SymbolKind::Ifunc) {
-            let message = format!("symbol {name:?}: expected a function, found data");
-            return fail(ErrorKind::NotAFunction, message);
-        }
-        if let Some(found) = &told {
-            let expected = F::text();
-            if !prototype::agree(&expected, found) {
-                return fail(
-                    ErrorKind::SignatureMismatch,
-                    format!(
-                        "function {name}: expected {expected}, found {found}; rebuild the older of the two"
-                    ),
-                );
-            }
-        }
-        let mut address = code::run_time(record.bias, symbol.svma);
-        match symbol.kind {
-            SymbolKind::Func | SymbolKind::Object | SymbolKind::Notype => {}
-            SymbolKind::Ifunc => {
-                let gate = calls::enter(None, record.id, By::Word(record.live_word()), address)
-                    .map_err(|_| gone(record))?;
-                // SAFETY: the symbol is an IFUNC of a Live plugin, which the gate keeps mapped.
-                address = unsafe { code::resolve_ifunc(address) };
-                drop(gate);
-            }
-        }
+        let place = record.place_of(&object)?;
         if self.state() != State::Live {
             return Err(gone(record));
         }
+        let bearing = record
+            .lineage
+            .bearing(record.generation, object, place)
+            .ok_or_else(|| gone(record))?;
         Ok(PluginFn {
-            address,
-            word: record.live_word(),
-            id: record.id,
-            compared: told.is_some(),
+            address: place.address,
+            word: place.word,
+            id: place.id,
+            bearing,
+            compared: record.info.signature(name).is_some(),
             _signature: PhantomData,
         })
     }
@@ -600,13 +684,15 @@ impl Plugin {
     /// Calls the exported function `name`, which its author documents as taking nothing, and drops
     /// what it returns in a register. Only in a probe.
     pub(crate) fn call_plain(&self, name: &str) -> Result<(), CallError> {
-        // Not compared: what it returns is left unread.
-        let Ok(function) = self.exported::<unsafe extern "C" fn()>(name, None) else {
+        let record = &*self.record;
+        let Ok(address) = record.address(name) else {
             return Err(CallError::Gone);
         };
-        // SAFETY: the host vouched for the file through Trust, and with it for what its metadata
-        // says; a caller may leave a returned number unread.
-        unsafe { function.call(()) }
+        let gate = calls::enter(None, record.id, By::Word(record.live_word()), address)?;
+        // SAFETY: the gate keeps the plugin mapped. The host vouched for the file through Trust, and
+        // with it for what its metadata says; a caller may leave a returned number unread.
+        unsafe { <unsafe extern "C" fn()>::invoke(address, ()) };
+        gate.finish()
     }
 
     /// The signature of its exported function `name`, with the layouts of the structs in it, as
@@ -623,7 +709,7 @@ impl Plugin {
     /// [`ErrorKind::NoInterface`], [`ErrorKind::InterfaceVersion`], [`ErrorKind::SignatureMismatch`];
     /// [`ErrorKind::Gone`] when the plugin is not Live.
     pub fn interface<T: Interface>(&self) -> Result<PluginInterface<T>, Error> {
-        self.table(KIND_INTERFACE, "interface")
+        self.table(KIND_INTERFACE)
     }
 
     /// The service `T` of the plugin; as [`Plugin::interface`].
@@ -631,53 +717,34 @@ impl Plugin {
     /// # Errors
     /// As [`Plugin::interface`].
     pub fn service<T: Interface>(&self) -> Result<PluginInterface<T>, Error> {
-        self.table(KIND_SERVICE, "service")
+        self.table(KIND_SERVICE)
     }
 
-    fn table<T: Interface>(&self, kind: u32, word: &str) -> Result<PluginInterface<T>, Error> {
+    fn table<T: Interface>(&self, kind: u32) -> Result<PluginInterface<T>, Error> {
         let record = &*self.record;
         if self.state() != State::Live {
             return Err(gone(record));
         }
-        let mut named = record
-            .interfaces
-            .iter()
-            .filter(|e| e.kind == kind && e.name == T::NAME)
-            .peekable();
-        let Some(first) = named.peek() else {
-            return Err(Error::new(
-                ErrorKind::NoInterface,
-                format!("the plugin exports no {word} {}", T::NAME),
-            )
-            .plugin(&record.name));
-        };
-        let found = format!("{}.{} of {} bytes", first.major, first.minor, first.size);
-        let fits = |e: &&Export| {
-            e.major == T::MAJOR && e.minor >= T::MINOR && e.size as usize >= size_of::<T>()
-        };
-        match named.find(fits) {
-            Some(export) if let Some(objection) = objection::<T>(record, export) => {
-                let message = format!("{word} {}: {objection}", T::NAME);
-                Err(Error::new(ErrorKind::SignatureMismatch, message).plugin(&record.name))
-            }
-            Some(export) => Ok(PluginInterface {
-                table: export.table as *const T,
-                context: record.context.as_ptr(),
-                word: record.live_word(),
-                id: record.id,
-            }),
-            None => Err(Error::new(
-                ErrorKind::InterfaceVersion,
-                format!(
-                    "{word} {}: expected {}.{} of {} bytes, found {found}; rebuild the plugin",
-                    T::NAME,
-                    T::MAJOR,
-                    T::MINOR,
-                    size_of::<T>()
-                ),
-            )
-            .plugin(&record.name)),
-        }
+        let object = Object::Table(Table {
+            kind,
+            name: T::NAME,
+            major: T::MAJOR,
+            minor: T::MINOR,
+            size: size_of::<T>(),
+            fields: T::LAYOUT.map(|layout| portable::layout(layout).into()),
+        });
+        let place = record.place_of(&object)?;
+        let bearing = record
+            .lineage
+            .bearing(record.generation, object, place)
+            .ok_or_else(|| gone(record))?;
+        Ok(PluginInterface {
+            table: place.address as *const T,
+            context: record.context.as_ptr(),
+            word: place.word,
+            id: place.id,
+            bearing,
+        })
     }
 
     /// A promise that the plugin stays until the pin is dropped; an unload waits for it, and tells
@@ -691,16 +758,6 @@ impl Plugin {
     pub fn pin(&self) -> Result<PluginPin, Error> {
         PluginPin::take(&self.record, Location::caller()).ok_or_else(|| gone(&self.record))
     }
-}
-
-/// What is wrong with a table whose name, version and size fit, if both sides tell its fields.
-fn objection<T: Interface>(record: &Record, export: &Export) -> Option<String> {
-    let expected = portable::layout(T::LAYOUT?);
-    let found = record
-        .info
-        .table(&export.name, export.major, export.minor)?;
-    let fits = prototype::extends(&expected, &found);
-    (!fits).then(|| format!("expected {expected}, found {found}; rebuild the older of the two"))
 }
 
 /// The original's bytes, made from the staged copy's.
@@ -741,12 +798,15 @@ fn gone(record: &Record) -> Error {
 }
 
 /// An exported function. `Copy`; keeps nothing alive; every call passes a gate that compares the
-/// generation, so that a stale handle never reaches a successor's code.
+/// generation, so that a stale handle never reaches the code of another plugin in its place. Where its
+/// plugin was [replaced](crate::Loader::replace), it leads to the version in force.
 pub struct PluginFn<F> {
     address: usize,
     word: u64,
     id: u32,
     compared: bool,
+    /// Where calls go that the version refuses; nothing that others look at.
+    bearing: Bearing,
     _signature: PhantomData<F>,
 }
 
@@ -789,12 +849,16 @@ impl<F: Signature> PluginFn<F> {
     /// - The function has the signature `F` and the arguments are what it asks for.
     #[inline]
     pub unsafe fn call_on(&self, worker: &Worker, args: F::Args) -> Result<F::Output, CallError> {
-        let gate = calls::enter(
+        let entered = calls::enter(
             Some(worker.gate()),
             self.id,
             By::Word(self.word),
             self.address,
-        )?;
+        );
+        let Ok(gate) = entered else {
+            // SAFETY: passed on to our caller.
+            return unsafe { self.call_successor(Some(worker), args) };
+        };
         // SAFETY: the gate keeps the plugin mapped; the caller vouches for the signature.
         let output = unsafe { F::invoke(self.address, args) };
         gate.finish()?;
@@ -813,20 +877,44 @@ impl<F: Signature> PluginFn<F> {
     /// As [`PluginFn::call_on`].
     #[inline]
     pub unsafe fn call(&self, args: F::Args) -> Result<F::Output, CallError> {
-        let gate = calls::enter(None, self.id, By::Word(self.word), self.address)?;
+        let Ok(gate) = calls::enter(None, self.id, By::Word(self.word), self.address) else {
+            // SAFETY: passed on to our caller.
+            return unsafe { self.call_successor(None, args) };
+        };
         // SAFETY: as in call_on().
         let output = unsafe { F::invoke(self.address, args) };
         gate.finish()?;
         Ok(output)
     }
+
+    /// Calls it in the version that replaced the handle's.
+    ///
+    /// # Safety
+    /// As [`PluginFn::call_on`].
+    #[cold]
+    #[inline(never)]
+    unsafe fn call_successor(
+        &self,
+        worker: Option<&Worker>,
+        args: F::Args,
+    ) -> Result<F::Output, CallError> {
+        let (gate, place) = self.bearing.enter(worker.map(Worker::gate))?;
+        // SAFETY: the gate keeps the successor mapped, which has this function there; the caller
+        // vouches for the signature, which a replace does not change.
+        let output = unsafe { F::invoke(place.address, args) };
+        gate.finish()?;
+        Ok(output)
+    }
 }
 
-/// A plugin's table of functions. `Copy`; keeps nothing alive.
+/// A plugin's table of functions. `Copy`; keeps nothing alive. Follows a
+/// [replace](crate::Loader::replace), as [`PluginFn`] does.
 pub struct PluginInterface<T> {
     table: *const T,
     context: *const HostContext,
     pub(crate) word: u64,
     pub(crate) id: u32,
+    bearing: Bearing,
 }
 
 // SAFETY: the pointers are only followed inside a gate or under a pin, on any thread; the table
@@ -897,10 +985,32 @@ impl<T: Interface> PluginInterface<T> {
         by: By,
         call: impl FnOnce(&T, *const HostContext) -> R,
     ) -> Result<R, CallError> {
-        let gate = calls::enter(worker.map(Worker::gate), self.id, by, self.table as usize)?;
+        let row = worker.map(Worker::gate);
+        let Ok(gate) = calls::enter(row, self.id, by, self.table as usize) else {
+            // SAFETY: passed on to our caller.
+            return unsafe { self.enter_successor(worker, call) };
+        };
         // SAFETY: the gate, or the pin behind `by`, keeps the plugin and with it the table mapped.
         let table = unsafe { &*self.table };
         let output = call(table, self.context);
+        gate.finish()?;
+        Ok(output)
+    }
+    /// Runs `call` inside the gate of the version that replaced the handle's.
+    ///
+    /// # Safety
+    /// As [`PluginInterface::call_raw_on`].
+    #[cold]
+    #[inline(never)]
+    unsafe fn enter_successor<R>(
+        &self,
+        worker: Option<&Worker>,
+        call: impl FnOnce(&T, *const HostContext) -> R,
+    ) -> Result<R, CallError> {
+        let (gate, place) = self.bearing.enter(worker.map(Worker::gate))?;
+        // SAFETY: the gate keeps the successor mapped, whose table of this interface is there.
+        let table = unsafe { &*(place.address as *const T) };
+        let output = call(table, place.context as *const HostContext);
         gate.finish()?;
         Ok(output)
     }

@@ -15,6 +15,7 @@ use crate::checkpoint;
 use crate::deadline::{Deadline, lock_until};
 use crate::error::{Error, ErrorKind, Stage};
 use crate::index::OwnedIndex;
+use crate::lineage::Place;
 use crate::plugin::{Loaded, Record};
 use crate::retired::Retired;
 use crate::snapshot::Snapshot;
@@ -64,12 +65,24 @@ unsafe impl Send for Rows {}
 #[derive(Debug)]
 pub(crate) struct Entry {
     canonical: Box<str>,
+    standing: Standing,
     id: u32,
     pub(crate) generation: u64,
     /// Set when the plugin is described; handles share it.
     record: Option<Arc<Record>>,
     /// What an unload takes; present from Live on.
     loaded: Option<Loaded>,
+}
+
+/// Whom a name means, of several versions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Standing {
+    /// This one.
+    Named,
+    /// Another one, which this one is about to replace.
+    Heir,
+    /// Another one, which has replaced this one.
+    Former,
 }
 
 /// A reserved name with its slot and generation, given back when dropped unless kept.
@@ -133,9 +146,16 @@ impl Registry {
     /// busy at once, and one that is Coming is waited for and then refuses either way, so that a
     /// storm of loads does not become a queue of loads.
     ///
+    /// One that is to replace the load `beside` finds that Live, and stands beside it.
+    ///
     /// # Source
     /// `module_patient_check_exists` in kernel/module/main.c.
-    pub(crate) fn claim(&'static self, name: &str, deadline: Deadline) -> Result<Claim, Error> {
+    pub(crate) fn claim(
+        &'static self,
+        name: &str,
+        beside: Option<u64>,
+        deadline: Deadline,
+    ) -> Result<Claim, Error> {
         let canonical = canonical(name);
         let mut writer = self.lock();
         let mut waited_for = None;
@@ -143,11 +163,16 @@ impl Registry {
             if writer.shut_down {
                 return Err(Error::new(ErrorKind::ShutDown, "the loader was shut down"));
             }
+            if beside.is_some() && writer.heir(&canonical).is_some() {
+                let message = "it is being replaced; try again when that is done";
+                return Err(Error::new(ErrorKind::Busy, message));
+            }
             let Some(entry) = writer.find(&canonical) else {
                 break;
             };
             let word = state::word(entry.id);
             match word.state() {
+                State::Live if Some(entry.generation) == beside => break,
                 State::Live => {
                     return Err(Error::new(
                         ErrorKind::AlreadyLoaded,
@@ -193,6 +218,10 @@ impl Registry {
         writer.next_generation += 1;
         writer.entries.push(Entry {
             canonical,
+            standing: match beside {
+                None => Standing::Named,
+                Some(_) => Standing::Heir,
+            },
             id,
             generation,
             record: None,
@@ -339,11 +368,7 @@ impl Registry {
     pub(crate) fn take(&self, name: &str, generation: Option<u64>) -> Result<Leaving, Error> {
         let canonical = canonical(name);
         let mut writer = self.lock();
-        let Some(entry) = writer
-            .entries
-            .iter_mut()
-            .find(|entry| entry.canonical == canonical)
-        else {
+        let Some(entry) = writer.entries.iter_mut().find(|entry| entry.is(&canonical)) else {
             let zombie = writer
                 .zombies
                 .iter()
@@ -388,6 +413,52 @@ impl Registry {
         drop(writer);
         self.changed.notify_all();
         Ok(Leaving { loaded })
+    }
+
+    /// Puts `heir` in the place of `old` in one step: its name and all handles lead there, and calls
+    /// that `old` refuses from here on find it. None, and nothing is done, where `places` are not all
+    /// that handles were asked for by now.
+    ///
+    /// # Errors
+    /// As [`Registry::take`]; nothing is done.
+    pub(crate) fn succeed(
+        &self,
+        old: &Record,
+        heir: &Record,
+        places: &[Place],
+    ) -> Result<Option<Leaving>, Error> {
+        let mut writer = self.lock();
+        if writer.shut_down {
+            let message = "the loader was shut down meanwhile";
+            return Err(Error::new(ErrorKind::ShutDown, message));
+        }
+        let left = || {
+            let message = "the version to be replaced is not Live any more";
+            Error::new(ErrorKind::Gone, message)
+        };
+        let mut entries = writer.entries.iter_mut();
+        let entry = entries
+            .find(|entry| entry.generation == old.generation)
+            .ok_or_else(left)?;
+        if state::word(old.id).0 != old.live_word() || entry.loaded.is_none() {
+            return Err(left());
+        }
+        // Live, and reached by nobody before the other one refuses.
+        set(heir.id, heir.generation, State::Live);
+        let close = || set(old.id, old.generation, State::Going);
+        if !old.lineage.switch(heir.generation, places, close) {
+            set(heir.id, heir.generation, State::Coming);
+            return Ok(None);
+        }
+        entry.standing = Standing::Former;
+        let loaded = entry.loaded.take();
+        let mut entries = writer.entries.iter_mut();
+        if let Some(entry) = entries.find(|entry| entry.generation == heir.generation) {
+            entry.standing = Standing::Named;
+        }
+        drop(writer);
+        self.changed.notify_all();
+        Ok(loaded.map(|loaded| Leaving { loaded }))
     }
 
     /// Puts a plugin back that could not leave: it is Live again.
@@ -471,6 +542,7 @@ impl Registry {
             .entries
             .iter()
             .rev()
+            .filter(|entry| entry.standing == Standing::Named)
             .map(|entry| entry.canonical.clone())
             .collect()
     }
@@ -579,9 +651,21 @@ impl Writer {
     }
 
     fn find(&self, canonical: &str) -> Option<&Entry> {
+        self.entries.iter().find(|entry| entry.is(canonical))
+    }
+
+    /// What is about to replace the plugin of this name.
+    fn heir(&self, canonical: &str) -> Option<&Entry> {
         self.entries
             .iter()
-            .find(|entry| &*entry.canonical == canonical)
+            .find(|entry| entry.standing == Standing::Heir && &*entry.canonical == canonical)
+    }
+}
+
+impl Entry {
+    /// Whether this is the one that a name means.
+    fn is(&self, canonical: &str) -> bool {
+        self.standing == Standing::Named && &*self.canonical == canonical
     }
 }
 

@@ -54,12 +54,17 @@ pub(crate) fn begin(
             None => error,
         })
         .map_err(|error| error.at(Stage::Going).plugin(name))?;
+    note_going(process, &leaving);
+    Ok(leaving)
+}
+
+/// Tells that a plugin was taken.
+pub(crate) fn note_going(process: &'static Process, leaving: &Leaving) {
     let record = leaving.record();
     process
         .events
         .push(&record.name, record.generation, EventKind::Going);
     checkpoint::note("unload.going");
-    Ok(leaving)
 }
 
 /// A refusal because the plugin was closed before, with what holds it at this moment.
@@ -606,6 +611,11 @@ pub(crate) fn close_late(process: &'static Process) {
             }
         }
     }
+}
+
+/// Keeps a plugin that nobody can prove empty, and that may not come back either.
+pub(crate) fn give_up(process: &'static Process, leaving: Leaving, why: &str) -> Unloaded {
+    bury(process, leaving.loaded, why.to_owned().into(), None)
 }
 
 /// Keeps what cannot leave. One that is kept until something happens is closed then.

@@ -34,6 +34,7 @@ const UNSAFE: &[&str] = &[
     "footprint/stacks",
     "footprint/timers",
     "fork",
+    "handover",
     "index",
     "lend",
     "load",

@@ -456,6 +456,7 @@ fn kind(kind: ErrorKind) -> &'static str {
         ErrorKind::TooManyPlugins => "too_many_plugins",
         ErrorKind::Map => "map",
         ErrorKind::InitFailed => "init_failed",
+        ErrorKind::HandOver => "hand_over",
         ErrorKind::Thread => "thread",
         ErrorKind::Control => "control",
         ErrorKind::NoSymbol => "no_symbol",

@@ -166,6 +166,54 @@ pub(crate) unsafe fn set_param(setter: usize, context: *const HostContext, value
     unsafe { setter(context, Str::new(value)) }
 }
 
+/// The state that a plugin hands over: its version and bytes; none where it gave none. The status
+/// is 0 where it agreed.
+///
+/// # Safety
+/// - `save` is the function of that name in a mapped plugin whose `init` ran, and stays so during
+///   the call; `context` is the plugin's.
+pub(crate) unsafe fn save(
+    save: usize,
+    context: *const HostContext,
+) -> (i32, Option<(u32, Vec<u8>)>) {
+    type Put = unsafe extern "C" fn(*mut c_void, u32, *const u8, usize);
+    type Save = unsafe extern "C-unwind" fn(*const HostContext, Put, *mut c_void) -> i32;
+    unsafe extern "C" fn put(to: *mut c_void, version: u32, bytes: *const u8, len: usize) {
+        // SAFETY: the plugin hands back what it was given below.
+        let kept = unsafe { &mut *to.cast::<Option<(u32, Vec<u8>)>>() };
+        let copy = match len {
+            0 => Vec::new(),
+            // SAFETY: the plugin lends so many bytes for the call.
+            _ => unsafe { std::slice::from_raw_parts(bytes, len) }.to_vec(),
+        };
+        *kept = Some((version, copy));
+    }
+    // SAFETY: the caller vouches for the address.
+    let save: Save = unsafe { std::mem::transmute(save as *const c_void) };
+    let mut kept: Option<(u32, Vec<u8>)> = None;
+    // SAFETY: as above; `kept` outlives the call.
+    let status = unsafe { save(context, put, (&raw mut kept).cast()) };
+    (status, kept)
+}
+
+/// Gives a plugin the state that another version handed over; its status, 0 where it took it.
+///
+/// # Safety
+/// - `restore` is the function of that name in a mapped plugin whose `init` ran, and stays so during
+///   the call; `context` is the plugin's.
+pub(crate) unsafe fn restore(
+    restore: usize,
+    context: *const HostContext,
+    version: u32,
+    state: &[u8],
+) -> i32 {
+    type Restore = unsafe extern "C-unwind" fn(*const HostContext, u32, *const u8, usize) -> i32;
+    // SAFETY: the caller vouches for the address.
+    let restore: Restore = unsafe { std::mem::transmute(restore as *const c_void) };
+    // SAFETY: as above; the bytes are lent for the call.
+    unsafe { restore(context, version, state.as_ptr(), state.len()) }
+}
+
 /// The bytes of a mapped plugin at a run-time address.
 ///
 /// # Safety

@@ -1,0 +1,59 @@
+//! One version of a plugin in the place of another one, under calls.
+
+#![forbid(unsafe_code)]
+
+use std::sync::Arc;
+
+use plug_readside::state::{self, State};
+
+use crate::deadline::Deadline;
+use crate::departure::Departure;
+use crate::error::{Error, ErrorKind, Stage};
+use crate::fork;
+use crate::load;
+use crate::params::Params;
+use crate::plugin::Plugin;
+use crate::policy::Policy;
+use crate::process::Process;
+use crate::trust::Source;
+use crate::verdict::Unloaded;
+
+/// What a replace did.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Replaced {
+    /// The new version, which all handles lead to.
+    pub plugin: Plugin,
+    /// What became of the old one; [`ErrorKind::Deadline`], with the holders, of one that is still
+    /// in use: it leaves by itself.
+    pub former: Result<Unloaded, Error>,
+}
+
+/// See [`Loader::replace`](crate::Loader::replace).
+pub(crate) fn replace(
+    process: &'static Process,
+    policy: &Policy,
+    name: &str,
+    source: Source,
+    params: &Params,
+    deadline: Deadline,
+) -> Result<Replaced, Error> {
+    let of = |error: Error| error.at(Stage::Claim).plugin(name);
+    fork::settle(process).map_err(of)?;
+    let found = process.registry.record(name);
+    let missing = || Error::new(ErrorKind::NotFound, "no plugin of this name");
+    let old = found.ok_or_else(missing).map_err(of)?;
+    if let Some(reason) = &old.permanent {
+        let message = format!("it is permanent: {reason}; it stays until the process ends");
+        return Err(of(Error::new(ErrorKind::Permanent, message)));
+    }
+    let now = state::word(old.id).state();
+    if now != State::Live {
+        let message = format!("the plugin is {}, not Live", now.name());
+        return Err(of(Error::new(ErrorKind::Busy, message)));
+    }
+    let (plugin, leaving) = load::replace(process, policy, &old, source, params, deadline)?;
+    drop::<Arc<_>>(old);
+    let former = Departure::of_replaced(process, leaving).wait_replaced(deadline);
+    Ok(Replaced { plugin, former })
+}
