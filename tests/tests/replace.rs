@@ -7,13 +7,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use plug_filter::FilterV1;
 use plug_loader::checkpoint::{POINTS, REPLACE_POINTS, Verdict, set_hook};
 use plug_loader::{
     CallError, Error, ErrorKind, Params, Plugin, PluginFn, Replaced, Source, State, SymbolReader,
     Unloaded,
 };
 use plug_tests::child::isolated_for;
-use plug_tests::host::{Host, seconds};
+use plug_tests::host::{Host, seconds, useful};
 use plug_tests::isolated;
 use plug_tests::standalone::{Scratch, c_plugin, cpp_plugin, rust_plugin};
 use plug_tests::storm::{self, Storm};
@@ -460,5 +461,43 @@ fn replaces_under_a_storm_lose_no_call_of_a_cpp_plugin() {
     let name = "replaces_under_a_storm_lose_no_call_of_a_cpp_plugin";
     isolated_for(Duration::from_secs(3600), name, || {
         replaces_under_a_storm(cpp)
+    });
+}
+
+#[test]
+fn interfaces_follow_and_a_version_without_one_is_refused() {
+    isolated!({
+        let (host, scratch) = (Host::new(), Scratch::new("replace"));
+        let source = Source::path(useful("checksum")).named("codec");
+        let old = host.loader.load(&host.trust, source, &Params::new());
+        let old = old.expect("loads");
+        let filter = old.interface::<FilterV1>().expect("a filter");
+        // SAFETY: nothing is called.
+        let create =
+            || unsafe { filter.call_raw(|table, _| table.create as usize) }.expect("lives");
+        let is_of = |plugin: &Plugin| {
+            let (start, end) = plugin.range();
+            (start..end).contains(&create())
+        };
+        assert!(is_of(&old));
+        let by = |file: PathBuf| {
+            let source = Source::path(file);
+            let params = Params::new();
+            host.loader
+                .replace(&host.trust, "codec", source, &params, seconds(20))
+        };
+        let refused = by(c(&scratch)).expect_err("no filter");
+        assert_eq!(refused.kind(), ErrorKind::NoInterface, "{refused}");
+        assert!(is_of(&old));
+        for file in ["base64", "wordcount", "checksum"] {
+            let replaced = by(useful(file)).expect("replaced");
+            assert!(is_of(&replaced.plugin), "{file}");
+            let former = &replaced.former;
+            assert!(matches!(former, Ok(Unloaded::Gone(_))), "{former:?}");
+        }
+        host.unload("codec");
+        // SAFETY: as above.
+        let gone = unsafe { filter.call_raw(|_, _| ()) };
+        assert_eq!(gone, Err(CallError::Gone));
     });
 }
