@@ -4,6 +4,7 @@
 //! registers nothing anywhere.
 
 use std::cell::Cell;
+use std::mem::ManuallyDrop;
 use std::sync::atomic::{AtomicUsize, Ordering, compiler_fence};
 
 use plug_readside::gate::{self, Count, GateRow, Raised};
@@ -31,8 +32,41 @@ struct ThreadCalls {
     shared: [Cell<u32>; SHARED],
     /// How many such calls there are, also beyond the room above.
     n_shared: Cell<usize>,
-    /// Message of the call in progress that failed: an owned `Box<Box<str>>`, or null.
-    raised: Cell<*mut Box<str>>,
+    /// Why the call in progress fails: an owned box, or null.
+    raised: Cell<*mut Message>,
+}
+
+/// Why a call fails.
+struct Message {
+    text: Box<str>,
+    /// Whether a function that a plugin imports raised it, so that the plugin may take it.
+    imported: bool,
+    /// What the call failed for before: what counts where this is taken.
+    before: Aside,
+}
+
+/// A message that is put aside, or none.
+struct Aside(*mut Message);
+
+impl Drop for Aside {
+    fn drop(&mut self) {
+        if !self.0.is_null() {
+            // SAFETY: made by Message::keep(), and owned by nobody else.
+            drop(unsafe { Box::from_raw(self.0) });
+        }
+    }
+}
+
+impl Aside {
+    fn into_raw(self) -> *mut Message {
+        ManuallyDrop::new(self).0
+    }
+}
+
+impl Message {
+    fn keep(self) -> *mut Self {
+        Box::into_raw(Box::new(self))
+    }
 }
 
 /// Stands for a call that the loader makes itself; no function is there.
@@ -144,29 +178,113 @@ fn within<R>(address: usize, job: impl FnOnce() -> R) -> R {
 pub(crate) fn raise(message: Box<str>) {
     THREAD.with(|thread| {
         if thread.inside.load(Ordering::Relaxed) != 0 {
-            let old = thread.raised.replace(Box::into_raw(Box::new(message)));
-            drop_raised(old);
+            let message = Message {
+                text: message,
+                imported: false,
+                before: Aside(std::ptr::null_mut()),
+            };
+            // The last one counts.
+            drop(Aside(thread.raised.replace(message.keep())));
         }
     });
 }
 
 /// Takes the message that the call in progress left, if any.
 pub(crate) fn take_raised() -> Option<Box<str>> {
+    let raised = THREAD.with(|thread| Aside(thread.raised.replace(std::ptr::null_mut())));
+    if raised.0.is_null() {
+        return None;
+    }
+    // SAFETY: made by Message::keep() and taken out just now.
+    let message = unsafe { Box::from_raw(raised.into_raw()) };
+    Some(message.text)
+}
+
+/// Takes the message of the last imported function that failed, if nothing was raised since: what
+/// the call failed for before counts again.
+pub(crate) fn take_imported() -> Option<Box<str>> {
     THREAD.with(|thread| {
-        let raised = thread.raised.replace(std::ptr::null_mut());
-        if raised.is_null() {
+        let raised = thread.raised.get();
+        // SAFETY: null, or made by Message::keep() and owned by this thread.
+        if !unsafe { raised.as_ref() }?.imported {
             return None;
         }
-        // SAFETY: made by Box::into_raw in raise() on this thread and taken out just now.
-        Some(*unsafe { Box::from_raw(raised) })
+        // SAFETY: as above, and taken out below.
+        let Message { text, before, .. } = *unsafe { Box::from_raw(raised) };
+        thread.raised.set(before.into_raw());
+        Some(text)
     })
 }
 
-fn drop_raised(raised: *mut Box<str>) {
-    if !raised.is_null() {
-        // SAFETY: made by Box::into_raw in raise() and taken out of the cell by the caller.
-        drop(unsafe { Box::from_raw(raised) });
+/// Fails the call in progress for `text`, because an imported function was refused.
+pub(crate) fn refuse_imported(text: Box<str>) {
+    THREAD.with(|thread| {
+        let mut before = Aside(thread.raised.get());
+        // SAFETY: null, or made by Message::keep() and owned by this thread.
+        if let Some(message) = unsafe { before.0.as_mut() }
+            && message.imported
+        {
+            // Nobody has taken it, and the last one counts.
+            before = Aside(std::mem::replace(
+                &mut message.before.0,
+                std::ptr::null_mut(),
+            ));
+            drop(Aside(thread.raised.get()));
+        }
+        let message = Message {
+            text,
+            imported: true,
+            before,
+        };
+        thread.raised.set(message.keep());
+    });
+}
+
+/// A call of an imported function: where the thread is inside of, and what its own call has failed
+/// for before.
+pub(crate) struct Imported {
+    entered: Entered<'static>,
+    before: Aside,
+}
+
+impl Imported {
+    #[inline]
+    pub(crate) fn of(entered: Entered<'static>) -> Self {
+        let before = THREAD.with(|thread| {
+            let raised = thread.raised.get();
+            if !raised.is_null() {
+                thread.raised.set(std::ptr::null_mut());
+            }
+            Aside(raised)
+        });
+        Self { entered, before }
     }
+
+    /// Leaves; whether the function raised nothing. Else its message is to be taken.
+    #[inline]
+    pub(crate) fn finish(self) -> bool {
+        let Self { entered, before } = self;
+        drop(entered);
+        let fine = THREAD.with(|thread| thread.raised.get().is_null());
+        if !fine || !before.0.is_null() {
+            return settle_imported(before);
+        }
+        // Nothing is in it.
+        let _none = ManuallyDrop::new(before);
+        true
+    }
+}
+
+/// Puts back what was put aside, below what an imported function has raised.
+#[cold]
+fn settle_imported(before: Aside) -> bool {
+    let raised = take_raised();
+    THREAD.with(|thread| thread.raised.set(before.into_raw()));
+    let is_fine = raised.is_none();
+    if let Some(text) = raised {
+        refuse_imported(text);
+    }
+    is_fine
 }
 
 /// Proof that the running thread counts as inside one plugin; leaves it when dropped.

@@ -108,6 +108,8 @@ fn construct(
     checkpoint::pass("load.constructors").map_err(|error| error.at(Stage::Constructors))?;
     let constructed = began.elapsed();
     witness::ended(Stage::Constructors);
+    checkpoint::pass("load.bind").map_err(|error| error.at(Stage::Bind))?;
+    bind(record).map_err(|error| error.at(Stage::Bind))?;
     checkpoint::pass("load.init").map_err(|error| error.at(Stage::Init))?;
     if let Some(init) = init {
         let _phase = phase::enter(thread_pointer(), record.generation, Phase::Init);
@@ -123,6 +125,26 @@ fn construct(
         }
     }
     Ok(constructed)
+}
+
+/// Leads the plugin's imports to the functions of the other plugins.
+///
+/// # Errors
+/// [`ErrorKind::Unbound`] where it called one before.
+fn bind(record: &Record) -> Result<(), Error> {
+    for binding in &record.imports {
+        binding.open();
+    }
+    let Some(early) = record.imports.iter().find(|binding| binding.was_early()) else {
+        return Ok(());
+    };
+    // The message of the call that was refused, if it is still there.
+    let _untaken = calls::take_raised();
+    let message = format!(
+        "a constructor called {}, which is bound after the constructors; call it in init or later",
+        early.import()
+    );
+    Err(Error::new(ErrorKind::Unbound, message))
 }
 
 /// Tells the plugin its parameters, which it may refuse.

@@ -32,6 +32,8 @@ pub enum Stage {
     Probe,
     /// The name is reserved.
     Claim,
+    /// The plugins that it imports functions of are found, and kept.
+    Imports,
     /// The private copy is edited and sealed.
     Rewrite,
     /// The copy gets its never-reused name.
@@ -46,6 +48,8 @@ pub enum Stage {
     Publish,
     /// Its constructors run.
     Constructors,
+    /// Its imports lead to the functions of the other plugins.
+    Bind,
     /// Its `init` runs.
     Init,
     /// It becomes Live.
@@ -80,12 +84,14 @@ impl fmt::Display for Stage {
             Self::Symbols => "symbols",
             Self::Needed => "needed",
             Self::Claim => "claim",
+            Self::Imports => "imports",
             Self::Rewrite => "rewrite",
             Self::Link => "link",
             Self::Map => "map",
             Self::Describe => "describe",
             Self::Publish => "publish",
             Self::Constructors => "constructors",
+            Self::Bind => "bind",
             Self::Init => "init",
             Self::Activate => "activate",
             Self::Going => "going",
@@ -146,6 +152,16 @@ pub enum ErrorKind {
     NotFound,
     /// The directives tell no file for this name.
     NoFile,
+    /// A plugin that another one imports functions of is not there, or its load failed.
+    NoProvider,
+    /// A plugin that another one imports functions of has a version that will not do.
+    ProviderVersion,
+    /// Plugins would import functions of each other in a circle.
+    Cycle,
+    /// Other plugins import its functions.
+    InUse,
+    /// An imported function was called before `init`.
+    Unbound,
     /// Every slot is in use.
     TooManyPlugins,
     /// ld.so refused the file.
@@ -465,6 +481,12 @@ impl Error {
     /// It is about a part of the plugin, which is named before the message.
     pub(crate) fn about(self, part: &str) -> Self {
         self.with(|inner| inner.message = format!("{part}: {}", inner.message).into())
+    }
+
+    /// The message alone.
+    pub(crate) fn said(&self) -> Box<str> {
+        self.made()
+            .map_or_else(Box::default, |inner| inner.message.clone())
     }
 
     pub(crate) fn holders(self, holders: Vec<Holder>) -> Self {

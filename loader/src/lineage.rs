@@ -9,7 +9,7 @@
 
 use std::fmt;
 use std::mem;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use plug_readside::gate::GateRow;
 use plug_readside::route::Route;
@@ -17,6 +17,7 @@ use plug_readside::route::Route;
 use crate::calls::{self, By, Entered};
 use crate::deadline::{Deadline, lock_until};
 use crate::error::CallError;
+use crate::image::PluginImport;
 
 /// The number of the lineage's use of the route, the place in force and the one that comes next.
 type Words = [u64; 9];
@@ -33,6 +34,17 @@ pub(crate) enum Object {
         expected: Box<str>,
     },
     Table(Table),
+    /// A function that another plugin imports.
+    Import(Import),
+}
+
+/// A function as another plugin imports it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Import {
+    /// That plugin and its load.
+    pub(crate) user: Box<str>,
+    pub(crate) generation: u64,
+    pub(crate) what: PluginImport,
 }
 
 /// A table of functions as a host knows it.
@@ -68,6 +80,29 @@ struct Inner {
     /// The version in force.
     generation: u64,
     ways: Vec<Way>,
+    /// How often a way was made or given up.
+    n_changes: u64,
+    /// Names of plugins that are about to import something.
+    expected: Vec<Box<str>>,
+}
+
+/// The load of a plugin that is about to be one, for [`Lineage::users`].
+pub(crate) const EXPECTED: u64 = u64::MAX;
+
+/// Counts as a user of a lineage until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Expected {
+    lineage: Arc<Lineage>,
+    user: Box<str>,
+}
+
+impl Drop for Expected {
+    fn drop(&mut self) {
+        let mut inner = self.lineage.lock();
+        if let Some(at) = inner.expected.iter().position(|it| *it == self.user) {
+            inner.expected.swap_remove(at);
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -96,6 +131,8 @@ impl Lineage {
         Self(Mutex::new(Inner {
             generation,
             ways: Vec::new(),
+            n_changes: 0,
+            expected: Vec::new(),
         }))
     }
 
@@ -119,6 +156,7 @@ impl Lineage {
             return Some(way.bearing);
         }
         let bearing = Bearing::take(place);
+        inner.n_changes += 1;
         inner.ways.push(Way {
             object,
             place,
@@ -127,19 +165,60 @@ impl Lineage {
         Some(bearing)
     }
 
-    /// What handles were asked for, the oldest first.
-    pub(crate) fn objects(&self) -> Vec<Object> {
-        let inner = self.lock();
-        inner.ways.iter().map(|way| way.object.clone()).collect()
+    /// Has the plugin `user` count as one that imports something, before it does.
+    pub(crate) fn expect(self: &Arc<Self>, user: &str) -> Expected {
+        self.lock().expected.push(user.into());
+        Expected {
+            lineage: Arc::clone(self),
+            user: user.into(),
+        }
     }
 
-    /// Leads all handles to the version `generation`, where the [objects](Lineage::objects) are at
-    /// `places`. `close` closes the gate of the version in force, and is the moment of the switch.
-    ///
-    /// False, and nothing is done, where handles were asked for since.
-    pub(crate) fn switch(&self, generation: u64, places: &[Place], close: impl FnOnce()) -> bool {
+    /// The plugins that import functions of it, by name and load; those that are about to as load
+    /// [`EXPECTED`].
+    pub(crate) fn users(&self) -> Vec<(Box<str>, u64)> {
+        let inner = self.lock();
+        let users = inner.ways.iter().filter_map(|way| match &way.object {
+            Object::Import(import) => Some((import.user.clone(), import.generation)),
+            Object::Function { .. } | Object::Table(_) => None,
+        });
+        let expected = inner.expected.iter().map(|user| (user.clone(), EXPECTED));
+        let mut users: Vec<_> = users.chain(expected).collect();
+        users.sort();
+        users.dedup();
+        users
+    }
+
+    /// Gives up what the load `user` imports, none of whose code runs any more.
+    pub(crate) fn forget(&self, user: u64) {
         let mut inner = self.lock();
-        if inner.ways.len() != places.len() {
+        let is_of = |way: &mut Way| matches!(&way.object, Object::Import(import) if import.generation == user);
+        let given_up: Vec<Way> = inner.ways.extract_if(.., is_of).collect();
+        inner.n_changes += 1;
+        give_back(given_up);
+    }
+
+    /// What handles were asked for and what is imported, the oldest first, and a number that is
+    /// another one whenever that has changed.
+    pub(crate) fn objects(&self) -> (u64, Vec<Object>) {
+        let inner = self.lock();
+        let objects = inner.ways.iter().map(|way| way.object.clone());
+        (inner.n_changes, objects.collect())
+    }
+
+    /// Leads all handles to the version `generation`, where the [objects](Lineage::objects) with that
+    /// number are at `places`. `close` closes the gate of the version in force, and is the moment of
+    /// the switch.
+    ///
+    /// False, and nothing is done, where the number is another one by now.
+    pub(crate) fn switch(
+        &self,
+        generation: u64,
+        (n_changes, places): (u64, &[Place]),
+        close: impl FnOnce(),
+    ) -> bool {
+        let mut inner = self.lock();
+        if inner.n_changes != n_changes || inner.ways.len() != places.len() {
             return false;
         }
         for (way, place) in inner.ways.iter().zip(places) {
@@ -158,11 +237,16 @@ impl Lineage {
 impl Drop for Lineage {
     fn drop(&mut self) {
         let inner = self.0.get_mut().unwrap_or_else(PoisonError::into_inner);
-        let mut spare = SPARE.lock().unwrap_or_else(PoisonError::into_inner);
-        for way in mem::take(&mut inner.ways) {
-            way.bearing.route.set([0; 9]);
-            spare.0.push(way.bearing.route);
-        }
+        give_back(mem::take(&mut inner.ways));
+    }
+}
+
+/// Keeps the routes of `ways` for others; no handle of these finds anything there.
+fn give_back(ways: Vec<Way>) {
+    let mut spare = SPARE.lock().unwrap_or_else(PoisonError::into_inner);
+    for way in ways {
+        way.bearing.route.set([0; 9]);
+        spare.0.push(way.bearing.route);
     }
 }
 

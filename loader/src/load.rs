@@ -31,9 +31,10 @@ use crate::handover;
 use crate::image::libraries::Libraries;
 use crate::image::{
     Bundle, Code, DEFAULT_MAX_SIZE, Dependency, Facts, Finding, ImageError, Info, Opened, Severity,
-    StageLink, Staged, admission, foreign_name, is_name, origin, validate,
+    StageLink, Staged, admission, foreign_name, is_name, origin, plugin_import, validate,
 };
-use crate::lineage::{Lineage, Place};
+use crate::imports::{Binding, References};
+use crate::lineage::{Lineage, Object, Place};
 use crate::lingering::{Lingering, Why};
 use crate::params::Params;
 use crate::pins::Pins;
@@ -41,6 +42,7 @@ use crate::plugin::{Destructors, Export, Loaded, Part, Plugin, Record};
 use crate::policy::{Action, Matter, Policy};
 use crate::probe::request::Request;
 use crate::process::Process;
+use crate::providers;
 use crate::quiesce;
 use crate::registry::{Claim, Leaving, canonical, claim_error};
 use crate::remains;
@@ -116,6 +118,7 @@ pub(crate) fn load(
                     rules,
                     policy,
                     brought: source.brought.as_deref(),
+                    automatic: source.automatic,
                     replaces: None,
                 };
                 fly(process, &opened, wanted, params, deadline, named)
@@ -167,6 +170,7 @@ pub(crate) fn replace(
             },
             policy,
             brought: source.brought.as_deref(),
+            automatic: old.automatic,
             replaces: Some(Replaced {
                 old,
                 deadline,
@@ -228,7 +232,8 @@ fn report_failure(process: &Process, error: &Error, stages: &Stages) {
         .push_timed(plugin, generation, kind, stages.laps());
 }
 
-fn open(origin: Origin) -> Result<Opened, Error> {
+/// Opens the file of a load.
+pub(crate) fn open(origin: Origin) -> Result<Opened, Error> {
     checkpoint::pass("load.open").map_err(|error| error.at(Stage::Open))?;
     match origin {
         Origin::Path(path) => Opened::open(path),
@@ -257,6 +262,8 @@ struct Wanted<'a> {
     policy: &'a Policy,
     /// The digests that what it brings must have, where they are known before.
     brought: Option<&'a [Digest]>,
+    /// Because another plugin imports functions of it.
+    automatic: bool,
     /// In the place of another version.
     replaces: Option<Replaced<'a>>,
 }
@@ -288,11 +295,21 @@ impl Replaced<'_> {
     fn succeed(&self, process: &Process, heir: &Record) -> Result<(), Error> {
         checkpoint::pass("replace.switch")?;
         loop {
-            let objects = self.old.lineage.objects();
-            let places = objects.iter().map(|object| heir.place_of(object));
+            let (n_changes, objects) = self.old.lineage.objects();
+            let places = objects.iter().map(|object| {
+                let place = heir.place_of(object);
+                place.map_err(|error| match object {
+                    Object::Import(it) => {
+                        error.about(&format!("import {} by {}", it.what, it.user))
+                    }
+                    Object::Function { .. } | Object::Table(_) => error,
+                })
+            });
             let places: Vec<Place> = places.collect::<Result<_, Error>>()?;
             // Handles may be asked for meanwhile, and then all of it is looked for again.
-            let leaving = process.registry.succeed(self.old, heir, &places)?;
+            let leaving = process
+                .registry
+                .succeed(self.old, heir, (n_changes, &places))?;
             if leaving.is_some() {
                 self.leaving.set(leaving);
                 return Ok(());
@@ -368,6 +385,9 @@ fn run(
     if pass.is_forced {
         taints.add(Taint::Forced);
     }
+    let slots = plugin_import::slots(&facts, &info, staged.bytes())
+        .map_err(|message| Error::new(ErrorKind::Incompatible, message))
+        .map_err(|error| error.at(Stage::Metadata).plugin(&name))?;
     let (settings, told) =
         Settings::resolve(&info, params).map_err(|e| e.at(Stage::Metadata).plugin(&name))?;
     stages.end(Stage::Metadata);
@@ -419,6 +439,12 @@ fn run(
     stages.generation = claim.generation;
     stages.end(Stage::Claim);
 
+    // Those that it uses are kept from here on, whatever becomes of it.
+    checkpoint::pass("load.imports").map_err(|error| error.at(Stage::Imports))?;
+    let (imports, references) = providers::refer(process, &name, claim.generation, slots, deadline)
+        .map_err(|error| error.at(Stage::Imports).plugin(&name))?;
+    stages.end(Stage::Imports);
+
     // From here until the load has ended, well or not.
     let _loading = screened
         .begin(process, &name, opened.path())
@@ -435,9 +461,10 @@ fn run(
             params: &told,
             settings: RefCell::new(settings),
             location,
+            imports: Cell::new(imports),
         },
         (facts, staged, bundle),
-        claim,
+        (claim, references),
         stages,
         left,
     )
@@ -459,6 +486,8 @@ struct Flight<'a> {
     params: &'a Params,
     /// What was declared and what it is set to; moved into the record.
     settings: RefCell<Settings>,
+    /// What it imports, with the link-time addresses of the slots; moved into the record.
+    imports: Cell<Vec<(Binding, u64)>>,
 }
 
 /// Refuses a file that the policy does not admit; tells what it is marked with otherwise.
@@ -520,7 +549,7 @@ fn land(
     process: &'static Process,
     flight: Flight<'_>,
     (facts, staged, mut bundle): (Facts, Staged, Bundle),
-    claim: Claim,
+    (claim, references): (Claim, References),
     stages: &mut Stages,
     left: &mut Option<Lingering>,
 ) -> Result<Plugin, Error> {
@@ -565,6 +594,7 @@ fn land(
         owner,
         mapped: Some(opened.mapped),
         account,
+        references: Some(references),
         owed: &owed,
         names: opened.names,
         links: opened.links,
@@ -584,15 +614,22 @@ fn land(
     let constructors = bundle::constructors(&bundle, &objects, &biases);
     let destructors = bundle::destructors(&bundle, &objects, &biases);
     let parts = bundle::parts(objects, &biases);
+    let slots = flight.imports.take();
+    let (imports, slots): (Vec<_>, Vec<_>) = slots.into_iter().unzip();
     let (record, descriptor) = describe(
         process,
         &flight,
         (&claim, account),
         (parts, &destructors),
-        bundle.dependencies,
+        (bundle.dependencies, imports),
         pinned_because,
     )?;
     let record = Arc::new(record);
+    for (import, svma) in record.imports.iter().zip(slots) {
+        // SAFETY: the file has a slot there, as was checked, and its code has not run; the record
+        // stays for as long as the plugin is mapped, and so do the bindings in it.
+        unsafe { import.write_to(code::run_time(record.bias, svma)) };
+    }
     taint::mark(record.id, record.taints);
     mapped.record = Some(Arc::clone(&record));
     stages.end(Stage::Describe);
@@ -669,7 +706,7 @@ fn land(
     settled.keep();
     shown.keep();
     claim.keep();
-    let (mapping, account, names, links) = mapped.keep();
+    let (mapping, account, references, names, links) = mapped.keep();
     process.registry.settle(Loaded {
         record: Arc::clone(&record),
         mapped: mapping,
@@ -679,6 +716,7 @@ fn land(
         descriptor,
         destructors,
         threads: threads.take(),
+        _references: references,
     });
     stages.end(Stage::Activate);
     let times = mem::replace(stages, Stages::start()).into_inner();
@@ -709,7 +747,7 @@ fn describe(
     flight: &Flight<'_>,
     (claim, account): (&Claim, Option<Account>),
     (parts, destructors): (Vec<Part>, &Destructors),
-    dependencies: Vec<Dependency>,
+    (dependencies, imports): (Vec<Dependency>, Vec<Binding>),
     pinned_because: Vec<String>,
 ) -> Result<(Record, Option<Descriptor>), Error> {
     let Some(plugin) = parts.first() else {
@@ -776,6 +814,8 @@ fn describe(
             Some(replaced) => Arc::clone(&replaced.old.lineage),
             None => Arc::new(Lineage::new(claim.generation)),
         },
+        imports: imports.into(),
+        automatic: flight.wanted.automatic,
     };
     Ok((record, descriptor))
 }
@@ -919,6 +959,7 @@ impl Drop for Settled<'_> {
 type Kept = (
     Option<dl::Mapped>,
     Option<account::Open>,
+    Option<References>,
     Vec<CString>,
     Vec<Arc<StageLink>>,
 );
@@ -932,6 +973,8 @@ struct Mapping<'a> {
     mapped: Option<dl::Mapped>,
     /// Outlives the mapping, whose imports lead to it.
     account: Option<account::Open>,
+    /// What it imports stays as long as it is mapped.
+    references: Option<References>,
     /// Why it may not be given back, and what it waits for: threads still run its code, or owe it
     /// something.
     owed: &'a RefCell<Option<(Why, Option<Until>)>>,
@@ -946,7 +989,9 @@ struct Mapping<'a> {
 impl Mapping<'_> {
     fn keep(mut self) -> Kept {
         let (names, links) = (mem::take(&mut self.names), mem::take(&mut self.links));
-        (self.mapped.take(), self.account.take(), names, links)
+        let references = self.references.take();
+        let (mapped, account) = (self.mapped.take(), self.account.take());
+        (mapped, account, references, names, links)
     }
 }
 
@@ -977,7 +1022,7 @@ impl Drop for Mapping<'_> {
         let Some(record) = self.record.take() else {
             *self.left = Some(why.lingering("", 0, &pinned_because, is_pinned));
             // Its imports lead there for ever.
-            let _open = ManuallyDrop::new(self.account.take());
+            let _open = ManuallyDrop::new((self.account.take(), self.references.take()));
             return;
         };
         let generation = record.generation;
@@ -996,6 +1041,7 @@ impl Drop for Mapping<'_> {
                 descriptor: None,
                 destructors: Destructors::default(),
                 threads: Vec::new(),
+                _references: self.references.take(),
             }),
             until,
         });

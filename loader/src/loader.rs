@@ -16,6 +16,7 @@ use crate::crash::signal::CrashSignal;
 use crate::crash::{self, CrashOptions};
 use crate::deadline::Deadline;
 use crate::departure::Departure;
+use crate::dependencies::{self, Plan};
 use crate::digest::Digest;
 use crate::drainer;
 use crate::error::{Error, ErrorKind, Holder};
@@ -127,17 +128,39 @@ impl Loader {
     /// The kind says what, [`Error::stage`] where; everything done before is undone. One after the
     /// constructors began may carry [`Error::lingering`].
     pub fn load(&self, trust: &Trust, source: Source, params: &Params) -> Result<Plugin, Error> {
-        load::load(self.process, trust.policy(), source, params)
+        match source.with_providers {
+            true => dependencies::load(self.process, trust.policy(), source, params).map(|it| it.0),
+            false => load::load(self.process, trust.policy(), source, params),
+        }
     }
 
-    /// Loads the plugins that [`Config::directives`] name for this, in their order, and tells what
-    /// became of each. One that is refused does not stop the others.
+    /// What a load of `source` [with its providers](Source::with_providers) would load, in order, and
+    /// nothing else: no code runs, and nobody is asked whether the files are let in.
+    ///
+    /// Reads the metadata of each file. What it says holds for a moment only.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NoProvider`] where a plugin is neither there nor found; [`ErrorKind::ProviderVersion`]
+    /// where another version of one is; [`ErrorKind::Cycle`]; those of the first steps of
+    /// [`Loader::load`] for a file that cannot be read.
+    pub fn plan(&self, source: &Source) -> Result<Plan, Error> {
+        dependencies::plan(self.process, source)
+    }
+
+    /// Loads the plugins that [`Config::directives`] name for this, in their order and each [with its
+    /// providers](Source::with_providers), and tells what became of each. One that is there already, as
+    /// another one's provider, stays as it is. One that is refused does not stop the others.
     #[must_use]
     pub fn preload(&self, trust: &Trust) -> Preload {
         let names = self.process.config.directives.preload();
         names
             .map(|name| {
-                let loaded = self.load(trust, Source::plugin(name), &Params::new());
+                let source = Source::plugin(name).with_providers();
+                let loaded = self.load(trust, source, &Params::new());
+                let loaded = loaded.or_else(|error| match self.plugin(name) {
+                    Some(plugin) if plugin.is_automatic() => Ok(plugin),
+                    _ => Err(error),
+                });
                 (name.to_owned(), loaded)
             })
             .collect()
@@ -194,6 +217,7 @@ impl Loader {
     ///
     /// # Errors
     /// [`ErrorKind::NotFound`]; [`ErrorKind::Busy`] when it is Coming, Going or a zombie;
+    /// [`ErrorKind::InUse`] while other plugins import functions of it;
     /// [`ErrorKind::Permanent`]; [`ErrorKind::Deadline`] with the holders, and the plugin is Live
     /// again; [`ErrorKind::SelfDeadlock`] from inside a plugin's code or a read section, at once
     /// and before anything is done, so that even a signal handler gets it that interrupted them;
@@ -212,6 +236,18 @@ impl Loader {
         self.begin_unload_exactly(plugin)?.wait(deadline)
     }
 
+    /// Unloads the plugins that were loaded only [because others import functions of
+    /// them](Plugin::is_automatic) and that no plugin imports functions of any more, those too that become
+    /// so by this: what became of each, in their order.
+    ///
+    /// Each gets what is left of the deadline; one that refuses does not stop the others.
+    ///
+    /// # Errors
+    /// [`ErrorKind::SelfDeadlock`] from inside a plugin's code or a read section.
+    pub fn unload_unused(&self, deadline: Deadline) -> Result<Shutdown, Error> {
+        dependencies::unload_unused(self.process, deadline)
+    }
+
     /// Begins to unload the plugin `name`: calls and pins refuse from here on. What is returned
     /// tells who is still inside, waits for them, or goes back.
     ///
@@ -219,7 +255,7 @@ impl Loader {
     ///
     /// # Errors
     /// [`ErrorKind::NotFound`]; [`ErrorKind::Busy`] when it is Coming, Going or a zombie;
-    /// [`ErrorKind::Permanent`].
+    /// [`ErrorKind::InUse`]; [`ErrorKind::Permanent`].
     pub fn begin_unload(&self, name: &str) -> Result<Departure, Error> {
         Departure::begin(self.process, name, None)
     }
@@ -482,7 +518,8 @@ impl Loader {
         self.process.registry.retired_bytes()
     }
 
-    /// Unloads all plugins, last loaded first, and refuses loads from now on.
+    /// Unloads all plugins, last loaded first, but none before those that import functions of it, and
+    /// refuses loads from now on.
     ///
     /// Each plugin gets what is left of the deadline; one that refuses does not stop the others,
     /// and permanent ones always do.

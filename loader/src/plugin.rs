@@ -23,8 +23,9 @@ use crate::error::{CallError, Error, ErrorKind, Stage};
 use crate::executor::{Ending, Executor, Outcome};
 use crate::footprint::account::{self, Account, Balance};
 use crate::footprint::{self, Footprint};
-use crate::image::{Dependency, Edit, Info, Param, StageLink, SymbolRow};
+use crate::image::{Dependency, Edit, Info, Param, PluginImport, StageLink, SymbolRow};
 use crate::image::{prototype, symbols};
+use crate::imports::{Binding, References};
 use crate::index::OwnedIndex;
 use crate::lineage::{Bearing, Lineage, Object, Place, Table};
 use crate::pin::PluginPin;
@@ -79,6 +80,10 @@ pub(crate) struct Record {
     pub(crate) source: SourceFile,
     /// The versions that replaced it or that it replaced, and where handles lead.
     pub(crate) lineage: Arc<Lineage>,
+    /// What it imports; slots of its image lead here.
+    pub(crate) imports: Box<[Binding]>,
+    /// Whether it was loaded because another plugin imports functions of it.
+    pub(crate) automatic: bool,
 }
 
 /// One mapped object of a load: the plugin itself, or a private dependency of it.
@@ -152,6 +157,8 @@ pub(crate) struct Loaded {
     pub(crate) destructors: Destructors,
     /// Threads of the loader's that ran its code; it stays mapped until they have ended.
     pub(crate) threads: Vec<Ending>,
+    /// What it imports stays as long as it is mapped.
+    pub(crate) _references: Option<References>,
 }
 
 // SAFETY: the descriptor's pointers are addresses inside the plugin, which is mapped for as long
@@ -277,8 +284,26 @@ impl Record {
         let address = match object {
             Object::Function { name, expected } => self.function(name, expected)?,
             Object::Table(table) => self.table(table)?,
+            Object::Import(import) => self.imported(&import.what)?,
         };
         Ok(self.place(address))
+    }
+
+    /// The address of a function that another plugin imports.
+    fn imported(&self, import: &PluginImport) -> Result<usize, Error> {
+        if !import.takes(&self.version) {
+            let found = match &*self.version {
+                "" => "none",
+                version => version,
+            };
+            let expected = &import.requirement;
+            let message = format!("expected version {expected}, found {found}");
+            return Err(Error::new(ErrorKind::ProviderVersion, message).plugin(&self.name));
+        }
+        match &import.signature {
+            Some(expected) => self.function(&import.symbol, expected),
+            None => self.address(&import.symbol),
+        }
     }
 
     /// The address of the exported function `name`, which is what is `expected` where it is told.
@@ -519,6 +544,27 @@ impl Plugin {
     #[must_use]
     pub fn balance(&self) -> Option<Balance> {
         self.record.account?.balance()
+    }
+
+    /// The functions of other plugins that it imports, by plugin and name.
+    pub fn imports(&self) -> impl Iterator<Item = &PluginImport> {
+        self.record.imports.iter().map(Binding::import)
+    }
+
+    /// The plugins that import functions of it: while there are any, it is not unloaded, though it may
+    /// be replaced.
+    #[must_use]
+    pub fn used_by(&self) -> Vec<Box<str>> {
+        let users = self.record.lineage.users().into_iter();
+        let mut names: Vec<_> = users.map(|(name, _)| name).collect();
+        names.dedup();
+        names
+    }
+
+    /// Whether it was loaded only because another plugin imports functions of it.
+    #[must_use]
+    pub fn is_automatic(&self) -> bool {
+        self.record.automatic
     }
 
     /// What it needs, by itself or through others: each library once, whether it has a copy of its

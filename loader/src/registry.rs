@@ -10,12 +10,13 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use plug_readside::snapshot::Row;
 use plug_readside::state::{self, MAX_PLUGINS, State, StateWord};
+use plug_readside::{phase, thread_pointer};
 
 use crate::checkpoint;
 use crate::deadline::{Deadline, lock_until};
 use crate::error::{Error, ErrorKind, Stage};
 use crate::index::OwnedIndex;
-use crate::lineage::Place;
+use crate::lineage::{Bearing, EXPECTED, Import, Object, Place};
 use crate::plugin::{Loaded, Record};
 use crate::retired::Retired;
 use crate::snapshot::Snapshot;
@@ -51,6 +52,8 @@ pub(crate) struct Writer {
     sequence: u64,
     retired: Retired,
     pub(crate) zombies: Vec<Zombie>,
+    /// Loads that wait for a plugin that they import functions of: canonical names.
+    waits: Vec<(Box<str>, Box<str>)>,
     shut_down: bool,
 }
 
@@ -114,6 +117,7 @@ impl Registry {
                 sequence: 0,
                 retired: Retired::default(),
                 zombies: Vec::new(),
+                waits: Vec::new(),
                 shut_down: false,
             }),
             changed: Condvar::new(),
@@ -368,7 +372,7 @@ impl Registry {
     pub(crate) fn take(&self, name: &str, generation: Option<u64>) -> Result<Leaving, Error> {
         let canonical = canonical(name);
         let mut writer = self.lock();
-        let Some(entry) = writer.entries.iter_mut().find(|entry| entry.is(&canonical)) else {
+        let Some(entry) = writer.find(&canonical) else {
             let zombie = writer
                 .zombies
                 .iter()
@@ -406,18 +410,27 @@ impl Registry {
                 format!("the plugin is {now}, not Live"),
             ));
         }
-        let Some(loaded) = entry.loaded.take() else {
+        let (id, generation, users) = (entry.id, entry.generation, writer.users(entry));
+        if !users.is_empty() {
+            let mut names: Vec<&str> = users.iter().map(|(name, _)| &**name).collect();
+            names.dedup();
+            let message = format!("it is used by {}; unload that first", names.join(", "));
+            return Err(Error::new(ErrorKind::InUse, message));
+        }
+        let mut entries = writer.entries.iter_mut();
+        let entry = entries.find(|entry| entry.generation == generation);
+        let Some(loaded) = entry.and_then(|entry| entry.loaded.take()) else {
             return Err(Error::new(ErrorKind::Busy, "the plugin is not settled yet"));
         };
-        set(entry.id, entry.generation, State::Going);
+        set(id, generation, State::Going);
         drop(writer);
         self.changed.notify_all();
         Ok(Leaving { loaded })
     }
 
     /// Puts `heir` in the place of `old` in one step: its name and all handles lead there, and calls
-    /// that `old` refuses from here on find it. None, and nothing is done, where `places` are not all
-    /// that handles were asked for by now.
+    /// that `old` refuses from here on find it. None, and nothing is done, where `places` are not
+    /// those of what is asked for by now: see [`Lineage::switch`](crate::lineage::Lineage::switch).
     ///
     /// # Errors
     /// As [`Registry::take`]; nothing is done.
@@ -425,7 +438,7 @@ impl Registry {
         &self,
         old: &Record,
         heir: &Record,
-        places: &[Place],
+        places: (u64, &[Place]),
     ) -> Result<Option<Leaving>, Error> {
         let mut writer = self.lock();
         if writer.shut_down {
@@ -459,6 +472,84 @@ impl Registry {
         drop(writer);
         self.changed.notify_all();
         Ok(loaded.map(|loaded| Leaving { loaded }))
+    }
+
+    /// The Live plugin `name`, of which the load `user` imports something; one that is on its way in is
+    /// waited for, with the lock free.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NoProvider`], [`ErrorKind::Busy`], [`ErrorKind::Cycle`], [`ErrorKind::Deadline`].
+    pub(crate) fn provider(
+        &self,
+        name: &str,
+        user: &str,
+        deadline: Deadline,
+    ) -> Result<Arc<Record>, Error> {
+        let (name, user) = (canonical(name), canonical(user));
+        let mut writer = self.lock();
+        let mut waited_for = None;
+        let found = loop {
+            if let Some(round) = writer.round(&user, &name) {
+                let message = format!("plugins would import of each other: {}", round.join(" -> "));
+                break Err(Error::new(ErrorKind::Cycle, message));
+            }
+            let entry = writer.find(&name);
+            let Some((entry, now)) = entry.map(|it| (it, state::word(it.id).state())) else {
+                let message = match waited_for {
+                    None => format!("no plugin {name} is loaded; load it first, or with its users"),
+                    Some(_) => format!("{name} was waited for, and its load failed"),
+                };
+                break Err(Error::new(ErrorKind::NoProvider, message));
+            };
+            match (now, &entry.record) {
+                (State::Live, Some(record)) => break Ok(Arc::clone(record)),
+                (State::Unformed | State::Coming, _) => {
+                    let generation = entry.generation;
+                    let itself = phase::of(thread_pointer());
+                    if itself.is_some_and(|(inside, _)| inside == generation) {
+                        let message = format!("{name} is {}, and waits for this load", now.name());
+                        break Err(Error::new(ErrorKind::Cycle, message));
+                    }
+                    if deadline.has_passed() {
+                        let message = format!("{name} is still {}", now.name());
+                        break Err(Error::new(ErrorKind::Deadline, message));
+                    }
+                    if waited_for.is_none() {
+                        waited_for = Some(generation);
+                        writer.waits.push((user.clone(), name.clone()));
+                    }
+                    writer = self
+                        .changed
+                        .wait_timeout(writer, deadline.remaining().min(Duration::from_secs(1)))
+                        .map_or_else(|poison| poison.into_inner().0, |(writer, _)| writer);
+                }
+                _ => {
+                    let message = format!("{name} is {}, not Live; load it again", now.name());
+                    break Err(Error::new(ErrorKind::Busy, message));
+                }
+            }
+        };
+        if waited_for.is_some() {
+            let wait = (user, name);
+            if let Some(at) = writer.waits.iter().position(|it| *it == wait) {
+                writer.waits.swap_remove(at);
+            }
+        }
+        found
+    }
+
+    /// Keeps `provider` for what is imported of it, and leads that there; none where it is not the
+    /// Live plugin of its name any more.
+    pub(crate) fn refer(&self, provider: &Record, import: Import, place: Place) -> Option<Bearing> {
+        // No unload begins meanwhile: it looks for users under this lock.
+        let writer = self.lock();
+        let entry = writer.find(&provider.canonical)?;
+        let is_in_force = state::word(provider.id).0 == provider.live_word();
+        if entry.generation != provider.generation || !is_in_force {
+            return None;
+        }
+        let (lineage, generation) = (&provider.lineage, provider.generation);
+        lineage.bearing(generation, Object::Import(import), place)
     }
 
     /// Puts a plugin back that could not leave: it is Live again.
@@ -534,20 +625,20 @@ impl Registry {
         self.lock().shut_down
     }
 
-    /// Refuses loads from now on, and names the plugins to unload, last loaded first.
+    /// Refuses loads from now on, and names the plugins to unload, last loaded first, but none before
+    /// those that import functions of it.
     pub(crate) fn shut_down(&self) -> Vec<Box<str>> {
         let mut writer = self.lock();
         writer.shut_down = true;
-        writer
-            .entries
-            .iter()
-            .rev()
+        let order = writer.users_first();
+        let entries = order.iter().filter_map(|at| writer.entries.get(*at));
+        entries
             .filter(|entry| entry.standing == Standing::Named)
             .map(|entry| entry.canonical.clone())
             .collect()
     }
 
-    /// Takes every Live plugin at process exit, last loaded first; none if the lock is not to be
+    /// Takes every Live plugin at process exit, in the order of [`Registry::shut_down`]; none if the lock is not to be
     /// had, since whoever holds it may never let go.
     pub(crate) fn take_all_at_exit(&self) -> Vec<Leaving> {
         let deadline = Deadline::after(Duration::from_millis(200));
@@ -563,8 +654,9 @@ impl Registry {
         };
         writer.shut_down = true;
         let mut taken = Vec::new();
-        for entry in writer.entries.iter_mut().rev() {
-            if state::word(entry.id).state() == State::Live
+        for at in writer.users_first() {
+            if let Some(entry) = writer.entries.get_mut(at)
+                && state::word(entry.id).state() == State::Live
                 && let Some(loaded) = entry.loaded.take()
             {
                 set(entry.id, entry.generation, State::Going);
@@ -637,6 +729,7 @@ impl Writer {
             }
             is_whole
         });
+        self.waits.clear();
         self.next_id
     }
 
@@ -652,6 +745,65 @@ impl Writer {
 
     fn find(&self, canonical: &str) -> Option<&Entry> {
         self.entries.iter().find(|entry| entry.is(canonical))
+    }
+
+    /// The plugins that import functions of it, by name and load. A load that a fork has made an end
+    /// of is none.
+    fn users(&self, entry: &Entry) -> Vec<(Box<str>, u64)> {
+        let Some(record) = &entry.record else {
+            return Vec::new();
+        };
+        let is_there = |(_, user): &(Box<str>, u64)| {
+            let mut zombies = self.zombies.iter();
+            *user == EXPECTED
+                || self.entries.iter().any(|entry| entry.generation == *user)
+                || zombies.any(|zombie| zombie.record.generation == *user)
+        };
+        let users = record.lineage.users();
+        users.into_iter().filter(is_there).collect()
+    }
+
+    /// The way by which `provider` leads back to `user`, that included at both ends: by imports of
+    /// what is there and by what loads wait for.
+    fn round(&self, user: &str, provider: &str) -> Option<Vec<Box<str>>> {
+        let mut ways: Vec<Vec<Box<str>>> = vec![vec![user.into(), provider.into()]];
+        let mut seen: Vec<Box<str>> = Vec::new();
+        while let Some(way) = ways.pop() {
+            let Some(at) = way.last() else { continue };
+            if &**at == user {
+                return Some(way);
+            }
+            if seen.contains(at) {
+                continue;
+            }
+            seen.push(at.clone());
+            let waits = self.waits.iter().filter(|(waiter, _)| waiter == at);
+            let record = self.find(at).and_then(|entry| entry.record.as_ref());
+            let imports = record.iter().flat_map(|record| &record.imports);
+            let further = waits
+                .map(|(_, awaited)| awaited.clone())
+                .chain(imports.map(|binding| canonical(&binding.import().plugin)));
+            ways.extend(further.map(|next| [way.clone(), vec![next]].concat()));
+        }
+        None
+    }
+
+    /// Places of the entries: last loaded first, but none before those that import functions of it.
+    fn users_first(&self) -> Vec<usize> {
+        let mut left: Vec<usize> = (0..self.entries.len()).collect();
+        let users: Vec<_> = self.entries.iter().map(|entry| self.users(entry)).collect();
+        let mut order = Vec::new();
+        while let Some(last) = left.len().checked_sub(1) {
+            let generation = |at: &usize| self.entries.get(*at).map(|entry| entry.generation);
+            let is_free = |at: &usize| {
+                let mut users = users.get(*at).into_iter().flatten();
+                !users.any(|(_, user)| left.iter().any(|it| generation(it) == Some(*user)))
+            };
+            // There are no circles; were there one, the last of it would do.
+            let next = left.iter().rposition(is_free).unwrap_or(last);
+            order.push(left.remove(next));
+        }
+        order
     }
 
     /// What is about to replace the plugin of this name.

@@ -1,5 +1,6 @@
 //! The one unsafe door: who may bring native code into this process, and from where.
 
+use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
@@ -66,6 +67,10 @@ pub struct Source {
     pub(crate) unique: Rule,
     /// In a rehearsal: the digests of what the host let in with the plugin, and nothing else.
     pub(crate) brought: Option<Vec<Digest>>,
+    /// Because another plugin imports functions of it.
+    pub(crate) automatic: bool,
+    /// With the plugins that it imports functions of.
+    pub(crate) with_providers: bool,
 }
 
 /// Whether a load counts what its plugin takes of the process.
@@ -149,7 +154,19 @@ impl Source {
             nodelete: Rule::Honour,
             unique: Rule::Neutralise,
             brought: None,
+            automatic: false,
+            with_providers: false,
         }
+    }
+
+    /// Loads the plugins that it imports functions of as well, where they are not there: before it, by
+    /// the names under which it imports them, as [`Source::plugin`] finds them, and what these import
+    /// before them. They get the parameters of [`Config::directives`](crate::Config::directives). If one
+    /// of all is refused, those that were loaded for it are unloaded again.
+    #[must_use]
+    pub fn with_providers(mut self) -> Self {
+        self.with_providers = true;
+        self
     }
 
     /// What becomes of `DF_1_NODELETE`, by which an author says that unmapping is unsafe. Honoured
@@ -221,6 +238,12 @@ impl Source {
         self
     }
 
+    /// Because another plugin imports functions of it.
+    pub(crate) fn automatic(mut self) -> Self {
+        self.automatic = true;
+        self
+    }
+
     /// The source in words, for messages.
     pub(crate) fn describe(&self) -> String {
         match &self.origin {
@@ -229,5 +252,19 @@ impl Source {
             }
             Origin::Named(name) => name.clone(),
         }
+    }
+}
+
+impl Origin {
+    /// The same file once more.
+    pub(crate) fn again(&self) -> io::Result<Self> {
+        Ok(match self {
+            Self::Path(path) => Self::Path(path.clone()),
+            Self::Named(name) => Self::Named(name.clone()),
+            Self::Descriptor(fd, path) => Self::Descriptor(fd.try_clone()?, path.clone()),
+            Self::Copy(fd, path, original) => {
+                Self::Copy(fd.try_clone()?, path.clone(), original.clone())
+            }
+        })
     }
 }

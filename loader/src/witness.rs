@@ -19,6 +19,11 @@ pub(crate) fn report_to(pipe: OwnedFd) {
     let _first = PIPE.set(pipe);
 }
 
+/// Whether this process is a probe.
+pub(crate) fn is_watched() -> bool {
+    PIPE.get().is_some()
+}
+
 /// The stage has ended.
 pub(crate) fn ended(stage: Stage) {
     tell(&format_args!("passed {stage}"));

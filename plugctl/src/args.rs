@@ -141,6 +141,13 @@ pub(crate) struct Load {
     /// Load it under this name instead of its own.
     #[arg(long)]
     pub(crate) name: Option<String>,
+    /// Load the plugins that it imports functions of as well, before it: those that are not there, by
+    /// their names, as the host's directives tell their files.
+    #[arg(long)]
+    pub(crate) with_deps: bool,
+    /// Load nothing; print what --with-deps would load, in its order.
+    #[arg(long, conflicts_with_all = ["params", "permanent", "force", "account", "leaks"])]
+    pub(crate) dry_run: bool,
     /// Never unload it.
     #[arg(long)]
     pub(crate) permanent: bool,
@@ -293,8 +300,12 @@ pub(crate) enum Quarantine {
 #[derive(Debug, Args)]
 pub(crate) struct Unload {
     /// The plugins.
-    #[arg(required = true, value_name = "NAME")]
+    #[arg(required_unless_present = "unused", value_name = "NAME")]
     pub(crate) names: Vec<String>,
+    /// Then unload those that were loaded by --with-deps and that no plugin imports functions of any
+    /// more.
+    #[arg(long)]
+    pub(crate) unused: bool,
     /// Unload it only if it is this load, as list and info tell it.
     #[arg(long, value_name = "GENERATION")]
     pub(crate) generation: Option<u64>,

@@ -100,12 +100,22 @@ impl Failure {
     /// A refusal of the loader in this process.
     pub(crate) fn loader(error: &Error) -> Self {
         let code = match error.kind() {
-            ErrorKind::Open | ErrorKind::NotFound | ErrorKind::NoFile => NOT_FOUND,
-            ErrorKind::Busy | ErrorKind::AlreadyLoaded | ErrorKind::Vetoed => BUSY,
+            ErrorKind::Open | ErrorKind::NotFound | ErrorKind::NoFile | ErrorKind::NoProvider => {
+                NOT_FOUND
+            }
+            ErrorKind::Busy | ErrorKind::AlreadyLoaded | ErrorKind::Vetoed | ErrorKind::InUse => {
+                BUSY
+            }
             ErrorKind::Damaged
             | ErrorKind::Incompatible
             | ErrorKind::Parameter
             | ErrorKind::Map
+            | ErrorKind::NoSymbol
+            | ErrorKind::NotAFunction
+            | ErrorKind::SignatureMismatch
+            | ErrorKind::ProviderVersion
+            | ErrorKind::Cycle
+            | ErrorKind::Unbound
             | ErrorKind::Unsigned
             | ErrorKind::Signature
             | ErrorKind::Denied
@@ -131,11 +141,12 @@ impl Failure {
     /// What a host refused.
     pub(crate) fn refused(refused: Refused) -> Self {
         let code = match refused.kind.as_str() {
-            "not_found" | "no_file" | "gone" => NOT_FOUND,
+            "not_found" | "no_file" | "no_provider" | "gone" => NOT_FOUND,
             "permanent" | "busy" | "already_loaded" | "too_many_plugins" | "vetoed"
-            | "self_deadlock" => BUSY,
+            | "self_deadlock" | "in_use" => BUSY,
             "damaged" | "not_admitted" | "incompatible" | "parameter" | "map" | "unsigned"
-            | "signature" | "denied" | "quarantined" => INCOMPATIBLE,
+            | "signature" | "denied" | "quarantined" | "no_symbol" | "not_a_function"
+            | "signature_mismatch" | "provider_version" | "cycle" | "unbound" => INCOMPATIBLE,
             "deadline" => DEADLINE,
             "zombie" | "pinned" => LINGERING,
             _ => FAILED,

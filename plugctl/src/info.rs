@@ -127,6 +127,15 @@ fn of_plugin(name: &str, host: Option<&str>) -> Result<Vec<(String, String)>, Fa
             .into_iter()
             .for_each(|reason| add("held-by", reason));
     }
+    for user in &plugin.used_by {
+        add("used-by", user.clone());
+    }
+    if plugin.automatic {
+        add(
+            "automatic",
+            "loaded because others import functions of it".to_owned(),
+        );
+    }
     add("generation", plugin.generation.to_string());
     add("calls", plugin.calls.to_string());
     if let Some(account) = &plugin.account {

@@ -10,7 +10,7 @@ use crate::failure::{Failure, Outcome};
 use crate::hosts;
 use crate::render::Render;
 use plug_loader::authority::detached;
-use plug_loader::control::messages::{Field, LoadCall, LoadReply};
+use plug_loader::control::messages::{Field, LoadCall, LoadReply, PlanCall, PlanReply};
 
 /// Opens the file and has it loaded.
 pub(crate) fn run(args: &args::Load, host: Option<&str>, render: &Render) -> Outcome {
@@ -23,6 +23,18 @@ pub(crate) fn run(args: &args::Load, host: Option<&str>, render: &Render) -> Out
             (Some(file), path)
         }
     };
+    if args.dry_run {
+        let call = PlanCall {
+            file: file.as_ref().map(|_| 0),
+            path: path.display().to_string(),
+            name: args.name.clone(),
+        };
+        let mut client = hosts::connect(host)?;
+        client.send("Plan", &call, Replies::One, file.as_ref().map(AsFd::as_fd))?;
+        let (reply, _): (PlanReply, _) = client.reply()?;
+        render.plan(&reply.steps);
+        return Ok(0);
+    }
     let fields = args.params.iter().map(|(key, value)| Field {
         key: key.clone(),
         value: value.clone(),
@@ -44,6 +56,7 @@ pub(crate) fn run(args: &args::Load, host: Option<&str>, render: &Render) -> Out
             (false, true) => Some("counts".to_owned()),
             (false, false) => None,
         },
+        with_providers: args.with_deps.then_some(true),
         params: fields.collect(),
     };
     let mut client = hosts::connect(host)?;

@@ -15,8 +15,8 @@ use crate::demangle::demangle;
 use crate::failure::{Failure, LINGERING};
 use crate::hosts::LiveHost;
 use plug_loader::control::messages::{
-    AccountRow, DepartedRow, EventRow, LoadReply, ParamRow, PluginRow, ResolvedRow, StageTime,
-    SymbolRow, UnloadReply, WorkerRow,
+    AccountRow, DepartedRow, EventRow, LoadReply, ParamRow, PlannedRow, PluginRow, ResolvedRow,
+    StageTime, SymbolRow, UnloadReply, UnusedRow, WorkerRow,
 };
 use plug_loader::{Directives, Quarantined};
 
@@ -317,11 +317,16 @@ impl Render {
         if self.json {
             return self.value(reply);
         }
+        for provider in &reply.providers {
+            let (name, by) = (&provider.name, provider.used_by.join(", "));
+            let version = spaced(&provider.version);
+            self.line(&format!(
+                "{name}{version} is {}, used by {by}",
+                provider.state
+            ));
+        }
         let plugin = &reply.plugin;
-        let version = match plugin.version.as_str() {
-            "" => String::new(),
-            version => format!(" {version}"),
-        };
+        let version = spaced(&plugin.version);
         self.line(&format!(
             "{}{version} is {} at {}: {} bytes, generation {}, in {}",
             plugin.name,
@@ -331,6 +336,34 @@ impl Render {
             plugin.generation,
             micros(total(&reply.stages))
         ));
+    }
+
+    /// What would be loaded, a line each in the order of the loads.
+    pub(crate) fn plan(self, steps: &[PlannedRow]) {
+        if self.json {
+            return self.value(&steps);
+        }
+        for step in steps {
+            let (name, version, path) = (&step.name, spaced(&step.version), &step.path);
+            let by = match step.used_by.is_empty() {
+                true => String::new(),
+                false => format!(", used by {}", step.used_by.join(", ")),
+            };
+            self.line(&match step.loaded {
+                true => format!("loaded  {name}{version} from {path}{by}"),
+                false => format!("load    {name}{version} from {path}{by}"),
+            });
+        }
+    }
+
+    /// What became of the plugins that nobody used: those that left.
+    pub(crate) fn unused(self, done: &[UnusedRow]) {
+        if self.json {
+            return self.value(&done);
+        }
+        for row in done.iter().filter(|row| row.verdict == "unloaded") {
+            self.line(&format!("{} was unused and is unloaded", row.name));
+        }
     }
 
     /// What unloads saw; one object where one was asked for, else an array.
@@ -788,6 +821,14 @@ pub(crate) fn holds(account: &AccountRow) -> String {
         account.mapped_bytes,
         plural(account.descriptors, "descriptor")
     )
+}
+
+/// A version behind a name.
+fn spaced(version: &str) -> String {
+    match version {
+        "" => String::new(),
+        version => format!(" {version}"),
+    }
 }
 
 /// `1 worker`, `2 workers`.

@@ -7,7 +7,7 @@ use crate::client::{Client, Replies};
 use crate::failure::{BUSY, Failure, LINGERING, Outcome, holders};
 use crate::hosts;
 use crate::render::{Render, micros};
-use plug_loader::control::messages::{UnloadCall, UnloadReply};
+use plug_loader::control::messages::{UnloadCall, UnloadReply, UnloadUnusedCall, UnusedReply};
 
 /// Unloads each plugin; the first failure's code counts.
 pub(crate) fn run(args: &args::Unload, host: Option<&str>, render: &Render) -> Outcome {
@@ -34,6 +34,41 @@ pub(crate) fn run(args: &args::Unload, host: Option<&str>, render: &Render) -> O
         }
     }
     render.unloaded(&done, args.names.len());
+    if args.unused && code == 0 {
+        code = unload_unused(&mut client, wait, render)?;
+    }
+    Ok(code)
+}
+
+/// Unloads what nobody uses; the first failure's code counts.
+fn unload_unused(client: &mut Client, wait: Duration, render: &Render) -> Outcome {
+    let wait_micros = u64::try_from(wait.as_micros()).unwrap_or(u64::MAX);
+    let reply: UnusedReply = client.call("UnloadUnused", &UnloadUnusedCall { wait_micros })?;
+    let mut code = 0;
+    for row in &reply.done {
+        let reasons = row.reasons.join("; ");
+        let (failed, message) = match row.verdict.as_str() {
+            "unloaded" => continue,
+            "refused" => (BUSY, reasons),
+            "zombie" => {
+                let message = format!(
+                    "{} is closed but still mapped until its holders let go: {reasons}",
+                    row.name
+                );
+                (LINGERING, message)
+            }
+            _ => {
+                let message = format!(
+                    "{} is closed but stays mapped for ever: {reasons}",
+                    row.name
+                );
+                (LINGERING, message)
+            }
+        };
+        code = if code == 0 { failed } else { code };
+        render.failure(&Failure::new(failed, &row.verdict, message).of(&row.name));
+    }
+    render.unused(&reply.done);
     Ok(code)
 }
 

@@ -106,6 +106,28 @@ typedef struct plug_descriptor {
     size_t n_interfaces;
 } plug_descriptor;
 
+/*
+ * The way to a function of another plugin, which PLUG_IMPORT declares and the host writes before any
+ * code of the plugin runs. `enter` is null where it refuses, and fills `call`, the caller's memory until
+ * `leave`, on the same thread and innermost first; that is not PLUG_OK where the function raised an
+ * error. `take` hands that to `put` and is 1, or 0; what nobody takes is the error of the plugin's own
+ * call in progress.
+ */
+typedef void (*plug_function)(void);
+
+typedef struct plug_import_call {
+    uint64_t words[8] __attribute__((aligned(16)));
+} plug_import_call;
+
+typedef struct plug_import_slot {
+    uint32_t abi_version;
+    uint32_t size;
+    plug_function (*enter)(const void *binding, plug_import_call *call);
+    int32_t (*leave)(plug_import_call *call);
+    int32_t (*take)(void (*put)(void *to, plug_str message), void *to);
+    const void *binding;
+} plug_import_slot;
+
 /* Statuses of plug_threads_v1.spawn beside PLUG_OK. */
 #define PLUG_SPAWN_GOING -1     /* the plugin is on its way out */
 #define PLUG_SPAWN_NO_THREAD -2 /* the system has no thread left */
@@ -202,6 +224,14 @@ PLUG_OFFSET_(plug_descriptor, init, 8);
 PLUG_OFFSET_(plug_descriptor, exit, 16);
 PLUG_OFFSET_(plug_descriptor, interfaces, 24);
 PLUG_OFFSET_(plug_descriptor, n_interfaces, 32);
+PLUG_SIZE_(plug_import_slot, 40);
+PLUG_OFFSET_(plug_import_slot, abi_version, 0);
+PLUG_OFFSET_(plug_import_slot, size, 4);
+PLUG_OFFSET_(plug_import_slot, enter, 8);
+PLUG_OFFSET_(plug_import_slot, leave, 16);
+PLUG_OFFSET_(plug_import_slot, take, 24);
+PLUG_OFFSET_(plug_import_slot, binding, 32);
+PLUG_SIZE_(plug_import_call, 64);
 PLUG_SIZE_(plug_threads_v1, 32);
 PLUG_OFFSET_(plug_threads_v1, spawn, 0);
 PLUG_OFFSET_(plug_threads_v1, should_stop, 8);
@@ -361,6 +391,82 @@ PLUG_OFFSET_(plug_task, vtable, 8);
     PLUG_VISIBLE_ ret name args;                                            \
     PLUG_C_END_                                                             \
     PLUG_C_ ret name args
+
+/*
+ * Imports a function of another plugin under its own name: the plugin's name, which of its versions
+ * will do ("^1.2", ">=1.2, <3", "*"), what the function returns, its name, its parameters, and their
+ * names once more:
+ *     PLUG_IMPORT("base64", "^1", size_t, base64_len, (size_t len), (len));
+ * The host loads this plugin only where the other one is Live, has such a version and exports a function
+ * of that signature; keeps it for as long as this plugin is there; and leads calls to what replaces it.
+ * Before init, in constructors that is, calls are refused, and so is the load then.
+ * Where the function raised an error it returns zero, in C, and the error is this plugin's own unless it
+ * takes it by plug_import_error. In C++ a plug::import_error is thrown.
+ */
+#define PLUG_IMPORT(plugin, requirement, ret, name, args, names)                                \
+    PLUG_IMPORT_SLOT_(plugin, requirement, ret, name, args);                                     \
+    static inline __attribute__((unused)) ret name args {                                \
+        PLUG_IMPORT_CALL_(ret, name, ((ret(*) args)plug_function_)names)                        \
+    }                                                                                           \
+    PLUG_STATIC_ASSERT_(1, "takes the semicolon")
+
+/* The same for a function that returns nothing. */
+#define PLUG_IMPORT_VOID(plugin, requirement, name, args, names)                                \
+    PLUG_IMPORT_SLOT_(plugin, requirement, void, name, args);                                    \
+    static inline __attribute__((unused)) void name args {                               \
+        PLUG_IMPORT_CALL_VOID_(name, ((void (*) args)plug_function_)names)                       \
+    }                                                                                           \
+    PLUG_STATIC_ASSERT_(1, "takes the semicolon")
+
+#define PLUG_IMPORT_SLOT_(plugin, requirement, ret, name, args)                                 \
+    PLUG_META_(_import_##name, "import=" plugin ":" #name ":" requirement                        \
+                               "\0import-signature=" #name ":" #ret #args);                       \
+    PLUG_C_BEGIN_                                                                               \
+    extern PLUG_PARAM_VISIBLE_ plug_import_slot PLUG_NAME_(plug_import_v1_##name);              \
+    plug_import_slot PLUG_NAME_(plug_import_v1_##name) = {                                      \
+        PLUG_ABI_VERSION, sizeof(plug_import_slot), PLUG_NULL_, PLUG_NULL_, PLUG_NULL_, PLUG_NULL_}; \
+    PLUG_C_END_                                                                                 \
+    PLUG_STATIC_ASSERT_(1, "takes the semicolon")
+
+#ifdef __cplusplus
+#define PLUG_IMPORT_CALL_(ret, name, call)                                       \
+    plug::import_call plug_call_(PLUG_NAME_(plug_import_v1_##name), #name);      \
+    plug_function plug_function_ = plug_call_.function();                        \
+    if (plug_function_ == nullptr) {                                             \
+        static ret plug_zero_;                                                   \
+        return plug_zero_;                                                       \
+    }                                                                            \
+    ret plug_result_ = call;                                                     \
+    plug_call_.finish();                                                         \
+    return plug_result_;
+#define PLUG_IMPORT_CALL_VOID_(name, call)                                       \
+    plug::import_call plug_call_(PLUG_NAME_(plug_import_v1_##name), #name);      \
+    plug_function plug_function_ = plug_call_.function();                        \
+    if (plug_function_ != nullptr) {                                             \
+        call;                                                                    \
+        plug_call_.finish();                                                     \
+    }
+#else
+#define PLUG_IMPORT_CALL_(ret, name, call)                                       \
+    plug_import_call plug_call_;                                                 \
+    static ret plug_zero_;                                                       \
+    ret plug_result_ = plug_zero_;                                               \
+    plug_function plug_function_ =                                               \
+        plug_import_enter_(&PLUG_NAME_(plug_import_v1_##name), &plug_call_);     \
+    if (plug_function_ != PLUG_NULL_) {                                          \
+        plug_result_ = call;                                                     \
+        PLUG_NAME_(plug_import_v1_##name).leave(&plug_call_);                    \
+    }                                                                            \
+    return plug_result_;
+#define PLUG_IMPORT_CALL_VOID_(name, call)                                       \
+    plug_import_call plug_call_;                                                 \
+    plug_function plug_function_ =                                               \
+        plug_import_enter_(&PLUG_NAME_(plug_import_v1_##name), &plug_call_);     \
+    if (plug_function_ != PLUG_NULL_) {                                          \
+        call;                                                                    \
+        PLUG_NAME_(plug_import_v1_##name).leave(&plug_call_);                    \
+    }
+#endif
 
 /*
  * A parameter: type is "bool", "int(0..=9)", "uint(..)", "float", "string", "enum(one|two)",
@@ -601,6 +707,40 @@ static inline void plug_raise(const plug_host_context *ctx, const char *message)
     }
 }
 
+/* ---- Imports ---------------------------------------------------------------------------- */
+
+/* The function, entered; null where no host has bound it, or where that refuses. */
+static inline plug_function plug_import_enter_(const plug_import_slot *slot, plug_import_call *call) {
+    return slot->enter == PLUG_NULL_ ? PLUG_NULL_ : slot->enter(slot->binding, call);
+}
+
+struct plug_room_ {
+    char *out;
+    size_t size;
+};
+
+static inline void plug_import_put_(void *to, plug_str message) {
+    struct plug_room_ *room = (struct plug_room_ *)to;
+    size_t len = message.len < room->size ? message.len : room->size - 1;
+    memcpy(room->out, message.ptr, len);
+    room->out[len] = 0;
+}
+
+/*
+ * Whether the function imported by this slot, as in plug_import_error(base64_len, text, sizeof text), raised an error on this
+ * thread, or another one did since it was asked last: it is taken, and its text is in `out`, cut to
+ * `size` bytes with a zero at its end.
+ */
+#define plug_import_error(name, out, size) \
+    plug_import_take_(&PLUG_NAME_(plug_import_v1_##name), out, size)
+
+static inline int plug_import_take_(const plug_import_slot *slot, char *out, size_t size) {
+    struct plug_room_ room;
+    room.out = out;
+    room.size = size;
+    return size > 0 && slot->take != PLUG_NULL_ && slot->take(plug_import_put_, &room) == 1;
+}
+
 /* ---- Threads ---------------------------------------------------------------------------- */
 
 static inline const plug_threads_v1 *plug_threads(const plug_host_context *ctx) {
@@ -737,6 +877,61 @@ template <class Body> void guard(const plug_host_context *ctx, Body &&body) {
         return 0;
     });
 }
+
+/* What a function of another plugin raised, or why it was not called. */
+class import_error : public std::exception {
+  public:
+    explicit import_error(plug_str text) noexcept {
+        plug_room_ room = {text_, sizeof text_};
+        plug_import_put_(&room, text);
+    }
+    const char *what() const noexcept override { return text_; }
+
+  private:
+    char text_[256];
+};
+
+/* A call of an imported function; leaves when it goes out of scope, also by an exception. */
+class import_call {
+  public:
+    import_call(const plug_import_slot &slot, const char *name) : slot_(slot) {
+        function_ = plug_import_enter_(&slot, &call_);
+        if (function_ == nullptr) {
+            fail(name);
+        }
+    }
+    import_call(const import_call &) = delete;
+    import_call &operator=(const import_call &) = delete;
+    ~import_call() {
+        if (function_ != nullptr) {
+            slot_.leave(&call_);
+        }
+    }
+    plug_function function() const { return function_; }
+    void finish() {
+        function_ = nullptr;
+        if (slot_.leave(&call_) != PLUG_OK) {
+            fail("");
+        }
+    }
+
+  private:
+    void fail(const char *name) {
+#ifdef __cpp_exceptions
+        char text[256] = "not bound: no loader loaded this plugin, imported function: ";
+        if (!plug_import_take_(&slot_, text, sizeof text)) {
+            strncat(text, name, sizeof text - strlen(text) - 1);
+        }
+        throw import_error(plug_text(text));
+#else
+        (void)name;
+#endif
+    }
+
+    const plug_import_slot &slot_;
+    plug_import_call call_;
+    plug_function function_;
+};
 
 /*
  * Starts a thread that runs `body`, as plug_spawn; an exception ends that thread alone, and its text

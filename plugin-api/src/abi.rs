@@ -4,7 +4,9 @@
 //! Fields are only ever appended, and `abi_version` and `size` come first so that both sides can
 //! tell what the other knows.
 
+use core::cell::UnsafeCell;
 use core::ffi::c_void;
+use core::mem::MaybeUninit;
 
 use crate::portable::Layout;
 
@@ -26,6 +28,9 @@ pub const SAVE_SYMBOL: &str = "plug_save_v1";
 /// `int32_t (const HostContext *, uint32_t version, bytes, len)`. Not [`STATUS_OK`] refuses the
 /// replace.
 pub const RESTORE_SYMBOL: &str = "plug_restore_v1";
+
+/// Prefix of the exported [`ImportSlot`]s; the imported symbol follows.
+pub const IMPORT_PREFIX: &str = "plug_import_v1_";
 
 /// Success.
 pub const STATUS_OK: i32 = 0;
@@ -152,6 +157,95 @@ pub struct Descriptor {
     pub n_interfaces: usize,
 }
 
+/// The way to a function of another plugin, exported as data under [`IMPORT_PREFIX`] and its name.
+///
+/// The host writes what follows `size` before any code of the plugin runs, and nobody afterwards.
+#[repr(C)]
+#[derive(Debug)]
+pub struct ImportSlot {
+    /// [`ABI_VERSION`] the plugin was built against.
+    pub abi_version: u32,
+    /// Size of this struct as the plugin knows it.
+    pub size: u32,
+    /// What the host writes; all null in a plugin that no loader loaded.
+    pub host: UnsafeCell<ImportHost>,
+}
+
+/// The host's part of an [`ImportSlot`]: three functions, which are there together or not at all.
+///
+/// They may be called from any thread, but not from a signal handler.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct ImportHost {
+    /// Enters the other plugin: the address of its function, or null where it refuses. `call` is
+    /// written, and is the caller's memory until `leave`.
+    pub enter: Option<
+        unsafe extern "C" fn(binding: *const c_void, call: *mut ImportCall) -> *const c_void,
+    >,
+    /// Leaves what `enter` entered, on the same thread, innermost first: [`STATUS_OK`], or another
+    /// status where the function raised an error, which its caller is to take.
+    pub leave: Option<unsafe extern "C" fn(call: *mut ImportCall) -> i32>,
+    /// Hands the error of the last imported function that was refused or raised one to `put`, and is
+    /// 1; or 0. What nobody takes is the error of the plugin's own call in progress.
+    pub take: Option<
+        unsafe extern "C" fn(
+            put: unsafe extern "C" fn(to: *mut c_void, message: Str),
+            to: *mut c_void,
+        ) -> i32,
+    >,
+    /// The host's own.
+    pub binding: *const c_void,
+}
+
+/// What the host notes of a call of an imported function, on the caller's stack.
+#[repr(C, align(16))]
+#[derive(Debug)]
+pub struct ImportCall {
+    /// The host's own.
+    pub words: [MaybeUninit<u64>; 8],
+}
+
+impl ImportCall {
+    /// One that nothing is noted in.
+    pub const fn new() -> ImportCall {
+        ImportCall {
+            words: [MaybeUninit::uninit(); 8],
+        }
+    }
+}
+
+impl Default for ImportCall {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl ImportSlot {
+    /// One that no host has written.
+    #[expect(clippy::cast_possible_truncation, reason = "40 bytes, asserted below")]
+    pub const fn new() -> ImportSlot {
+        ImportSlot {
+            abi_version: ABI_VERSION,
+            size: size_of::<ImportSlot>() as u32,
+            host: UnsafeCell::new(ImportHost {
+                enter: None,
+                leave: None,
+                take: None,
+                binding: core::ptr::null(),
+            }),
+        }
+    }
+}
+
+impl Default for ImportSlot {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+// SAFETY: written by the host before any thread runs the plugin's code, and never again.
+unsafe impl Sync for ImportSlot {}
+
 // SAFETY: a descriptor is immutable for as long as its plugin is mapped; nobody writes through
 // its pointers.
 unsafe impl Sync for Descriptor {}
@@ -200,6 +294,18 @@ const _: () = {
     assert!(offset_of!(InterfaceEntry, table) == 24);
     assert!(offset_of!(InterfaceEntry, table_size) == 32);
     assert!(offset_of!(InterfaceEntry, kind) == 36);
+
+    assert!(size_of::<ImportSlot>() == 40);
+    assert!(offset_of!(ImportSlot, abi_version) == 0);
+    assert!(offset_of!(ImportSlot, size) == 4);
+    assert!(offset_of!(ImportSlot, host) == 8);
+    assert!(size_of::<ImportHost>() == 32);
+    assert!(offset_of!(ImportHost, enter) == 0);
+    assert!(offset_of!(ImportHost, leave) == 8);
+    assert!(offset_of!(ImportHost, take) == 16);
+    assert!(offset_of!(ImportHost, binding) == 24);
+    assert!(size_of::<ImportCall>() == 64);
+    assert!(align_of::<ImportCall>() == 16);
 
     assert!(size_of::<Descriptor>() == 40);
     assert!(offset_of!(Descriptor, abi_version) == 0);

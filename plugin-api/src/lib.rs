@@ -65,6 +65,8 @@
 //! table=NAME/MAJOR.MINOR:FIELDS                   its fields, as they are compared
 //! export=NAME:SIGNATURE                           one for each function, as written
 //! signature=NAME:SIGNATURE                        the same as it is compared, with layouts
+//! import=PLUGIN:NAME:REQUIREMENT                  one for each function of another plugin
+//! import-signature=NAME:SIGNATURE                 as for exports
 //! param=NAME:TYPE param-default=NAME:TEXT         for each parameter
 //! param-doc=NAME:TEXT param-set=NAME:SYMBOL
 //! ```
@@ -74,6 +76,7 @@ mod catch;
 mod context;
 mod error;
 mod export;
+mod import;
 mod interface;
 mod metadata;
 mod param;
@@ -100,6 +103,7 @@ pub const HEADER: &str = include_str!("../include/plugin_api.h");
 #[doc(hidden)]
 pub mod __private {
     pub use crate::catch::{exit, export, init};
+    pub use crate::import::imported;
     pub use crate::metadata::{API, Part, TARGET, TOOLCHAIN, join, len, name};
     pub use crate::param::{DURATIONS, SIZES, measured};
     pub use crate::state::{restore, save};

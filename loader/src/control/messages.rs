@@ -31,10 +31,16 @@ pub struct PluginRow {
     pub version: String,
     /// Unformed, Coming, Live, Going, Zombie or Pinned.
     pub state: String,
-    /// Pins and calls in progress.
+    /// Plugins that import functions of it, pins, and calls in progress.
     pub refs: u64,
-    /// Who they belong to.
+    /// Who they belong to, those plugins first.
     pub users: Vec<String>,
+    /// The plugins among them.
+    #[serde(default)]
+    pub used_by: Vec<String>,
+    /// Whether it was loaded only because others import functions of it.
+    #[serde(default)]
+    pub automatic: bool,
     /// Bytes of address space.
     pub size: u64,
     /// First address, hexadecimal.
@@ -321,8 +327,31 @@ pub struct LoadCall {
     /// What to count of it: counts, or sites; none for nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub account: Option<String>,
+    /// Whether the plugins that it imports functions of are loaded as well.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub with_providers: Option<bool>,
     /// Parameters for the plugin.
     pub params: Vec<Field>,
+}
+
+/// Parameters of `Plan`; as those of `Load`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlanCall {
+    /// Index into the descriptors sent with the message.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<u32>,
+    /// A name; with a file only for messages.
+    pub path: String,
+    /// The name to load it under, unless the file's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+}
+
+/// Parameters of `UnloadUnused`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnloadUnusedCall {
+    /// How long to wait for their users, in all.
+    pub wait_micros: u64,
 }
 
 /// Parameters of `Unload`.
@@ -415,6 +444,49 @@ pub struct LoadReply {
     pub plugin: PluginRow,
     /// How long each stage took.
     pub stages: Vec<StageTime>,
+    /// Those that were loaded for it, in their order.
+    #[serde(default)]
+    pub providers: Vec<PluginRow>,
+}
+
+/// Reply of `Plan`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlanReply {
+    /// In the order of the loads, what was asked for last.
+    pub steps: Vec<PlannedRow>,
+}
+
+/// One load of a plan: `Planned` of the interface.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlannedRow {
+    /// The name it is loaded under.
+    pub name: String,
+    /// The version it declares; may be empty.
+    pub version: String,
+    /// Its file.
+    pub path: String,
+    /// The plugins that import functions of it.
+    pub used_by: Vec<String>,
+    /// Whether it is there already.
+    pub loaded: bool,
+}
+
+/// Reply of `UnloadUnused`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnusedReply {
+    /// What became of each, in their order.
+    pub done: Vec<UnusedRow>,
+}
+
+/// What became of one plugin that nobody used: `Unused` of the interface.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnusedRow {
+    /// The plugin.
+    pub name: String,
+    /// unloaded, zombie, pinned, or refused.
+    pub verdict: String,
+    /// Why it stays, if it does.
+    pub reasons: Vec<String>,
 }
 
 /// Reply of `Unload`.

@@ -17,12 +17,14 @@ use super::guard::{Guard, Guards};
 use super::jobs::Job;
 use super::listing::Listing;
 use super::messages::{
-    DESCRIPTION, DescribeReply, Field, INTERFACE, InfoReply, LoadReply, UnloadReply, VoteReply,
+    DESCRIPTION, DescribeReply, Field, INTERFACE, InfoReply, LoadReply, PlanReply, UnloadReply,
+    UnusedReply, VoteReply,
 };
 use super::rows;
 use super::wire::{self, Call, Fault, Parameters};
 use crate::deadline::Deadline;
 use crate::departure::Departure;
+use crate::dependencies;
 use crate::error::ErrorKind;
 use crate::image::is_name;
 use crate::loader::Loader;
@@ -140,7 +142,9 @@ impl Host {
                 listing("plugins", self.loader.plugins(), row, more)
             }
             (INTERFACE, "Load") => self.load(parameters, descriptors),
+            (INTERFACE, "Plan") => self.plan(parameters, descriptors),
             (INTERFACE, "Unload") => self.unload(parameters, more),
+            (INTERFACE, "UnloadUnused") => self.unload_unused(parameters),
             (INTERFACE, "Info") => self.named(parameters).map(|plugin| self.info(&plugin)),
             (INTERFACE, "Params") => {
                 let plugin = self.named(parameters)?;
@@ -328,19 +332,10 @@ impl Host {
         let force: Option<bool> = parameters.take("force")?;
         let signature: Option<String> = parameters.take("signature")?;
         let account: Option<String> = parameters.take("account")?;
+        let with_providers: Option<bool> = parameters.take("with_providers")?;
         let given: Vec<Field> = parameters.take("params")?;
         parameters.end()?;
-        let source = match file {
-            Some(file) if file < descriptors.len() => {
-                self.sent(descriptors.swap_remove(file), &path)?
-            }
-            Some(_) => return Err(Fault::NoDescriptor),
-            None => Source::plugin(path),
-        };
-        let source = match &name {
-            Some(name) => source.named(name),
-            None => source,
-        };
+        let source = self.source(file, path, name, &mut descriptors)?;
         let source = match permanent {
             Some(true) => source.permanent(),
             Some(false) | None => source,
@@ -363,18 +358,92 @@ impl Host {
             .into_iter()
             .fold(Params::new(), |all, field| all.with(field.key, field.value));
         let host = Arc::clone(self);
-        let work = move || match host.loader.load(&host.trust, source, &params) {
-            Ok(plugin) => wire::reply(
-                &LoadReply {
-                    plugin: rows::plugin(&host.loader, &plugin),
-                    stages: rows::stages(plugin.load_times()),
-                },
-                false,
-            ),
-            Err(error) => wire::error(&rows::fault(&error, error.plugin_name())),
+        let work = move || {
+            let (process, policy) = (host.loader.process, host.trust.policy());
+            let loaded = match with_providers {
+                Some(true) => dependencies::load(process, policy, source, &params),
+                Some(false) | None => {
+                    let loaded = host.loader.load(&host.trust, source, &params);
+                    loaded.map(|plugin| (plugin, Vec::new()))
+                }
+            };
+            let row = |plugin| rows::plugin(&host.loader, plugin);
+            match loaded {
+                Ok((plugin, providers)) => wire::reply(
+                    &LoadReply {
+                        plugin: row(&plugin),
+                        stages: rows::stages(plugin.load_times()),
+                        providers: providers.iter().map(row).collect(),
+                    },
+                    false,
+                ),
+                Err(error) => wire::error(&rows::fault(&error, error.plugin_name())),
+            }
         };
         Ok(Answer::Job(Job {
             name: "load",
+            work: Box::new(work),
+        }))
+    }
+
+    /// What a call tells to load: a file that came with it, or a name.
+    fn source(
+        &self,
+        file: Option<usize>,
+        path: String,
+        name: Option<String>,
+        descriptors: &mut Vec<OwnedFd>,
+    ) -> Result<Source, Fault> {
+        let source = match file {
+            Some(file) if file < descriptors.len() => {
+                self.sent(descriptors.swap_remove(file), &path)?
+            }
+            Some(_) => return Err(Fault::NoDescriptor),
+            None => Source::plugin(path),
+        };
+        Ok(match name {
+            Some(name) => source.named(name),
+            None => source,
+        })
+    }
+
+    fn plan(
+        self: &Arc<Self>,
+        mut parameters: Parameters,
+        mut descriptors: Vec<OwnedFd>,
+    ) -> Result<Answer, Fault> {
+        let file: Option<usize> = parameters.take("file")?;
+        let path: String = parameters.take("path")?;
+        let name: Option<String> = parameters.take("name")?;
+        parameters.end()?;
+        let source = self.source(file, path, name, &mut descriptors)?;
+        let host = Arc::clone(self);
+        let work = move || match host.loader.plan(&source) {
+            Ok(plan) => {
+                let steps = plan.steps.into_iter().map(rows::planned).collect();
+                wire::reply(&PlanReply { steps }, false)
+            }
+            Err(error) => wire::error(&rows::fault(&error, error.plugin_name())),
+        };
+        Ok(Answer::Job(Job {
+            name: "plan",
+            work: Box::new(work),
+        }))
+    }
+
+    fn unload_unused(self: &Arc<Self>, mut parameters: Parameters) -> Result<Answer, Fault> {
+        let wait = wait(&mut parameters)?;
+        parameters.end()?;
+        let host = Arc::clone(self);
+        let work = move || match host.loader.unload_unused(Deadline::after(wait)) {
+            Ok(done) => {
+                let done = done.into_iter().map(rows::unused).collect();
+                wire::reply(&UnusedReply { done }, false)
+            }
+            Err(error) => wire::error(&rows::fault(&error, "")),
+        };
+        Ok(Answer::Job(Job {
+            name: "unload",
             work: Box::new(work),
         }))
     }

@@ -8,10 +8,11 @@ use plug_readside::state::State;
 
 use super::messages::{
     AccountRow, DepartedRow, DependencyRow, EditRow, EventRow, Field, HolderRow, InsideRow,
-    LeakSiteRow, LeaksRow, LingeringRow, ObservedRow, ParamRow, ParamsReply, PluginRow, ProofRow,
-    Refused, ResolvedRow, StageTime, SymbolRow, UnloadReply, WorkerRow,
+    LeakSiteRow, LeaksRow, LingeringRow, ObservedRow, ParamRow, ParamsReply, PlannedRow, PluginRow,
+    ProofRow, Refused, ResolvedRow, StageTime, SymbolRow, UnloadReply, UnusedRow, WorkerRow,
 };
 use super::wire::Fault;
+use crate::dependencies::PlannedLoad;
 use crate::error::{Error, ErrorKind, Holder, HolderKind, Stage};
 use crate::events::{Event, EventKind};
 use crate::footprint::account::Balance;
@@ -45,6 +46,9 @@ pub(super) fn plugin(loader: &Loader, plugin: &Plugin) -> PluginRow {
         Some(left) if left.is_pinned => "Pinned",
         _ => plugin.state().name(),
     };
+    let used_by: Vec<String> = plugin.used_by().into_iter().map(String::from).collect();
+    let refs = refs.saturating_add(used_by.len() as u64);
+    let users = used_by.iter().cloned().chain(users).collect();
     let (start, end) = plugin.range();
     PluginRow {
         name: plugin.name().to_owned(),
@@ -52,6 +56,8 @@ pub(super) fn plugin(loader: &Loader, plugin: &Plugin) -> PluginRow {
         state: state.to_owned(),
         refs,
         users,
+        used_by,
+        automatic: plugin.is_automatic(),
         size: (end - start) as u64,
         base: hex(start),
         build_id: build_id(plugin),
@@ -63,6 +69,32 @@ pub(super) fn plugin(loader: &Loader, plugin: &Plugin) -> PluginRow {
         permanent: plugin.permanent().unwrap_or_default().to_owned(),
         lingering: left.as_ref().map(lingering),
         account: plugin.balance().as_ref().map(account),
+    }
+}
+
+/// One step of a plan.
+pub(super) fn planned(step: PlannedLoad) -> PlannedRow {
+    PlannedRow {
+        name: step.name,
+        version: step.version,
+        path: step.file.display().to_string(),
+        used_by: step.used_by,
+        loaded: step.is_loaded,
+    }
+}
+
+/// What became of one plugin that nobody used.
+pub(super) fn unused((name, result): (String, Result<Unloaded, Error>)) -> UnusedRow {
+    let (verdict, reasons) = match result {
+        Ok(Unloaded::Gone(_)) => ("unloaded", Vec::new()),
+        Ok(Unloaded::Zombie(left)) => ("zombie", left.reasons),
+        Ok(Unloaded::Pinned(left)) => ("pinned", left.reasons),
+        Err(error) => ("refused", vec![format!("{error:#}")]),
+    };
+    UnusedRow {
+        name,
+        verdict: verdict.to_owned(),
+        reasons,
     }
 }
 
@@ -453,6 +485,11 @@ fn kind(kind: ErrorKind) -> &'static str {
         ErrorKind::Busy => "busy",
         ErrorKind::NotFound => "not_found",
         ErrorKind::NoFile => "no_file",
+        ErrorKind::NoProvider => "no_provider",
+        ErrorKind::ProviderVersion => "provider_version",
+        ErrorKind::Cycle => "cycle",
+        ErrorKind::InUse => "in_use",
+        ErrorKind::Unbound => "unbound",
         ErrorKind::TooManyPlugins => "too_many_plugins",
         ErrorKind::Map => "map",
         ErrorKind::InitFailed => "init_failed",

@@ -6,7 +6,7 @@
 
 use std::ops::Range;
 
-use plug_api::abi::{DESCRIPTOR_SYMBOL, METADATA_PREFIX};
+use plug_api::abi::{DESCRIPTOR_SYMBOL, IMPORT_PREFIX, METADATA_PREFIX};
 
 use super::damage::Damage;
 use super::dynamic::{Dynamic, Lengths, Strings};
@@ -229,6 +229,7 @@ impl<'a> SymbolTable<'a> {
                 let from = strings.bytes.get(name as usize..).unwrap_or_default();
                 if from.starts_with(METADATA_PREFIX.as_bytes())
                     || from.starts_with(DESCRIPTOR_SYMBOL.as_bytes())
+                    || from.starts_with(IMPORT_PREFIX.as_bytes())
                 {
                     let name_len = strings.len_at(name, MAX_DECLARED_NAME).unwrap_or(0);
                     if name_len > MAX_DECLARED_NAME || walked.declared.len() >= MAX_DECLARED {

@@ -70,7 +70,7 @@ pub struct Facts {
     /// not reckon with: the file is loaded as it is.
     pub strange: Option<&'static str>,
 
-    /// The data that plug-api's macros define: metadata and the descriptor.
+    /// The data that plug-api's macros define: metadata, the descriptor and slots of imports.
     pub(crate) declared: Vec<ElfSymbol>,
     /// Entries of `PT_DYNAMIC`, for the edits.
     pub(super) entries: Vec<DynamicEntry>,

@@ -15,10 +15,13 @@ use plug_api::abi::METADATA_PREFIX;
 use super::dynsym::ElfSymbol;
 use super::facts::Facts;
 use super::param::Param;
+use super::plugin_import::{self, PluginImport};
 use super::prototype;
 
 /// Bytes of metadata a plugin may have in all.
 pub(super) const MAX_METADATA: u64 = 64 * 1024;
+/// Functions of other plugins that a plugin may import.
+const MAX_IMPORTS: usize = 256;
 /// Bytes a plugin's name may have.
 pub(super) const MAX_NAME: usize = 64;
 
@@ -198,7 +201,20 @@ impl Info {
             "name" if self.name().is_some() => Some("one name"),
             "name" if !is_name(value) => Some("a name of 1 to 64 of A-Z a-z 0-9 _ -"),
             "interface" | "service" if offer(value).is_none() => Some("NAME/MAJOR.MINOR"),
-            "signature" | "layout" | "table" if !value.contains(':') => Some("NAME:TEXT"),
+            "import" => match PluginImport::parse(value) {
+                None => Some("PLUGIN:SYMBOL:REQUIREMENT, with a requirement such as ^1.2"),
+                Some(import) => {
+                    let mut others = self.all("import").filter_map(|it| it.split(':').nth(1));
+                    if others.any(|symbol| symbol == import.symbol) {
+                        return Some("one import of a symbol");
+                    }
+                    let is_full = self.all("import").count() >= MAX_IMPORTS;
+                    is_full.then_some("at most 256 imports")
+                }
+            },
+            "signature" | "import-signature" | "layout" | "table" if !value.contains(':') => {
+                Some("NAME:TEXT")
+            }
             "export" if export(value).is_none() => Some("NAME:SIGNATURE"),
             "permanent" if value.trim().is_empty() => Some("a reason"),
             "param" => match value.parse::<Param>() {
@@ -310,6 +326,11 @@ impl Info {
     /// compare them; none where the plugin does not tell them.
     pub fn table(&self, name: &str, major: u32, minor: u32) -> Option<String> {
         prototype::table(self, &format!("{name}/{major}.{minor}"))
+    }
+
+    /// The functions of other plugins that it imports, by plugin and name.
+    pub fn imports(&self) -> Vec<PluginImport> {
+        plugin_import::imports(self)
     }
 
     /// The parameters it declares, with their defaults and documentation, by name: compilers keep

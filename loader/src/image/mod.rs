@@ -29,6 +29,7 @@ pub(crate) mod libraries;
 pub(crate) mod needed;
 pub(crate) mod origin;
 mod param;
+pub(crate) mod plugin_import;
 pub(crate) mod prototype;
 mod relocations;
 mod rewrite;
@@ -58,6 +59,7 @@ pub use info::{Export, Info, Malformed, Offer, canonical_name, foreign_name, is_
 pub use inspection::{InspectedSymbol, Inspection};
 pub use needed::FoundBy;
 pub use param::{Param, ParamKind, Range};
+pub use plugin_import::PluginImport;
 pub use rewrite::{Edit, Owner, REMOVED_TAG, RewritePolicy, Rule, plan};
 pub(crate) use rewrite::{undo, unique_names};
 pub(crate) use root::root;

@@ -20,7 +20,12 @@ const MAX_LAYOUT: usize = 16 * 1024;
 /// The signature of the exported function `name` as it is compared; none where the plugin tells none,
 /// or one whose types it does not describe.
 pub(super) fn signature(info: &Info, name: &str) -> Option<String> {
-    let text = info.all("signature").find_map(|field| {
+    told_by(info, "signature", name)
+}
+
+/// The signature that the fields `key` tell of `name`; as [`signature`].
+pub(super) fn told_by(info: &Info, key: &str, name: &str) -> Option<String> {
+    let text = info.all(key).find_map(|field| {
         let (of, text) = field.split_once(':')?;
         (of == name).then_some(text)
     })?;

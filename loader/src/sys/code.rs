@@ -1,8 +1,9 @@
 //! Calls to addresses inside a plugin that the loader itself makes, and reads of its memory.
 
 use std::ffi::{c_char, c_int, c_void};
+use std::mem::offset_of;
 
-use plug_api::abi::{Descriptor, HostContext, InterfaceEntry, Str};
+use plug_api::abi::{Descriptor, HostContext, ImportHost, ImportSlot, InterfaceEntry, Str};
 
 use super::arguments::Arguments;
 
@@ -82,6 +83,16 @@ pub(crate) unsafe fn resolve_ifunc(address: usize) -> usize {
         unsafe { std::mem::transmute(address as *const c_void) };
     // SAFETY: on x86-64 resolvers take no arguments.
     unsafe { resolver() }
+}
+
+/// Writes the host's part of the import slot at `address`.
+///
+/// # Safety
+/// - `address` is that of an [`ImportSlot`] in writable memory that nobody reads or writes meanwhile.
+pub(crate) unsafe fn write_import(address: usize, host: ImportHost) {
+    let host_at = address.wrapping_add(offset_of!(ImportSlot, host));
+    // SAFETY: inside the slot the caller vouches for.
+    unsafe { (host_at as *mut ImportHost).write_unaligned(host) };
 }
 
 /// The descriptor at `address`, copied.
