@@ -523,6 +523,10 @@ impl Registry {
                         .wait_timeout(writer, deadline.remaining().min(Duration::from_secs(1)))
                         .map_or_else(|poison| poison.into_inner().0, |(writer, _)| writer);
                 }
+                _ if waited_for == Some(entry.generation) => {
+                    let message = format!("{name} was waited for, and its load failed");
+                    break Err(Error::new(ErrorKind::NoProvider, message));
+                }
                 _ => {
                     let message = format!("{name} is {}, not Live; load it again", now.name());
                     break Err(Error::new(ErrorKind::Busy, message));

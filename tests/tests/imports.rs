@@ -1,17 +1,21 @@
 //! Plugins that use plugins, in three languages: what is bound, who is kept, and what is refused.
 
-use std::path::PathBuf;
-use std::sync::mpsc;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread;
 use std::time::Duration;
 
+use plug_loader::checkpoint::{POINTS, Verdict, set_hook};
 use plug_loader::{
-    CallError, Config, Deadline, Directives, Error, ErrorKind, Loader, Params, Plugin, Source,
-    Stage, State, Unloaded,
+    CallError, Config, Deadline, Directives, Error, ErrorKind, Params, Plugin, Source, Stage,
+    State, Unloaded,
 };
 use plug_tests::host::{Host, seconds};
 use plug_tests::isolated;
-use plug_tests::standalone::{Scratch, c_plugin, cpp_plugin, library, rust_plugin};
+use plug_tests::standalone::{Scratch, c_plugin, cpp_plugin, rust_plugin};
 
 type Number = unsafe extern "C" fn(u64) -> u64;
 
@@ -38,7 +42,11 @@ fn provider_of(scratch: &Scratch, version: &str, body: &str) -> PathBuf {
          PLUG_EXPORT(void, nothing, (void)) {{ }}\n\
          extern int32_t number; int32_t number = 1;\n"
     );
-    c_plugin(scratch, &format!("numbers-{}", version.replace('.', "-")), &source)
+    c_plugin(
+        scratch,
+        &format!("numbers-{}", version.replace('.', "-")),
+        &source,
+    )
 }
 
 /// A plugin that passes its argument on to `twice` and adds one.
@@ -146,7 +154,10 @@ fn uses(plugin: impl FnOnce(&Scratch) -> PathBuf) {
     assert!(raised.to_string().contains("13 is unlucky"), "{raised}");
     assert_eq!(call(&user, "odd", 1), Ok(3));
     let imports: Vec<String> = user.imports().map(ToString::to_string).collect();
-    assert_eq!(imports, ["nothing of numbers ^1.2", "twice of numbers ^1.2"]);
+    assert_eq!(
+        imports,
+        ["nothing of numbers ^1.2", "twice of numbers ^1.2"]
+    );
     let told = user.imports().map(|import| import.signature.clone());
     assert_eq!(
         told.collect::<Vec<_>>(),
@@ -178,4 +189,899 @@ fn a_plugin_in_c_uses_another_one() {
 #[test]
 fn a_plugin_in_cpp_uses_another_one() {
     isolated!({ uses(|scratch| cpp_plugin(scratch, "user", CPP_USER)) });
+}
+
+#[test]
+fn what_does_not_fit_is_refused_before_any_of_it_runs() {
+    isolated!({
+        let scratch = Scratch::new("imports");
+        let host = Host::new();
+        let one = user(&scratch, "^1.2");
+        assert_eq!(
+            refused(host.load(&one)),
+            (
+                ErrorKind::NoProvider,
+                Some(Stage::Imports),
+                "user: imports: import twice of numbers ^1.2: no plugin numbers is loaded; load it \
+                 first, or with its users"
+                    .to_owned()
+            )
+        );
+        let old = provider(&scratch, "1.1.9");
+        host.load(&old).expect("loads");
+        assert_eq!(
+            refused(host.load(&one)),
+            (
+                ErrorKind::ProviderVersion,
+                Some(Stage::Imports),
+                "user: imports: import twice of numbers ^1.2: expected version ^1.2, found 1.1.9"
+                    .to_owned()
+            )
+        );
+        // Nothing of the refused ones is left on it.
+        host.unload("numbers");
+        host.load(provider(&scratch, "1.2.0")).expect("loads");
+        let refusals = [
+            (
+                "int32_t, number, (void), ()",
+                ErrorKind::NotAFunction,
+                "import number of numbers *: symbol \"number\": expected a function, found data",
+            ),
+            (
+                "int32_t, absent, (void), ()",
+                ErrorKind::NoSymbol,
+                "import absent of numbers *: no exported symbol \"absent\"",
+            ),
+            (
+                "uint64_t, twice, (uint32_t n), (n)",
+                ErrorKind::SignatureMismatch,
+                "import twice of numbers *: function twice: expected fn(u32) -> u64, found fn(u64) \
+                 -> u64; rebuild the older of the two",
+            ),
+        ];
+        for (n, (import, kind, told)) in refusals.into_iter().enumerate() {
+            let source = format!(
+                "{PREFACE}\nPLUG_PLUGIN(\"user\", \"1.0.0\", \"x\", \"MIT\", init, stop);\n\
+                 PLUG_IMPORT(\"numbers\", \"*\", {import});\n"
+            );
+            let file = c_plugin(&scratch, &format!("user{n}"), &source);
+            let told = format!("user: imports: {told}");
+            let refusal = refused(host.load(file));
+            assert_eq!(refusal, (kind, Some(Stage::Imports), told));
+        }
+        // A plugin that tells no types is called as before.
+        let source = format!(
+            "{PREFACE}\nPLUG_PLUGIN(\"user\", \"1.0.0\", \"x\", \"MIT\", init, stop);\n\
+             typedef uint64_t amount;\n\
+             PLUG_IMPORT(\"numbers\", \"*\", amount, twice, (amount n), (n));\n\
+             PLUG_EXPORT(uint64_t, odd, (uint64_t n)) {{ return twice(n) + 1; }}\n"
+        );
+        let user = host
+            .load(c_plugin(&scratch, "untold", &source))
+            .expect("loads");
+        assert_eq!(call(&user, "odd", 4), Ok(9));
+        host.unload("user");
+        host.unload("numbers");
+    });
+}
+
+#[test]
+fn metadata_of_imports_is_checked() {
+    isolated!({
+        let scratch = Scratch::new("imports");
+        let host = Host::new();
+        host.load(provider(&scratch, "1.2.0")).expect("loads");
+        for (n, (extra, kind, told)) in [
+            (
+                "PLUG_META_(_import_x, \"import=numbers:twice:newest\");",
+                ErrorKind::Incompatible,
+                "expected PLUGIN:SYMBOL:REQUIREMENT, with a requirement such as ^1.2, found \
+                 \"import=numbers:twice:newest\"",
+            ),
+            (
+                "PLUG_META_(_import_x, \"import=numbers:twice:*\\0import=other:twice:*\");",
+                ErrorKind::Incompatible,
+                "expected one import of a symbol, found \"import=other:twice:*\"",
+            ),
+            (
+                "PLUG_META_(_import_x, \"import=numbers:twice:*\");",
+                ErrorKind::Incompatible,
+                "import twice of numbers *: expected 40 writable, aligned bytes under the exported \
+                 symbol plug_import_v1_twice, found none",
+            ),
+            (
+                "PLUG_META_(_import_x, \"import=numbers:twice:*\");\n\
+                 extern const plug_import_slot plug_import_v1_twice;\n\
+                 const plug_import_slot plug_import_v1_twice = {0};",
+                ErrorKind::Incompatible,
+                "symbol plug_import_v1_twice, found read-only ones",
+            ),
+            (
+                "PLUG_META_(_import_x, \"import=numbers:twice:*\");\n\
+                 extern char plug_import_v1_twice[8];\nchar plug_import_v1_twice[8];",
+                ErrorKind::Incompatible,
+                "symbol plug_import_v1_twice, found 8 bytes",
+            ),
+            (
+                "PLUG_META_(_import_x, \"import=user:twice:*\");\n\
+                 extern plug_import_slot plug_import_v1_twice;\n\
+                 plug_import_slot plug_import_v1_twice = {0};",
+                ErrorKind::Cycle,
+                "import twice of user *: plugins would import of each other: user -> user",
+            ),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let source = format!(
+                "{PREFACE}\nPLUG_PLUGIN(\"user\", \"1.0.0\", \"x\", \"MIT\", init, stop);\n{extra}\n"
+            );
+            let source = scratch.write(&format!("odd{n}.c"), &source);
+            let include = plug_tests::standalone::include();
+            // Braces around nothing are for a compiler that is not strict.
+            let output = scratch.path().join(format!("libodd{n}.so"));
+            let mut gcc = std::process::Command::new("gcc");
+            gcc.args(["-shared", "-fPIC", "-I"]).arg(include);
+            gcc.arg(&source).arg("-o").arg(&output);
+            plug_tests::standalone::run(&mut gcc);
+            let (found, _, text) = refused(host.load(output));
+            assert_eq!(found, kind, "{text}");
+            assert!(text.contains(told), "{text}");
+        }
+        host.unload("numbers");
+    });
+}
+
+/// A constructor that calls what is not bound yet does no harm: it gets an error, and the load is
+/// refused.
+#[test]
+fn a_call_before_init_refuses_the_load() {
+    isolated!({
+        let scratch = Scratch::new("imports");
+        let host = Host::new();
+        let numbers = host.load(provider(&scratch, "1.2.0")).expect("loads");
+        let source = format!(
+            "{PREFACE}\nPLUG_PLUGIN(\"user\", \"1.0.0\", \"x\", \"MIT\", init, stop);\n\
+             PLUG_IMPORT(\"numbers\", \"^1\", uint64_t, twice, (uint64_t n), (n));\n\
+             extern uint64_t early; uint64_t early = 7;\n\
+             __attribute__((constructor)) static void build(void) {{ early = twice(1); }}\n"
+        );
+        let file = c_plugin(&scratch, "early", &source);
+        assert_eq!(
+            refused(host.load(file)),
+            (
+                ErrorKind::Unbound,
+                Some(Stage::Bind),
+                "user: bind: a constructor called twice of numbers ^1, which is bound after the \
+                 constructors; call it in init or later"
+                    .to_owned()
+            )
+        );
+        assert_eq!(host.loader.calls(&numbers), 0);
+        assert!(numbers.used_by().is_empty());
+        let source = r#"
+#include "plugin_api.h"
+#include <string>
+PLUG_IMPORT("numbers", "^1", uint64_t, twice, (uint64_t n), (n));
+namespace {
+struct Early {
+    std::string why;
+    Early() {
+        try {
+            twice(1);
+        } catch (const plug::import_error &error) {
+            why = error.what();
+        }
+    }
+} early;
+int32_t init(const plug_host_context *) { return PLUG_OK; }
+void stop() {}
+}
+PLUG_PLUGIN("user", "1.0.0", "x", "MIT", init, stop);
+"#;
+        let file = cpp_plugin(&scratch, "early-too", source);
+        assert_eq!(refused(host.load(file)).0, ErrorKind::Unbound);
+        host.unload("numbers");
+    });
+}
+
+/// Stops every load of one plugin at a point until it is told to go on.
+struct Gate {
+    arrived: Receiver<()>,
+    go_on: Sender<Verdict>,
+}
+
+impl Gate {
+    /// The next thread that comes to `point` stops there.
+    fn at(point: &'static str) -> Self {
+        let (arrive, arrived) = mpsc::channel();
+        let (go_on, going) = mpsc::channel();
+        let (once, going) = (AtomicBool::new(true), Mutex::new(going));
+        let arrive = Mutex::new(arrive);
+        set_hook(move |at| {
+            if at == point && once.swap(false, Ordering::SeqCst) {
+                arrive.lock().unwrap().send(()).expect("the test waits");
+                let going = going.lock().unwrap();
+                return going.recv().unwrap_or(Verdict::Pass);
+            }
+            Verdict::Pass
+        });
+        Self { arrived, go_on }
+    }
+
+    fn wait(&self) {
+        let patience = Duration::from_secs(60);
+        self.arrived.recv_timeout(patience).expect("comes there");
+    }
+
+    fn release(&self, verdict: Verdict) {
+        self.go_on.send(verdict).expect("it waits");
+    }
+}
+
+/// Waits until the load of a plugin has been going on for a while, with nothing coming of it.
+fn still_waits<T>(thread: &thread::ScopedJoinHandle<'_, T>) {
+    thread::sleep(Duration::from_millis(200));
+    assert!(!thread.is_finished(), "it did not wait");
+}
+
+#[test]
+fn a_provider_on_its_way_in_is_waited_for() {
+    isolated!({
+        let scratch = Scratch::new("imports");
+        let host = Host::new();
+        let (numbers, user) = (provider(&scratch, "1.2.0"), user(&scratch, "^1"));
+        for point in [
+            "load.map",
+            "load.constructors",
+            "load.init",
+            "load.activate",
+        ] {
+            let gate = Gate::at(point);
+            thread::scope(|scope| {
+                let coming = scope.spawn(|| host.load(&numbers));
+                gate.wait();
+                let waiting = scope.spawn(|| host.load(&user));
+                still_waits(&waiting);
+                // No lock is held meanwhile: others load, are listed and unloaded.
+                let source = format!(
+                    "{PREFACE}\nPLUG_PLUGIN(\"other\", \"1.0.0\", \"x\", \"MIT\", init, stop);\n"
+                );
+                host.load(c_plugin(&scratch, "other", &source))
+                    .expect("loads");
+                host.unload("other");
+                gate.release(Verdict::Pass);
+                coming.join().unwrap().expect("loads");
+                let user = waiting.join().unwrap().expect("loads");
+                assert_eq!(call(&user, "odd", 3), Ok(7));
+            });
+            host.unload("user");
+            host.unload("numbers");
+        }
+    });
+}
+
+/// Race of 2010: to wait for a dependency's `init` must hold nothing that this needs.
+#[test]
+fn a_provider_that_fails_in_init_fails_who_waits_for_it() {
+    isolated!({
+        let scratch = Scratch::new("imports");
+        let host = Host::new();
+        let (numbers, user) = (provider(&scratch, "1.2.0"), user(&scratch, "^1"));
+        let gate = Gate::at("load.init");
+        thread::scope(|scope| {
+            let coming = scope.spawn(|| host.load(&numbers));
+            gate.wait();
+            let waiting = scope.spawn(|| host.load(&user));
+            still_waits(&waiting);
+            gate.release(Verdict::Fail);
+            assert_eq!(refused(coming.join().unwrap()).0, ErrorKind::Injected);
+            assert_eq!(
+                refused(waiting.join().unwrap()),
+                (
+                    ErrorKind::NoProvider,
+                    Some(Stage::Imports),
+                    "user: imports: import twice of numbers ^1: numbers was waited for, and its load \
+                     failed"
+                        .to_owned()
+                )
+            );
+        });
+        assert!(host.loader.plugins().is_empty());
+    });
+}
+
+#[test]
+fn the_wait_for_a_provider_ends() {
+    isolated!({
+        let scratch = Scratch::new("imports");
+        let mut config = Config::default();
+        config.load_patience = Duration::from_millis(300);
+        let host = Host::with(config);
+        let (numbers, user) = (provider(&scratch, "1.2.0"), user(&scratch, "^1"));
+        let gate = Gate::at("load.constructors");
+        thread::scope(|scope| {
+            let coming = scope.spawn(|| host.load(&numbers));
+            gate.wait();
+            assert_eq!(
+                refused(host.load(&user)),
+                (
+                    ErrorKind::Deadline,
+                    Some(Stage::Imports),
+                    "user: imports: import twice of numbers ^1: numbers is still Coming".to_owned()
+                )
+            );
+            gate.release(Verdict::Pass);
+            coming.join().unwrap().expect("loads");
+        });
+        host.unload("numbers");
+    });
+}
+
+/// A service by which plugins of the test have others loaded.
+mod loading {
+    use super::{Host, Path};
+    use std::sync::OnceLock;
+
+    plug_api::interface! {
+        /// Loads `user.so` and tells what came of it.
+        pub struct LoadV1("test.load", 1, 0) {
+            load: unsafe extern "C-unwind" fn() -> i32,
+        }
+    }
+
+    pub(super) static HOST: OnceLock<&'static Host> = OnceLock::new();
+    pub(super) static FILE: OnceLock<Box<Path>> = OnceLock::new();
+    pub(super) static TOLD: OnceLock<String> = OnceLock::new();
+
+    pub(super) static SERVICE: LoadV1 = LoadV1 { load };
+
+    unsafe extern "C-unwind" fn load() -> i32 {
+        let (Some(host), Some(file)) = (HOST.get(), FILE.get()) else {
+            return -1;
+        };
+        match host.load(file.to_path_buf()) {
+            Ok(_) => 0,
+            Err(error) => {
+                let _first = TOLD.set(error.to_string());
+                -2
+            }
+        }
+    }
+}
+
+/// A provider whose `init` loads its own user would wait for itself.
+#[test]
+fn an_init_that_loads_its_own_user_is_no_deadlock() {
+    isolated!({
+        let scratch = Scratch::new("imports");
+        let host: &'static Host = Box::leak(Box::new(Host::new()));
+        host.loader.offer(&loading::SERVICE);
+        let _first = loading::HOST.set(host);
+        let _first = loading::FILE.set(user(&scratch, "^1").into());
+        let source = r#"
+#include "plugin_api.h"
+typedef struct { int32_t (*load)(void); } loads;
+static int32_t init(const plug_host_context *ctx) {
+    const loads *service = (const loads *)plug_service(ctx, "test.load", 1, 0);
+    return service != NULL && service->load() == -2 ? PLUG_OK : PLUG_FAILED;
+}
+static void stop(void) {}
+PLUG_PLUGIN("numbers", "1.2.0", "x", "MIT", init, stop);
+PLUG_EXPORT(uint64_t, twice, (uint64_t n)) { return 2 * n; }
+"#;
+        let began = std::time::Instant::now();
+        host.load(c_plugin(&scratch, "numbers", source))
+            .expect("loads");
+        assert!(
+            began.elapsed() < Duration::from_secs(20),
+            "it waited for itself"
+        );
+        assert_eq!(
+            loading::TOLD.get().map(String::as_str),
+            Some(
+                "user: imports: import twice of numbers ^1: numbers is Coming, and waits for this load"
+            )
+        );
+        host.unload("numbers");
+    });
+}
+
+#[test]
+fn a_provider_on_its_way_out_refuses_users() {
+    isolated!({
+        let scratch = Scratch::new("imports");
+        let host = Host::new();
+        let (numbers, user) = (provider(&scratch, "1.2.0"), user(&scratch, "^1"));
+        host.load(&numbers).expect("loads");
+        let departure = host.loader.begin_unload("numbers").expect("begins");
+        assert_eq!(
+            refused(host.load(&user)),
+            (
+                ErrorKind::Busy,
+                Some(Stage::Imports),
+                "user: imports: import twice of numbers ^1: numbers is Going, not Live; load it again"
+                    .to_owned()
+            )
+        );
+        departure.cancel();
+        host.load(&user).expect("loads");
+        host.unload("user");
+        host.unload("numbers");
+    });
+}
+
+#[test]
+fn a_provider_stays_while_its_user_is_on_its_way_in() {
+    isolated!({
+        let scratch = Scratch::new("imports");
+        let host = Host::new();
+        let (numbers, user) = (provider(&scratch, "1.2.0"), user(&scratch, "^1"));
+        let numbers = host.load(&numbers).expect("loads");
+        // From the moment on at which it was found, whatever becomes of the load.
+        for (point, verdict) in [
+            ("load.rewrite", Verdict::Pass),
+            ("load.map", Verdict::Fail),
+            ("load.constructors", Verdict::Pass),
+            ("load.bind", Verdict::Fail),
+            ("load.init", Verdict::Fail),
+            ("load.activate", Verdict::Fail),
+        ] {
+            let gate = Gate::at(point);
+            thread::scope(|scope| {
+                let coming = scope.spawn(|| host.load(&user));
+                gate.wait();
+                assert_eq!(numbers.used_by(), ["user".into()], "{point}");
+                let error = host.loader.unload("numbers", Deadline::now());
+                let error = error.expect_err("used");
+                assert_eq!(error.kind(), ErrorKind::InUse, "{point}: {error}");
+                gate.release(verdict);
+                let loaded = coming.join().unwrap();
+                match verdict {
+                    Verdict::Pass => {
+                        assert_eq!(call(&loaded.expect("loads"), "odd", 1), Ok(3));
+                        host.unload("user");
+                    }
+                    Verdict::Fail => assert_eq!(refused(loaded).0, ErrorKind::Injected),
+                }
+            });
+            assert!(numbers.used_by().is_empty(), "{point}");
+        }
+        host.unload("numbers");
+    });
+}
+
+/// Fails at every point of a load in turn; nothing stays on the provider.
+#[test]
+fn a_load_that_fails_lets_its_providers_go() {
+    isolated!({
+        let scratch = Scratch::new("imports");
+        let host = Host::new();
+        let (numbers, user) = (provider(&scratch, "1.2.0"), user(&scratch, "^1"));
+        let numbers = host.load(&numbers).expect("loads");
+        for point in POINTS.iter().filter(|point| point.starts_with("load.")) {
+            if matches!(*point, "load.live" | "load.constructor") {
+                // The first cannot fail, the second is not come to.
+                continue;
+            }
+            let wanted = *point;
+            set_hook(move |at| match at == wanted {
+                true => Verdict::Fail,
+                false => Verdict::Pass,
+            });
+            assert_eq!(refused(host.load(&user)).0, ErrorKind::Injected, "{point}");
+            set_hook(|_| Verdict::Pass);
+            assert!(numbers.used_by().is_empty(), "{point}");
+            let user = host.load(&user).expect("loads");
+            assert_eq!(call(&user, "odd", 1), Ok(3));
+            host.unload("user");
+        }
+        host.unload("numbers");
+    });
+}
+
+/// Two loads that would wait for each other: the second one is refused.
+#[test]
+fn plugins_that_import_of_each_other_are_refused() {
+    isolated!({
+        let scratch = Scratch::new("imports");
+        let host = Host::new();
+        let plugin = |name: &str, of: &str, version: &str| {
+            let source = format!(
+                "{PREFACE}\nPLUG_PLUGIN(\"{name}\", \"{version}\", \"x\", \"MIT\", init, stop);\n\
+                 PLUG_IMPORT(\"{of}\", \"*\", uint64_t, from_{of}, (void), ());\n\
+                 PLUG_EXPORT(uint64_t, from_{name}, (void)) {{ return from_{of}(); }}\n"
+            );
+            c_plugin(&scratch, &format!("{name}-{version}"), &source)
+        };
+        let (a, b, c) = (
+            plugin("a", "b", "1.0.0"),
+            plugin("b", "c", "1.0.0"),
+            plugin("c", "a", "1.0.0"),
+        );
+        // Each holds its name and waits for the next one, which is not there yet.
+        let gate = Gate::at("load.imports");
+        thread::scope(|scope| {
+            let c = scope.spawn(|| host.load(&c));
+            gate.wait();
+            let b = scope.spawn(|| host.load(&b));
+            still_waits(&b);
+            let a = scope.spawn(|| host.load(&a));
+            still_waits(&a);
+            gate.release(Verdict::Pass);
+            let told = refused(c.join().unwrap());
+            assert_eq!(
+                told,
+                (
+                    ErrorKind::Cycle,
+                    Some(Stage::Imports),
+                    "c: imports: import from_a of a *: plugins would import of each other: c -> a -> \
+                     b -> c"
+                        .to_owned()
+                )
+            );
+            assert_eq!(refused(b.join().unwrap()).0, ErrorKind::NoProvider);
+            assert_eq!(refused(a.join().unwrap()).0, ErrorKind::NoProvider);
+        });
+        assert!(host.loader.plugins().is_empty());
+        // A version that imports of its own user would close the circle, too.
+        let source = format!(
+            "{PREFACE}\nPLUG_PLUGIN(\"c\", \"0.9.0\", \"x\", \"MIT\", init, stop);\n\
+             PLUG_EXPORT(uint64_t, from_c, (void)) {{ return 9; }}\n"
+        );
+        host.load(c_plugin(&scratch, "c-plain", &source))
+            .expect("loads");
+        host.load(&b).expect("loads");
+        let a = host.load(&a).expect("loads");
+        let closing = host.loader.replace(
+            &host.trust,
+            "c",
+            Source::path(&c),
+            &Params::new(),
+            seconds(5),
+        );
+        assert_eq!(closing.expect_err("a circle").kind(), ErrorKind::Cycle);
+        let from_a = a
+            .function::<unsafe extern "C" fn() -> u64>("from_a")
+            .unwrap();
+        // SAFETY: the signature is the source's.
+        assert_eq!(unsafe { from_a.call(()) }, Ok(9));
+        let names = ["a", "b", "c"].map(|name| {
+            let result = host.loader.unload(name, seconds(5));
+            matches!(result, Ok(Unloaded::Gone(_)))
+        });
+        assert_eq!(names, [true; 3]);
+    });
+}
+
+/// Users follow a replace as handles do, and have a say in it.
+#[test]
+fn imports_follow_a_replace() {
+    isolated!({
+        let scratch = Scratch::new("imports");
+        let host = Host::new();
+        let first = provider_of(&scratch, "1.2.0", "return 2 * n;");
+        host.load(&first).expect("loads");
+        let user = host.load(user(&scratch, "^1")).expect("loads");
+        let replace = |file: &Path| {
+            let source = Source::path(file);
+            let (name, params) = ("numbers", Params::new());
+            host.loader
+                .replace(&host.trust, name, source, &params, seconds(20))
+        };
+        assert_eq!(call(&user, "odd", 5), Ok(11));
+        let second = provider_of(&scratch, "1.3.0", "return 20 * n;");
+        let replaced = replace(&second).expect("replaces");
+        assert!(
+            matches!(replaced.former, Ok(Unloaded::Gone(_))),
+            "{:?}",
+            replaced.former
+        );
+        assert_eq!(replaced.plugin.used_by(), ["user".into()]);
+        assert_eq!(call(&user, "odd", 5), Ok(101));
+        // Errors come back from there, too.
+        assert!(call(&user, "odd", 13).is_err());
+        let third = provider(&scratch, "2.0.0");
+        let error = replace(&third).expect_err("the user wants another one");
+        assert_eq!(error.kind(), ErrorKind::ProviderVersion);
+        assert_eq!(
+            error.to_string(),
+            "numbers: activate: import twice of numbers ^1 by user: expected version ^1, found 2.0.0"
+        );
+        let source = format!(
+            "{PREFACE}\nPLUG_PLUGIN(\"numbers\", \"1.9.0\", \"x\", \"MIT\", init, stop);\n\
+             PLUG_EXPORT(uint64_t, twice, (uint32_t n)) {{ return 2 * (uint64_t)n; }}\n"
+        );
+        let narrow = c_plugin(&scratch, "narrow", &source);
+        let error = replace(&narrow).expect_err("another signature");
+        assert_eq!(
+            error.to_string(),
+            "numbers: activate: import twice of numbers ^1 by user: function twice: expected fn(u64) \
+             -> u64, found fn(u32) -> u64; rebuild the older of the two"
+        );
+        assert_eq!(call(&user, "odd", 5), Ok(101));
+        let error = host.loader.unload("numbers", seconds(5)).expect_err("used");
+        assert_eq!(error.kind(), ErrorKind::InUse);
+        host.unload("user");
+        // Nobody wants anything any more.
+        let replaced = replace(&third).expect("replaces");
+        assert!(
+            matches!(replaced.former, Ok(Unloaded::Gone(_))),
+            "{:?}",
+            replaced.former
+        );
+        host.unload("numbers");
+        assert!(host.loader.zombies().is_empty());
+    });
+}
+
+/// Calls through an import while its provider is replaced all the time: none is lost, none fails,
+/// and no thread goes back.
+#[test]
+fn no_call_through_an_import_is_lost_in_a_replace() {
+    isolated!({
+        let scratch = Scratch::new("imports");
+        let host = Host::new();
+        let version = |stamp: u64| {
+            let source = format!(
+                "{PREFACE}\nPLUG_PLUGIN(\"numbers\", \"1.{stamp}.0\", \"x\", \"MIT\", init, stop);\n\
+                 PLUG_EXPORT(uint64_t, twice, (uint64_t n)) {{ (void)n; return {stamp}; }}\n"
+            );
+            c_plugin(&scratch, &format!("stamp{stamp}"), &source)
+        };
+        let rounds = 30;
+        let files: Vec<PathBuf> = (0..rounds).map(version).collect();
+        host.load(&files[0]).expect("loads");
+        let user = host.load(user(&scratch, "^1")).expect("loads");
+        let odd = user.function::<Number>("odd").expect("exported");
+        let (over, calls) = (AtomicBool::new(false), AtomicU64::new(0));
+        thread::scope(|scope| {
+            for n in 0..4 {
+                let (over, calls, host) = (&over, &calls, &host);
+                scope.spawn(move || {
+                    let worker = (n < 2).then(|| host.loader.worker("user").expect("worker"));
+                    let mut last = 0;
+                    while !over.load(Ordering::SeqCst) {
+                        // SAFETY: the signature is the source's.
+                        let answer = match &worker {
+                            Some(worker) => unsafe { odd.call_on(worker, (1,)) },
+                            None => unsafe { odd.call((1,)) },
+                        };
+                        let now = answer.expect("no call fails");
+                        assert!(now >= last, "went back from {last} to {now}");
+                        last = now;
+                        calls.fetch_add(1, Ordering::Relaxed);
+                    }
+                    assert_eq!(last, rounds);
+                });
+            }
+            for file in &files[1..] {
+                let before = calls.load(Ordering::Relaxed);
+                let (source, params) = (Source::path(file), Params::new());
+                let replaced =
+                    host.loader
+                        .replace(&host.trust, "numbers", source, &params, seconds(60));
+                let former = replaced.expect("replaces").former;
+                assert!(matches!(former, Ok(Unloaded::Gone(_))), "{former:?}");
+                while calls.load(Ordering::Relaxed) < before + 100 {
+                    thread::yield_now();
+                }
+            }
+            over.store(true, Ordering::SeqCst);
+        });
+        assert_eq!(call(&user, "odd", 1), Ok(rounds));
+        host.unload("user");
+        host.unload("numbers");
+    });
+}
+
+/// A user whose thread never ends keeps its provider: its code may still call it.
+#[test]
+fn a_zombie_keeps_what_it_imports() {
+    isolated!({
+        let scratch = Scratch::new("imports");
+        let host = Host::new();
+        let numbers = host.load(provider(&scratch, "1.2.0")).expect("loads");
+        let source = r#"
+#include "plugin_api.h"
+PLUG_IMPORT("numbers", "^1", uint64_t, twice, (uint64_t n), (n));
+namespace {
+struct Owed {
+    ~Owed() { if (twice(2) != 4) { __builtin_trap(); } }
+    int used = 0;
+};
+thread_local Owed owed;
+int32_t init(const plug_host_context *) { return PLUG_OK; }
+void stop() {}
+}
+PLUG_PLUGIN("user", "1.0.0", "x", "MIT", init, stop);
+PLUG_EXPORT(uint64_t, odd, (uint64_t n)) { owed.used++; return n; }
+"#;
+        let user = host
+            .load(cpp_plugin(&scratch, "owing", source))
+            .expect("loads");
+        let (done, wait) = mpsc::channel::<()>();
+        let (called, has_called) = mpsc::channel();
+        thread::scope(|scope| {
+            let user = &user;
+            scope.spawn(move || {
+                called.send(call(user, "odd", 1)).expect("the test waits");
+                let _ = wait.recv();
+            });
+            assert_eq!(has_called.recv(), Ok(Ok(1)));
+            let left = host.loader.unload("user", seconds(1)).expect("leaves");
+            assert!(matches!(left, Unloaded::Zombie(_)), "{left:?}");
+            assert_eq!(numbers.used_by(), ["user".into()]);
+            let error = host.loader.unload("numbers", seconds(1)).expect_err("used");
+            assert_eq!(error.kind(), ErrorKind::InUse);
+            drop(done);
+        });
+        match host.loader.wait_for_zombie("user", seconds(20)) {
+            Ok(()) => {}
+            Err(error) => assert_eq!(error.kind(), ErrorKind::NotFound, "{error}"),
+        }
+        assert!(numbers.used_by().is_empty());
+        host.unload("numbers");
+    });
+}
+
+/// The name of the plugin `n` of a graph, and those that it imports of: diamonds, all over.
+fn node(n: usize) -> (String, Vec<String>) {
+    let of = [n / 2, n / 3, n.saturating_sub(1)];
+    let mut of: Vec<usize> = of.into_iter().filter(|other| *other < n).collect();
+    of.sort_unstable();
+    of.dedup();
+    let name = |n: usize| format!("node{n}");
+    (name(n), of.into_iter().map(name).collect())
+}
+
+const NODES: usize = 50;
+
+/// Builds the graph in `folder`; every plugin's answer is one more than the sum of those it imports.
+fn graph(scratch: &Scratch) {
+    for n in 0..NODES {
+        let (name, of) = node(n);
+        let mut source = format!(
+            "{PREFACE}\nPLUG_PLUGIN(\"{name}\", \"1.{n}.0\", \"x\", \"MIT\", init, stop);\n"
+        );
+        let mut sum = String::from("1");
+        for other in of {
+            writeln!(
+                source,
+                "PLUG_IMPORT(\"{other}\", \"^1\", uint64_t, from_{other}, (void), ());"
+            )
+            .unwrap();
+            write!(sum, " + from_{other}()").unwrap();
+        }
+        writeln!(
+            source,
+            "PLUG_EXPORT(uint64_t, from_{name}, (void)) {{ return {sum}; }}"
+        )
+        .unwrap();
+        c_plugin(scratch, &name, &source);
+    }
+}
+
+/// What the plugin `n` of the graph answers.
+fn answer(n: usize) -> u64 {
+    let mut answers: Vec<u64> = Vec::new();
+    for n in 0..=n {
+        let (_, of) = node(n);
+        let of = of
+            .iter()
+            .map(|name| name["node".len()..].parse::<usize>().unwrap());
+        let sum = of.fold(1_u64, |sum, other| sum.wrapping_add(answers[other]));
+        answers.push(sum);
+    }
+    answers[n]
+}
+
+fn directed(scratch: &Scratch) -> Host {
+    let text = format!("search = [{:?}]\n", scratch.path());
+    let folder = scratch.write("plug.d/search.toml", &text);
+    let folder = folder.parent().expect("in a folder").to_path_buf();
+    let mut config = Config::default();
+    config.directives = Directives::read([folder]).expect("reads");
+    Host::with(config)
+}
+
+#[test]
+fn a_graph_of_fifty_loads_lists_refuses_and_unloads_in_order() {
+    isolated!({
+        let scratch = Scratch::new("imports");
+        graph(&scratch);
+        let host = directed(&scratch);
+        let top = format!("node{}", NODES - 1);
+        let plan = host.loader.plan(&Source::plugin(&top)).expect("plans");
+        assert_eq!(plan.steps.len(), NODES);
+        // Nobody before those that it imports of.
+        for (at, step) in plan.steps.iter().enumerate() {
+            let n: usize = step.name["node".len()..].parse().unwrap();
+            assert!(!step.is_loaded);
+            assert_eq!(step.version, format!("1.{n}.0"));
+            for other in node(n).1 {
+                let place = plan.steps.iter().position(|step| step.name == other);
+                assert!(place.expect("planned") < at, "{other} after {}", step.name);
+                let step = &plan.steps[place.unwrap()];
+                assert!(step.used_by.contains(&format!("node{n}")), "{step:?}");
+            }
+        }
+        assert!(host.loader.plugins().is_empty(), "a plan loads nothing");
+        // Three that are wanted for themselves; the rest comes with the last one.
+        for n in 0..3 {
+            let name = format!("node{n}");
+            let source = Source::plugin(name).with_providers();
+            host.loader
+                .load(&host.trust, source, &Params::new())
+                .expect("loads");
+        }
+        let source = Source::plugin(&top).with_providers();
+        let loaded = host.loader.load(&host.trust, source, &Params::new());
+        let loaded = loaded.expect("loads");
+        assert_eq!(host.loader.plugins().len(), NODES);
+        let ask = |plugin: &Plugin| {
+            let name = format!("from_{}", plugin.name());
+            let function = plugin.function::<unsafe extern "C" fn() -> u64>(&name);
+            // SAFETY: the signature is the source's.
+            unsafe { function.expect("exported").call(()) }
+        };
+        // All 50 have run, and those below more than once.
+        assert_eq!(
+            ask(&host.loader.plugin("node12").expect("listed")),
+            Ok(answer(12))
+        );
+        for plugin in host.loader.plugins() {
+            let n: usize = plugin.name()["node".len()..].parse().unwrap();
+            let mut users: Vec<String> = (0..NODES)
+                .map(node)
+                .filter(|(_, of)| of.iter().any(|of| of == plugin.name()))
+                .map(|(name, _)| name)
+                .collect();
+            users.sort_unstable();
+            let found: Vec<String> = plugin.used_by().into_iter().map(String::from).collect();
+            assert_eq!(found, users, "{}", plugin.name());
+            assert_eq!(plugin.is_automatic(), (3..NODES - 1).contains(&n));
+            let unloaded = n + 1 < NODES;
+            if unloaded {
+                let error = host.loader.unload(plugin.name(), Deadline::now());
+                let error = error.expect_err("used");
+                let told = format!(
+                    "{}: going: it is used by {}; unload that first",
+                    plugin.name(),
+                    users.join(", ")
+                );
+                assert_eq!(error.to_string(), told);
+            }
+        }
+        assert_eq!(loaded.state(), State::Live);
+        host.unload(&top);
+        let done = host
+            .loader
+            .unload_unused(seconds(60))
+            .expect("from outside");
+        let names: Vec<String> = done.iter().map(|(name, _)| name.clone()).collect();
+        let wanted: Vec<String> = (3..NODES - 1).rev().map(|n| format!("node{n}")).collect();
+        assert_eq!(names, wanted);
+        for (name, result) in done {
+            assert!(
+                matches!(result, Ok(Unloaded::Gone(_))),
+                "{name}: {result:?}"
+            );
+        }
+        // What was loaded for itself stays.
+        let left: Vec<String> = host
+            .loader
+            .plugins()
+            .iter()
+            .map(|plugin| plugin.name().to_owned())
+            .collect();
+        assert_eq!(left, ["node0", "node1", "node2"]);
+        let done = host.loader.shutdown(seconds(60)).expect("from outside");
+        let names: Vec<&str> = done.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, ["node2", "node1", "node0"]);
+        assert!(
+            done.iter()
+                .all(|(_, it)| matches!(it, Ok(Unloaded::Gone(_))))
+        );
+    });
 }
