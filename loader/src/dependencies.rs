@@ -117,9 +117,14 @@ impl Planner<'_> {
     fn visit(&mut self, user: &str, imports: &[PluginImport]) -> Result<(), Error> {
         self.open.push(user.to_owned());
         for import in imports {
-            self.provide(user, import)
-                .map_err(|error| error.about(&format!("import {import}")))
-                .map_err(|error| error.at(Stage::Imports).plugin(user))?;
+            self.provide(user, import).map_err(|error| {
+                // What is about another plugin is told of that.
+                match error.plugin_name().is_empty() {
+                    true => error.about(&format!("import {import}")).plugin(user),
+                    false => error,
+                }
+                .at(Stage::Imports)
+            })?;
         }
         self.open.pop();
         Ok(())
