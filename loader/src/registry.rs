@@ -642,32 +642,35 @@ impl Registry {
             .collect()
     }
 
-    /// Takes every Live plugin at process exit, in the order of [`Registry::shut_down`]; none if the lock is not to be
-    /// had, since whoever holds it may never let go.
-    pub(crate) fn take_all_at_exit(&self) -> Vec<Leaving> {
-        let deadline = Deadline::after(Duration::from_millis(200));
-        let mut writer = loop {
-            match self.writer.try_lock() {
-                Ok(writer) => break writer,
-                Err(std::sync::TryLockError::Poisoned(poison)) => break poison.into_inner(),
-                Err(std::sync::TryLockError::WouldBlock) if deadline.has_passed() => {
-                    return Vec::new();
-                }
-                Err(std::sync::TryLockError::WouldBlock) => std::thread::yield_now(),
-            }
+    /// Refuses loads from now on, and tells the loads that are to end with the process, in the order of
+    /// [`Registry::shut_down`]; none if the lock is not to be had, since whoever holds it may never let
+    /// go.
+    pub(crate) fn shut_down_at_exit(&self) -> Vec<u64> {
+        let Some(mut writer) = self.lock_at_exit() else {
+            return Vec::new();
         };
         writer.shut_down = true;
-        let mut taken = Vec::new();
-        for at in writer.users_first() {
-            if let Some(entry) = writer.entries.get_mut(at)
-                && state::word(entry.id).state() == State::Live
-                && let Some(loaded) = entry.loaded.take()
-            {
-                set(entry.id, entry.generation, State::Going);
-                taken.push(Leaving { loaded });
-            }
+        let order = writer.users_first();
+        let entries = order.iter().filter_map(|at| writer.entries.get(*at));
+        entries.map(|entry| entry.generation).collect()
+    }
+
+    /// Takes one of those if it is Live: one after the other, so that what a plugin imports is there
+    /// while it ends.
+    pub(crate) fn take_at_exit(&self, generation: u64) -> Option<Leaving> {
+        let mut writer = self.lock_at_exit()?;
+        let mut entries = writer.entries.iter_mut();
+        let entry = entries.find(|entry| entry.generation == generation)?;
+        if state::word(entry.id).state() != State::Live {
+            return None;
         }
-        taken
+        let loaded = entry.loaded.take()?;
+        set(entry.id, entry.generation, State::Going);
+        Some(Leaving { loaded })
+    }
+
+    fn lock_at_exit(&self) -> Option<MutexGuard<'_, Writer>> {
+        self.hold(Deadline::after(Duration::from_millis(200)))
     }
 
     /// Waits until something is retired or a zombie lingers, then up to a second more unless much

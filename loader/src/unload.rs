@@ -654,7 +654,10 @@ fn bury(process: &'static Process, loaded: Loaded, why: Why, until: Option<Until
 ///
 /// A plugin that somebody is inside of, the exiting thread itself included, is left alone.
 pub(crate) fn at_process_exit(process: &'static Process) {
-    for leaving in process.registry.take_all_at_exit() {
+    for generation in process.registry.shut_down_at_exit() {
+        let Some(leaving) = process.registry.take_at_exit(generation) else {
+            continue;
+        };
         let record: &Record = leaving.record();
         record.context.threads().stop();
         let soon = Deadline::after(Duration::from_millis(50));

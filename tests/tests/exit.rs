@@ -80,6 +80,40 @@ void stop() { note("leaver exit"); }
 PLUG_PLUGIN("leaver", "1.0.0", "ends", "MIT OR Apache-2.0", init, stop);
 "#;
 
+/// Uses `used` in its exit and in a destructor, and is loaded before the version that is there then.
+const USER: &str = r#"
+PLUG_IMPORT("used", "*", uint64_t, times, (uint64_t n), (n));
+int32_t init(const plug_host_context *) { return PLUG_OK; }
+__attribute__((destructor)) void destroy() { note(times(2) == 40 ? "user destructor" : "user failed"); }
+void stop() { note(times(3) == 60 ? "user exit" : "user failed"); }
+PLUG_PLUGIN("user", "1.0.0", "ends", "MIT OR Apache-2.0", init, stop);
+"#;
+
+const USED: &str = r#"
+int32_t init(const plug_host_context *) { return PLUG_OK; }
+void stop() { note("used exit"); }
+PLUG_PLUGIN("used", "1.0.0", "ends", "MIT OR Apache-2.0", init, stop);
+PLUG_EXPORT(uint64_t, times, (uint64_t n)) { return FACTOR * n; }
+"#;
+
+/// A plugin that uses another one, of which a newer version has come since.
+fn uses(host: &Host) {
+    let folder = env::var(FOLDER).expect("set by the parent");
+    let old = load(host, "used2");
+    load(host, "user");
+    let newer = Source::path(Path::new(&folder).join("libused20.so"));
+    let name = old.name();
+    let replaced = host
+        .loader
+        .replace(&host.trust, name, newer, &Default::default(), seconds(5));
+    assert!(matches!(
+        replaced.expect("replaces").former,
+        Ok(Unloaded::Gone(_))
+    ));
+    // That of the old version.
+    let _left = Journal::at(env::var(VARIABLE).expect("set")).take();
+}
+
 type Leave = unsafe extern "C" fn(i32) -> u64;
 type Twice = unsafe extern "C" fn(u64) -> u64;
 
@@ -153,6 +187,16 @@ fn act(role: &str) -> ExitCode {
             }
             end(7);
         }
+        "exit of a user" => {
+            uses(&host);
+            end(7);
+        }
+        "shutdown of a user" => {
+            uses(&host);
+            let left = host.loader.shutdown(seconds(5)).expect("outside");
+            let names: Vec<_> = left.iter().map(|(name, _)| name.as_str()).collect();
+            assert_eq!(names, ["user", "used", "two", "one"]);
+        }
         "exit in a forked child" => {
             // SAFETY: the child only exits.
             let pid = unsafe { libc::fork() };
@@ -208,8 +252,15 @@ fn main() -> ExitCode {
         cpp_plugin(&scratch, name, &plugin(name));
     }
     cpp_plugin(&scratch, "leaver", &format!("{PRELUDE}{LEAVER}"));
+    cpp_plugin(&scratch, "user", &format!("{PRELUDE}{USER}"));
+    for factor in ["2", "20"] {
+        let used = format!("{PRELUDE}#define FACTOR {factor}\n{USED}");
+        cpp_plugin(&scratch, &format!("used{factor}"), &used);
+    }
     let all = [ends("two"), ends("one")].concat();
-    let cases: [(&str, Vec<String>); 10] = [
+    let users = ["user exit", "user destructor", "used exit"].map(str::to_owned);
+    let with_users = [users.to_vec(), all.clone()].concat();
+    let cases: [(&str, Vec<String>); 12] = [
         ("return from main", all.clone()),
         ("exit from main", all.clone()),
         ("exit from a worker", all.clone()),
@@ -227,6 +278,8 @@ fn main() -> ExitCode {
             vec!["two object".into(), "one object".into()],
         ),
         ("exit in a forked child", all.clone()),
+        ("exit of a user", with_users.clone()),
+        ("shutdown of a user", with_users),
         ("shutdown", all),
     ];
     let mut failed = 0;
