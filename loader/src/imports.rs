@@ -85,7 +85,7 @@ impl Binding {
             }
             Some(_) => format!("import {import}: the plugin is gone"),
             None => {
-                witness::lacks(&import.plugin);
+                witness::lacks(&format!("plugin {}", import.plugin));
                 format!("import {import}: there are no other plugins in a rehearsal")
             }
         };

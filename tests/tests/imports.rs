@@ -9,9 +9,10 @@ use std::thread;
 use std::time::Duration;
 
 use plug_loader::checkpoint::{POINTS, Verdict, set_hook};
+use plug_loader::probe::Probe;
 use plug_loader::{
-    CallError, Config, Deadline, Directives, Error, ErrorKind, Params, Plugin, Source, Stage,
-    State, Unloaded,
+    CallError, Config, Deadline, Directives, Error, ErrorKind, EventKind, Params, Plugin, Source,
+    Stage, State, Unloaded,
 };
 use plug_tests::host::{Host, seconds};
 use plug_tests::isolated;
@@ -1083,5 +1084,89 @@ fn a_graph_of_fifty_loads_lists_refuses_and_unloads_in_order() {
             done.iter()
                 .all(|(_, it)| matches!(it, Ok(Unloaded::Gone(_))))
         );
+    });
+}
+
+/// A rehearsal is alone: what needs its providers there is let pass, and runs in the host.
+#[test]
+fn a_user_is_rehearsed_without_its_providers() {
+    isolated!({
+        let scratch = Scratch::new("imports");
+        let mut config = Config::default();
+        config.probe = Some(Probe::by(env!("CARGO_BIN_EXE_plug-probe")));
+        let host = Host::with(config);
+        host.load(provider(&scratch, "1.2.0")).expect("loads");
+        let file = c_plugin(&scratch, "user", C_USER);
+        let user = host.load(&file).expect("loads");
+        assert_eq!(call(&user, "odd", 2), Ok(5));
+        let events = host.loader.events(0, Deadline::now());
+        let told = events.iter().find_map(|event| match &event.kind {
+            EventKind::Probed(why) if &*event.plugin == "user" => Some(why.to_string()),
+            _ => None,
+        });
+        let told = told.expect("rehearsed");
+        let expected = "init returned -1: import twice of numbers ^1.2: there are no other plugins in \
+                        a rehearsal; it asked for the plugin numbers, which a probe does not offer";
+        assert!(told.contains(expected), "{told}");
+        host.unload("user");
+        // One whose init needs nothing passes.
+        let file = self::user(&scratch, "^1");
+        host.load(&file).expect("loads");
+        host.unload("user");
+        host.unload("numbers");
+    });
+}
+
+/// Runs `body` in a forked child; whether it ended well.
+fn in_child(body: impl FnOnce()) -> bool {
+    // SAFETY: the child runs `body` and ends.
+    let pid = unsafe { libc::fork() };
+    assert!(pid >= 0, "fork");
+    if pid == 0 {
+        // SAFETY: plain numbers.
+        unsafe { libc::alarm(60) };
+        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(body));
+        // SAFETY: ends this process.
+        unsafe { libc::_exit(i32::from(outcome.is_err())) };
+    }
+    let mut status = 0;
+    // SAFETY: own child.
+    let waited = unsafe { libc::waitpid(pid, &raw mut status, 0) };
+    assert_eq!(waited, pid);
+    status == 0
+}
+
+#[test]
+fn a_forked_child_has_imports_and_users_of_its_own() {
+    isolated!({
+        let scratch = Scratch::new("imports");
+        let host = Host::new();
+        let (numbers, file) = (provider(&scratch, "1.2.0"), user(&scratch, "^1"));
+        let numbers = host.load(&numbers).expect("loads");
+        let user = host.load(&file).expect("loads");
+        assert!(in_child(|| {
+            assert_eq!(call(&user, "odd", 4), Ok(9));
+            let error = host.loader.unload("numbers", seconds(5)).expect_err("used");
+            assert_eq!(error.kind(), ErrorKind::InUse);
+            host.unload("user");
+            host.unload("numbers");
+        }));
+        host.unload("user");
+        // A load that only the parent goes on with holds nothing in the child.
+        let gate = Gate::at("load.constructors");
+        thread::scope(|scope| {
+            let coming = scope.spawn(|| host.load(&file));
+            gate.wait();
+            assert_eq!(numbers.used_by(), ["user".into()]);
+            assert!(in_child(|| {
+                set_hook(|_| Verdict::Pass);
+                host.unload("numbers");
+            }));
+            gate.release(Verdict::Pass);
+            let user = coming.join().unwrap().expect("loads");
+            assert_eq!(call(&user, "odd", 4), Ok(9));
+        });
+        host.unload("user");
+        host.unload("numbers");
     });
 }

@@ -64,7 +64,8 @@ pub struct Report {
     pub passed: Option<String>,
     /// How long each stage took.
     pub times: Vec<(String, Duration)>,
-    /// The first service that the plugin asked for and the probe does not offer.
+    /// The first service that the plugin asked for and the probe does not offer; `plugin NAME` for a
+    /// plugin of which it called an imported function.
     pub lacked: Option<String>,
     /// Its functions that were called, where that was asked for.
     pub calls: Vec<Call>,
@@ -288,11 +289,18 @@ impl fmt::Display for Report {
             Verdict::Passed => f.write_str("passed its probe"),
             Verdict::Refused(why) => write!(f, "was refused by its probe: {why}"),
             Verdict::Failed(why) => match &self.lacked {
-                Some(service) => write!(
-                    f,
-                    "failed in its probe: {why}; it asked for the service {service}, which a probe \
-                     does not offer"
-                ),
+                Some(lacked) => {
+                    let what = if lacked.starts_with("plugin ") {
+                        ""
+                    } else {
+                        "service "
+                    };
+                    write!(
+                        f,
+                        "failed in its probe: {why}; it asked for the {what}{lacked}, which a probe \
+                         does not offer"
+                    )
+                }
                 None => write!(f, "failed in its probe: {why}"),
             },
             Verdict::Killed { signal, symbol } if symbol.is_empty() => {
