@@ -1,5 +1,5 @@
-//! Replaces of a plugin under calls: what callers notice, and what a replace costs beside a load and an
-//! unload.
+//! Replaces of a plugin under calls: what callers notice, what a replace costs beside a load and an
+//! unload, and what a call through an import costs beside the host's own.
 //!
 //! `cargo bench -p benches --bench replace`; with `PLUG_BENCH_QUICK=1` a short run, which shows that
 //! everything runs and whose ratios mean nothing. The last lines are `ratio NAME VALUE LIMIT` and
@@ -7,6 +7,7 @@
 
 mod calls;
 mod cost;
+mod imports;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -26,16 +27,18 @@ pub const LIMITS: Limits = Limits(&[
     ("call_errors", 0.0),
     ("version_order_violations", 0.0),
     ("p999_during_replace_vs_quiet", 2.0),
+    ("import_call_vs_function_call", 1.2),
     ("replace_vs_load_plus_unload", 1.3),
 ]);
 
 fn main() -> ExitCode {
     scenario::run_all(
-        &["calls", "cost"],
+        &["calls", "cost", "imports"],
         LIMITS,
         |plan: Plan, group| match group {
             "calls" => calls::run(plan),
             "cost" => cost::run(plan),
+            "imports" => imports::run(plan),
             other => panic!("no group {other}"),
         },
     )
