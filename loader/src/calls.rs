@@ -368,6 +368,27 @@ pub(crate) fn enter<'a>(
     }
 }
 
+/// As [`enter`] while the slot's state word is `word`, on a worker's thread; none elsewhere, and where
+/// that refuses. Apart, so that it is short.
+#[inline(always)]
+pub(crate) fn enter_own(id: u32, word: u64, address: usize) -> Option<Entered<'static>> {
+    // SAFETY: as in enter().
+    let row = unsafe { THREAD.with(|thread| thread.row.get()).as_ref() }?;
+    let count = row.count(id)?;
+    let inside = Inside::enter(address);
+    let fences = || snapshot::sections().fences();
+    let Some(raised) = gate::enter(count, gate::state(id), word, fences) else {
+        inside.leave();
+        return None;
+    };
+    row.set_current(address);
+    Some(Entered {
+        count,
+        row: Some((row, raised)),
+        inside,
+    })
+}
+
 /// Enters slot `id` for a function that the load `generation` gave to libc or the kernel: while it
 /// is Live, and while its constructors and `init` run. None once it is on its way out.
 ///

@@ -4,11 +4,11 @@
 use std::ffi::c_void;
 use std::ptr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use plug_api::abi::{ImportCall, ImportHost, STATUS_FAILED, STATUS_OK, Str};
 
-use crate::calls::{self, By, Imported};
+use crate::calls::{self, By, Entered, Imported};
 use crate::image::PluginImport;
 use crate::lineage::{Bearing, Lineage, Place};
 use crate::sys::code;
@@ -17,14 +17,17 @@ use crate::witness;
 /// What stands behind one slot. In one place for as long as the plugin is mapped.
 #[derive(Debug)]
 pub(crate) struct Binding {
-    /// Whether calls lead to the function yet. Written by the load once constructors have run, read
-    /// by every call. Release and Acquire, since a plugin's own thread may call just then.
-    is_open: AtomicBool,
+    /// The state word of the version that was found, once calls may lead there, and 0 before: no
+    /// slot's. Written by the load when constructors have run, read by every call. Release and
+    /// Acquire, since a thread of the plugin's may call just then.
+    word: AtomicU64,
+    /// Where the function is in that version.
+    place: Place,
+    /// Where it is after a replace; none in a rehearsal.
+    bearing: Option<Bearing>,
     /// Whether it was called before. Written by such calls, read by the load after the constructors,
     /// on whose thread or after whose threads' end: Relaxed.
     was_early: AtomicBool,
-    /// Where the function was at the load, and where it is after a replace; none in a rehearsal.
-    to: Option<(Place, Bearing)>,
     /// Who imports.
     user: Box<str>,
     import: PluginImport,
@@ -34,9 +37,10 @@ impl Binding {
     /// The binding of `user`'s `import`, which refuses calls until it is opened.
     pub(crate) fn new(user: &str, import: PluginImport, to: Option<(Place, Bearing)>) -> Self {
         Self {
-            is_open: AtomicBool::new(false),
+            word: AtomicU64::new(0),
+            place: to.map_or_else(Place::default, |(place, _)| place),
+            bearing: to.map(|(_, bearing)| bearing),
             was_early: AtomicBool::new(false),
-            to,
             user: user.into(),
             import,
         }
@@ -49,12 +53,12 @@ impl Binding {
 
     /// Leads calls to the function from here on, if there is one.
     pub(crate) fn open(&self) {
-        self.is_open.store(self.to.is_some(), Ordering::Release);
+        self.word.store(self.place.word, Ordering::Release);
     }
 
     /// Whether it was called before it was opened. Never in a rehearsal, where it is not to be had.
     pub(crate) fn was_early(&self) -> bool {
-        self.to.is_some() && self.was_early.load(Ordering::Relaxed)
+        self.bearing.is_some() && self.was_early.load(Ordering::Relaxed)
     }
 
     /// Writes it into the slot at a run-time address.
@@ -74,61 +78,78 @@ impl Binding {
         unsafe { code::write_import(slot, host) };
     }
 
-    /// Refuses a call: what a trapping stub does, but for the host's sake it does not trap.
-    #[cold]
-    fn refuse(&self) -> *const c_void {
-        let Self { user, import, .. } = self;
-        let why = match &self.to {
-            Some(_) if !self.is_open.load(Ordering::Relaxed) => {
-                self.was_early.store(true, Ordering::Relaxed);
-                format!("import {import}: called by {user} before its init")
-            }
-            Some(_) => format!("import {import}: the plugin is gone"),
-            None => {
-                witness::lacks(&format!("plugin {}", import.plugin));
-                format!("import {import}: there are no other plugins in a rehearsal")
-            }
+    /// Enters on a thread that is no worker's, or after a replace; or refuses.
+    fn enter(&self) -> Option<(Entered<'static>, usize)> {
+        let place = self.place;
+        let bearing = match self.word.load(Ordering::Acquire) {
+            0 => None,
+            _ => self.bearing,
         };
-        calls::refuse_imported(why.into());
-        ptr::null()
+        let Some(bearing) = bearing else {
+            self.refuse();
+            return None;
+        };
+        if let Ok(entered) = calls::enter(None, place.id, By::Word(place.word), place.address) {
+            return Some((entered, place.address));
+        }
+        let successor = bearing.enter(None);
+        if successor.is_err() {
+            self.refuse();
+        }
+        successor
+            .ok()
+            .map(|(entered, place)| (entered, place.address))
+    }
+
+    /// Refuses a call: what a trapping stub does, but for the host's sake it does not trap.
+    fn refuse(&self) {
+        let Self { user, import, .. } = self;
+        let why = if self.bearing.is_none() {
+            witness::lacks(&format!("plugin {}", import.plugin));
+            "there are no other plugins in a rehearsal".to_owned()
+        } else if self.word.load(Ordering::Relaxed) == 0 {
+            self.was_early.store(true, Ordering::Relaxed);
+            format!("called by {user} before its init")
+        } else {
+            "the plugin is gone".to_owned()
+        };
+        calls::refuse_imported(format!("import {import}: {why}").into());
     }
 }
 
-/// What the loader notes of a call in the caller's memory.
-type Noted = Imported;
-
-const _: () = assert!(size_of::<Noted>() <= size_of::<ImportCall>());
-const _: () = assert!(align_of::<Noted>() <= align_of::<ImportCall>());
+const _: () = assert!(size_of::<Imported>() <= size_of::<ImportCall>());
+const _: () = assert!(align_of::<Imported>() <= align_of::<ImportCall>());
 
 /// [`ImportHost::enter`].
 unsafe extern "C" fn enter(binding: *const c_void, call: *mut ImportCall) -> *const c_void {
     // SAFETY: written by Binding::write_to(), whose caller keeps the binding where it is.
-    let binding = unsafe { &*binding.cast::<Binding>() };
-    let Some((place, bearing)) = &binding.to else {
-        return binding.refuse();
+    let bound = unsafe { &*binding.cast::<Binding>() };
+    let (place, word) = (&bound.place, bound.word.load(Ordering::Acquire));
+    let Some(entered) = calls::enter_own(place.id, word, place.address) else {
+        // SAFETY: passed on to the caller.
+        return unsafe { enter_slowly(bound, call) };
     };
-    if !binding.is_open.load(Ordering::Acquire) {
-        return binding.refuse();
-    }
-    let (entered, address) = match calls::enter(None, place.id, By::Word(place.word), place.address)
-    {
-        Ok(entered) => (entered, place.address),
-        // Replaced since.
-        Err(_) => match bearing.enter(None) {
-            Ok((entered, place)) => (entered, place.address),
-            Err(_) => return binding.refuse(),
-        },
-    };
-    let noted = Imported::of(entered);
     // SAFETY: the caller's memory, of this size and alignment, as asserted above.
-    unsafe { call.cast::<Noted>().write(noted) };
+    unsafe { call.cast::<Imported>().write(Imported::of(entered)) };
+    place.address as *const c_void
+}
+
+/// What [`enter`] does not do itself. Apart, so that it keeps no registers.
+#[cold]
+#[inline(never)]
+unsafe extern "C" fn enter_slowly(binding: &Binding, call: *mut ImportCall) -> *const c_void {
+    let Some((entered, address)) = binding.enter() else {
+        return ptr::null();
+    };
+    // SAFETY: as in enter().
+    unsafe { call.cast::<Imported>().write(Imported::of(entered)) };
     address as *const c_void
 }
 
 /// [`ImportHost::leave`].
 unsafe extern "C" fn leave(call: *mut ImportCall) -> i32 {
     // SAFETY: what enter() wrote there; the caller leaves once.
-    let noted = unsafe { call.cast::<Noted>().read() };
+    let noted = unsafe { call.cast::<Imported>().read() };
     match noted.finish() {
         true => STATUS_OK,
         false => STATUS_FAILED,
