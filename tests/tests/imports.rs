@@ -8,7 +8,7 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread;
 use std::time::Duration;
 
-use plug_loader::checkpoint::{POINTS, Verdict, set_hook};
+use plug_loader::checkpoint::{POINTS, REPLACE_POINTS, Verdict, set_hook};
 use plug_loader::probe::Probe;
 use plug_loader::{
     CallError, Config, Deadline, Directives, Error, ErrorKind, EventKind, Params, Plugin, Source,
@@ -813,6 +813,61 @@ fn imports_follow_a_replace() {
         );
         host.unload("numbers");
         assert!(host.loader.zombies().is_empty());
+    });
+}
+
+/// A user that is replaced: both versions keep the provider, and whichever goes lets it go.
+#[test]
+fn a_replaced_user_lets_its_provider_go_once() {
+    isolated!({
+        let scratch = Scratch::new("imports");
+        let host = Host::new();
+        let numbers = host.load(provider(&scratch, "1.2.0")).expect("loads");
+        let version = |version: &str, plus: u32| {
+            let source = format!(
+                "{PREFACE}\nPLUG_PLUGIN(\"user\", \"{version}\", \"x\", \"MIT\", init, stop);\n\
+                 PLUG_IMPORT(\"numbers\", \"^1\", uint64_t, twice, (uint64_t n), (n));\n\
+                 PLUG_EXPORT(uint64_t, odd, (uint64_t n)) {{ return twice(n) + {plus}; }}\n"
+            );
+            c_plugin(&scratch, &format!("user{plus}"), &source)
+        };
+        let (first, second) = (version("1.0.0", 1), version("2.0.0", 2));
+        let user = host.load(&first).expect("loads");
+        let odd = user.function::<Number>("odd").expect("exported");
+        // SAFETY: the signature is the source's.
+        let ask = || unsafe { odd.call((10,)) };
+        let replace = || {
+            let (source, params) = (Source::path(&second), Params::new());
+            host.loader
+                .replace(&host.trust, "user", source, &params, seconds(20))
+        };
+        let points = POINTS.iter().filter(|point| point.starts_with("load."));
+        for point in points.chain(REPLACE_POINTS) {
+            // What cannot fail, and what such a plugin does not come to.
+            if matches!(
+                *point,
+                "load.live" | "load.constructor" | "replace.save" | "replace.restore"
+            ) {
+                continue;
+            }
+            let wanted = *point;
+            set_hook(move |at| match at == wanted {
+                true => Verdict::Fail,
+                false => Verdict::Pass,
+            });
+            let error = replace().expect_err("refused");
+            assert_eq!(error.kind(), ErrorKind::Injected, "{point}");
+            set_hook(|_| Verdict::Pass);
+            assert_eq!(ask(), Ok(21), "{point}");
+            assert_eq!(numbers.used_by(), ["user".into()], "{point}");
+        }
+        let former = replace().expect("replaces").former;
+        assert!(matches!(former, Ok(Unloaded::Gone(_))), "{former:?}");
+        assert_eq!(ask(), Ok(22));
+        assert_eq!(numbers.used_by(), ["user".into()]);
+        host.unload("user");
+        assert!(numbers.used_by().is_empty());
+        host.unload("numbers");
     });
 }
 
