@@ -96,6 +96,12 @@ pub fn metadata(bytes: &[u8]) {
                 let compared = info.signature(name);
                 assert!(compared.is_none_or(|text| text.starts_with("fn(")));
             }
+            for import in info.imports() {
+                let told = import.signature.as_deref();
+                assert!(told.is_none_or(|text| text.starts_with("fn(")));
+                assert!(!import.plugin.is_empty() && !import.symbol.is_empty());
+                let _takes = import.takes(info.version().unwrap_or_default());
+            }
             for offer in info.interfaces().chain(info.services()) {
                 let _fields = info.table(offer.name, offer.major, offer.minor);
             }
