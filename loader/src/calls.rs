@@ -32,9 +32,16 @@ struct ThreadCalls {
     shared: [Cell<u32>; SHARED],
     /// How many such calls there are, also beyond the room above.
     n_shared: Cell<usize>,
-    /// Why the call in progress fails: an owned box, or null.
+    /// Why the call in progress fails: an owned box, or null. Null outside of all calls.
     raised: Cell<*mut Message>,
+    /// Why an imported function failed that was called outside of all calls, as on a thread that the
+    /// plugin started by itself: so many bytes of the text below, which needs no destructor.
+    n_untold: Cell<usize>,
+    untold: [Cell<u8>; UNTOLD],
 }
+
+/// Bytes of such a text that are kept.
+const UNTOLD: usize = 240;
 
 /// Why a call fails.
 struct Message {
@@ -81,6 +88,8 @@ thread_local! {
             shared: [const { Cell::new(0) }; SHARED],
             n_shared: Cell::new(0),
             raised: Cell::new(std::ptr::null_mut()),
+            n_untold: Cell::new(0),
+            untold: [const { Cell::new(0) }; UNTOLD],
         }
     };
 }
@@ -206,30 +215,39 @@ pub(crate) fn take_imported() -> Option<Box<str>> {
     THREAD.with(|thread| {
         let raised = thread.raised.get();
         // SAFETY: null, or made by Message::keep() and owned by this thread.
-        if !unsafe { raised.as_ref() }?.imported {
-            return None;
+        let is_imported = unsafe { raised.as_ref() }.is_some_and(|message| message.imported);
+        if is_imported {
+            // SAFETY: as above, and taken out below.
+            let Message { text, before, .. } = *unsafe { Box::from_raw(raised) };
+            thread.raised.set(before.into_raw());
+            return Some(text);
         }
-        // SAFETY: as above, and taken out below.
-        let Message { text, before, .. } = *unsafe { Box::from_raw(raised) };
-        thread.raised.set(before.into_raw());
-        Some(text)
+        let untold = thread.untold.iter().take(thread.n_untold.replace(0));
+        let bytes: Vec<u8> = untold.map(Cell::get).collect();
+        (!bytes.is_empty()).then(|| String::from_utf8_lossy(&bytes).into())
     })
 }
 
-/// Fails the call in progress for `text`, because an imported function was refused.
-pub(crate) fn refuse_imported(text: Box<str>) {
+/// Fails the call in progress for `text`, because an imported function failed, unless the plugin takes
+/// it; outside of all calls it is logged.
+pub(crate) fn fail_imported(text: Box<str>) {
     THREAD.with(|thread| {
-        let mut before = Aside(thread.raised.get());
-        // SAFETY: null, or made by Message::keep() and owned by this thread.
+        if thread.inside.load(Ordering::Relaxed) == 0 {
+            tracing::warn!(target: "plug::plugin", "a call of another plugin, outside of calls: {text}");
+            for (place, byte) in thread.untold.iter().zip(text.bytes()) {
+                place.set(byte);
+            }
+            thread.n_untold.set(text.len().min(UNTOLD));
+            return;
+        }
+        let mut before = Aside(thread.raised.replace(std::ptr::null_mut()));
+        // SAFETY: null, or made by Message::keep() and owned by `before`.
         if let Some(message) = unsafe { before.0.as_mut() }
             && message.imported
         {
             // Nobody has taken it, and the last one counts.
-            before = Aside(std::mem::replace(
-                &mut message.before.0,
-                std::ptr::null_mut(),
-            ));
-            drop(Aside(thread.raised.get()));
+            let inner = std::mem::replace(&mut message.before.0, std::ptr::null_mut());
+            before = Aside(inner);
         }
         let message = Message {
             text,
@@ -238,6 +256,22 @@ pub(crate) fn refuse_imported(text: Box<str>) {
         };
         thread.raised.set(message.keep());
     });
+}
+
+/// As [`inside`], of code that nobody is told the errors of: what was raised before is put aside, and
+/// what is raised is returned.
+pub(crate) fn inside_apart(job: impl FnOnce()) -> Option<Box<str>> {
+    struct Restore(Aside);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            let before = std::mem::replace(&mut self.0.0, std::ptr::null_mut());
+            drop(THREAD.with(|thread| Aside(thread.raised.replace(before))));
+        }
+    }
+    let null = std::ptr::null_mut();
+    let _restore = Restore(Aside(THREAD.with(|thread| thread.raised.replace(null))));
+    inside(job);
+    take_raised()
 }
 
 /// A call of an imported function: where the thread is inside of, and what its own call has failed
@@ -282,7 +316,7 @@ fn settle_imported(before: Aside) -> bool {
     THREAD.with(|thread| thread.raised.set(before.into_raw()));
     let is_fine = raised.is_none();
     if let Some(text) = raised {
-        refuse_imported(text);
+        fail_imported(text);
     }
     is_fine
 }
@@ -441,6 +475,17 @@ fn leave_shared(count: &Count) {
 }
 
 impl Entered<'_> {
+    /// Leaves a function that libc or the kernel called, who want no error: a message is logged.
+    pub(crate) fn finish_callback(self) {
+        let inside = self.inside.0;
+        drop(self);
+        if inside == 0
+            && let Some(message) = take_raised()
+        {
+            tracing::warn!(target: "plug::plugin", "a callback of a plugin failed: {message}");
+        }
+    }
+
     /// Leaves, and turns a message that the plugin raised into an error.
     #[inline]
     pub(crate) fn finish(self) -> Result<(), CallError> {

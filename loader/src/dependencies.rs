@@ -5,6 +5,8 @@
 
 use std::mem;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use plug_readside::state;
 
@@ -21,11 +23,12 @@ use crate::plugin::Plugin;
 use crate::policy::Policy;
 use crate::process::Process;
 use crate::registry::canonical;
+use crate::sys::clock;
 use crate::trust::{Origin, Source};
 use crate::verdict::Unloaded;
 
 /// Plugins that may import of each other in a row.
-const MAX_DEPTH: usize = 64;
+const MAX_DEPTH: usize = 256;
 
 /// What a load with providers would do, in order: [`Loader::plan`](crate::Loader::plan).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,9 +54,10 @@ pub struct PlannedLoad {
     pub is_loaded: bool,
 }
 
-/// See [`Loader::plan`](crate::Loader::plan).
-pub(crate) fn plan(process: &Process, source: &Source) -> Result<Plan, Error> {
-    let asked = peek(process, &source.origin, source.name.as_deref())?;
+/// See [`Loader::plan`](crate::Loader::plan). As `name`, if that is given.
+pub(crate) fn plan(process: &Process, source: &Source, name: Option<&str>) -> Result<Plan, Error> {
+    let name = name.or(source.name.as_deref());
+    let asked = peek(process, &source.origin, name)?;
     let mut planner = Planner {
         process,
         steps: Vec::new(),
@@ -62,11 +66,11 @@ pub(crate) fn plan(process: &Process, source: &Source) -> Result<Plan, Error> {
     planner.visit(&asked.name, &asked.imports)?;
     let mut steps = planner.steps;
     steps.push(PlannedLoad {
+        is_loaded: process.registry.record(&asked.name).is_some(),
         name: asked.name,
         version: asked.version,
         file: asked.file,
         used_by: Vec::new(),
-        is_loaded: false,
     });
     Ok(Plan { steps })
 }
@@ -143,7 +147,7 @@ impl Planner<'_> {
         }
         if self.open.len() > MAX_DEPTH {
             let message = format!("expected at most {MAX_DEPTH} plugins that import in a row");
-            return Err(Error::new(ErrorKind::Cycle, message));
+            return Err(Error::new(ErrorKind::TooManyPlugins, message));
         }
         if let Some(step) = self.steps.iter_mut().find(|step| is_it(&step.name)) {
             takes(import, &step.version, &step.file)?;
@@ -195,15 +199,16 @@ fn takes(import: &PluginImport, version: &str, file: &Path) -> Result<(), Error>
     Err(Error::new(ErrorKind::ProviderVersion, message))
 }
 
-/// Loads what `source` names, after the plugins that it imports functions of: the plugin, and those
-/// that were loaded for it, in their order.
-pub(crate) fn load(
+/// Loads the plugins that `source` imports functions of, under `name` if that is given, and then has
+/// `act` load it: what came of that, and those that were loaded for it, in their order.
+pub(crate) fn with_providers<R>(
     process: &'static Process,
     policy: &Policy,
     source: Source,
-    params: &Params,
-) -> Result<(Plugin, Vec<Plugin>), Error> {
-    let Plan { steps } = plan(process, &source)?;
+    name: Option<&str>,
+    act: impl FnOnce(Source) -> Result<R, Error>,
+) -> Result<(R, Vec<Plugin>), Error> {
+    let Plan { steps } = plan(process, &source, name)?;
     let mut brought = Brought {
         process,
         loaded: Vec::new(),
@@ -211,17 +216,11 @@ pub(crate) fn load(
     };
     if let Some((asked, providers)) = steps.split_last() {
         for step in providers {
-            if !step.is_loaded {
-                brought.load(policy, step)?;
-            }
-            // Nobody finds it unused until it is used.
-            if let Some(record) = process.registry.record(&step.name) {
-                brought.expected.push(record.lineage.expect(&asked.name));
-            }
+            brought.load(policy, step, &asked.name)?;
         }
     }
-    let plugin = load::load(process, policy, source, params)?;
-    Ok((plugin, mem::take(&mut brought.loaded)))
+    let done = act(source)?;
+    Ok((done, mem::take(&mut brought.loaded)))
 }
 
 /// Providers that were loaded for somebody; unloaded again when dropped, last loaded first.
@@ -232,15 +231,30 @@ struct Brought {
 }
 
 impl Brought {
-    fn load(&mut self, policy: &Policy, step: &PlannedLoad) -> Result<(), Error> {
-        let source = Source::path(&step.file).named(&step.name).automatic();
-        match load::load(self.process, policy, source, &Params::new()) {
-            Ok(plugin) => self.loaded.push(plugin),
-            // Somebody else was faster.
-            Err(error) if error.kind() == ErrorKind::AlreadyLoaded => {}
-            Err(error) => return Err(error),
+    /// Has a provider there, and keeps it from being found unused before it is used by `user`.
+    fn load(&mut self, policy: &Policy, step: &PlannedLoad, user: &str) -> Result<(), Error> {
+        let process = self.process;
+        let deadline = Deadline::after(process.config.load_patience);
+        loop {
+            if let Some(expected) = process.registry.expect(&step.name, user) {
+                self.expected.push(expected);
+                return Ok(());
+            }
+            let source = Source::path(&step.file).named(&step.name).automatic();
+            match load::load(process, policy, source, &Params::new()) {
+                // Else somebody wanted it for itself, whose load this one shared.
+                Ok(plugin) if plugin.is_automatic() => self.loaded.push(plugin),
+                Ok(_) => {}
+                // Somebody else was faster, or has it unloaded just now.
+                Err(error)
+                    if matches!(error.kind(), ErrorKind::AlreadyLoaded | ErrorKind::Busy)
+                        && !deadline.has_passed() =>
+                {
+                    clock::nap(Duration::from_millis(1));
+                }
+                Err(error) => return Err(error),
+            }
         }
-        Ok(())
     }
 }
 
@@ -280,7 +294,7 @@ pub(crate) fn unload_unused(process: &'static Process, deadline: Deadline) -> Re
     let mut tried = Vec::new();
     loop {
         let unused = process.registry.records().into_iter().rev().find(|record| {
-            record.automatic
+            record.automatic.load(Ordering::Relaxed)
                 && state::word(record.id).0 == record.live_word()
                 && !tried.contains(&record.generation)
                 && record.lineage.users().is_empty()

@@ -164,7 +164,6 @@ fn hold(process: &'static Process) -> Option<Held> {
         process.probes.hold(soon)?,
         process_exit::hold(soon)?,
         blocks::hold(soon)?,
-        lineage::hold(soon)?,
     );
     // Versions of one plugin share theirs.
     let mut lineages: Vec<Arc<Lineage>> = Vec::new();
@@ -179,6 +178,8 @@ fn hold(process: &'static Process) -> Option<Held> {
         })
         .collect();
     let pins = pins?;
+    // Taken inside of a lineage's lock.
+    let routes = lineage::hold(soon)?;
     let linker = dl::hold(soon)?;
     Some(Held {
         flights,
@@ -194,6 +195,7 @@ fn hold(process: &'static Process) -> Option<Held> {
             answering,
             footprint,
             leaves,
+            routes,
             linker,
         )),
     })
@@ -231,6 +233,7 @@ extern "C" fn after_in_child() {
     if snapshot::sections().needs_barrier() {
         membarrier::prepare_child();
     }
+    let is_whole = fork.held.is_some();
     match fork.held {
         Some(mut held) => {
             held.flights.clear();
@@ -242,5 +245,9 @@ extern "C" fn after_in_child() {
             IS_CHILD.store(true, Ordering::SeqCst);
         }
         None => IS_LOST.store(true, Ordering::SeqCst),
+    }
+    // The locks are free by now, and nobody else is there.
+    if is_whole && let Some(process) = Process::get() {
+        process.registry.forget_lost_users();
     }
 }

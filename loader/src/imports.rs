@@ -113,7 +113,7 @@ impl Binding {
         } else {
             "the plugin is gone".to_owned()
         };
-        calls::refuse_imported(format!("import {import}: {why}").into());
+        calls::fail_imported(format!("import {import}: {why}").into());
     }
 }
 
@@ -185,7 +185,9 @@ impl References {
 
     /// Gives up what is imported of `lineage` as well, once this is dropped.
     pub(crate) fn add(&mut self, lineage: &Arc<Lineage>) {
-        self.to.push(Arc::clone(lineage));
+        if !self.to.iter().any(|other| Arc::ptr_eq(other, lineage)) {
+            self.to.push(Arc::clone(lineage));
+        }
     }
 }
 

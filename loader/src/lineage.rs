@@ -177,24 +177,30 @@ impl Lineage {
     /// The plugins that import functions of it, by name and load; those that are about to as load
     /// [`EXPECTED`].
     pub(crate) fn users(&self) -> Vec<(Box<str>, u64)> {
-        let inner = self.lock();
-        let users = inner.ways.iter().filter_map(|way| match &way.object {
-            Object::Import(import) => Some((import.user.clone(), import.generation)),
-            Object::Function { .. } | Object::Table(_) => None,
-        });
-        let expected = inner.expected.iter().map(|user| (user.clone(), EXPECTED));
-        let mut users: Vec<_> = users.chain(expected).collect();
-        users.sort();
-        users.dedup();
-        users
+        self.lock().users()
     }
 
+    /// As [`Lineage::users`]; none where the lock is not to be had in time.
+    pub(crate) fn users_until(&self, deadline: Deadline) -> Option<Vec<(Box<str>, u64)>> {
+        lock_until(&self.0, deadline).map(|inner| inner.users())
+    }
     /// Gives up what the load `user` imports, none of whose code runs any more.
     pub(crate) fn forget(&self, user: u64) {
         let mut inner = self.lock();
         let is_of = |way: &mut Way| matches!(&way.object, Object::Import(import) if import.generation == user);
         let given_up: Vec<Way> = inner.ways.extract_if(.., is_of).collect();
         inner.n_changes += 1;
+        give_back(given_up);
+    }
+
+    /// Gives up what is imported by loads other than `these`, and whoever is about to import: in a
+    /// forked child.
+    pub(crate) fn keep_users(&self, these: &[u64]) {
+        let mut inner = self.lock();
+        let is_lost = |way: &mut Way| matches!(&way.object, Object::Import(import) if !these.contains(&import.generation));
+        let given_up: Vec<Way> = inner.ways.extract_if(.., is_lost).collect();
+        inner.n_changes += 1;
+        inner.expected.clear();
         give_back(given_up);
     }
 
@@ -231,6 +237,20 @@ impl Lineage {
         }
         inner.generation = generation;
         true
+    }
+}
+
+impl Inner {
+    fn users(&self) -> Vec<(Box<str>, u64)> {
+        let users = self.ways.iter().filter_map(|way| match &way.object {
+            Object::Import(import) => Some((import.user.clone(), import.generation)),
+            Object::Function { .. } | Object::Table(_) => None,
+        });
+        let expected = self.expected.iter().map(|user| (user.clone(), EXPECTED));
+        let mut users: Vec<_> = users.chain(expected).collect();
+        users.sort();
+        users.dedup();
+        users
     }
 }
 

@@ -7,11 +7,13 @@ use std::ffi::CString;
 use std::mem::{self, ManuallyDrop};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use plug_api::abi::Descriptor;
 use plug_readside::state::State;
+use plug_readside::{phase, thread_pointer};
 
 use crate::bundle::{self, Piece, Rules, image_error};
 use crate::checkpoint;
@@ -170,7 +172,7 @@ pub(crate) fn replace(
             },
             policy,
             brought: source.brought.as_deref(),
-            automatic: old.automatic,
+            automatic: old.automatic.load(Ordering::Relaxed),
             replaces: Some(Replaced {
                 old,
                 deadline,
@@ -438,6 +440,10 @@ fn run(
     process.workers.grow(claim.id);
     stages.generation = claim.generation;
     stages.end(Stage::Claim);
+
+    // Whoever waits for a plugin whose code loads this one waits for this one as well.
+    let within = phase::of(thread_pointer());
+    let _waiting = within.and_then(|(waiter, _)| process.registry.wait_for(waiter, &name));
 
     // Those that it uses are kept from here on, whatever becomes of it.
     checkpoint::pass("load.imports").map_err(|error| error.at(Stage::Imports))?;
@@ -716,7 +722,7 @@ fn land(
         descriptor,
         destructors,
         threads: threads.take(),
-        _references: references,
+        references,
     });
     stages.end(Stage::Activate);
     let times = mem::replace(stages, Stages::start()).into_inner();
@@ -815,7 +821,7 @@ fn describe(
             None => Arc::new(Lineage::new(claim.generation)),
         },
         imports: imports.into(),
-        automatic: flight.wanted.automatic,
+        automatic: AtomicBool::new(flight.wanted.automatic),
     };
     Ok((record, descriptor))
 }
@@ -1041,7 +1047,7 @@ impl Drop for Mapping<'_> {
                 descriptor: None,
                 destructors: Destructors::default(),
                 threads: Vec::new(),
-                _references: self.references.take(),
+                references: self.references.take(),
             }),
             until,
         });

@@ -129,9 +129,23 @@ impl Loader {
     /// constructors began may carry [`Error::lingering`].
     pub fn load(&self, trust: &Trust, source: Source, params: &Params) -> Result<Plugin, Error> {
         match source.with_providers {
-            true => dependencies::load(self.process, trust.policy(), source, params).map(|it| it.0),
+            true => self
+                .load_with_providers(trust, source, params)
+                .map(|it| it.0),
             false => load::load(self.process, trust.policy(), source, params),
         }
+    }
+
+    /// As [`Loader::load`] with its providers: the plugin, and those that were loaded for it.
+    pub(crate) fn load_with_providers(
+        &self,
+        trust: &Trust,
+        source: Source,
+        params: &Params,
+    ) -> Result<(Plugin, Vec<Plugin>), Error> {
+        let (process, policy) = (self.process, trust.policy());
+        let load = |source| load::load(process, policy, source, params);
+        dependencies::with_providers(process, policy, source, None, load)
     }
 
     /// What a load of `source` [with its providers](Source::with_providers) would load, in order, and
@@ -144,7 +158,7 @@ impl Loader {
     /// where another version of one is; [`ErrorKind::Cycle`]; those of the first steps of
     /// [`Loader::load`] for a file that cannot be read.
     pub fn plan(&self, source: &Source) -> Result<Plan, Error> {
-        dependencies::plan(self.process, source)
+        dependencies::plan(self.process, source, None)
     }
 
     /// Loads the plugins that [`Config::directives`] name for this, in their order and each [with its
@@ -158,7 +172,10 @@ impl Loader {
                 let source = Source::plugin(name).with_providers();
                 let loaded = self.load(trust, source, &Params::new());
                 let loaded = loaded.or_else(|error| match self.plugin(name) {
-                    Some(plugin) if plugin.is_automatic() => Ok(plugin),
+                    Some(plugin) if plugin.is_automatic() => {
+                        plugin.want();
+                        Ok(plugin)
+                    }
                     _ => Err(error),
                 });
                 (name.to_owned(), loaded)
@@ -196,7 +213,13 @@ impl Loader {
         deadline: Deadline,
     ) -> Result<Replaced, Error> {
         calls::must_be_outside("replace")?;
-        replace::replace(self.process, trust.policy(), name, source, params, deadline)
+        let (process, policy) = (self.process, trust.policy());
+        let replace = |source| replace::replace(process, policy, name, source, params, deadline);
+        match source.with_providers {
+            true => dependencies::with_providers(process, policy, source, Some(name), replace)
+                .map(|it| it.0),
+            false => replace(source),
+        }
     }
 
     /// Makes the running thread a worker named `name` until the value is dropped.

@@ -5,6 +5,7 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::ops::Range;
 use std::panic::Location;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
@@ -83,7 +84,9 @@ pub(crate) struct Record {
     /// What it imports; slots of its image lead here.
     pub(crate) imports: Box<[Binding]>,
     /// Whether it was loaded because another plugin imports functions of it.
-    pub(crate) automatic: bool,
+    ///
+    /// Set by that load, cleared when it is asked for by itself, read by whoever lists it: Relaxed.
+    pub(crate) automatic: AtomicBool,
 }
 
 /// One mapped object of a load: the plugin itself, or a private dependency of it.
@@ -158,7 +161,7 @@ pub(crate) struct Loaded {
     /// Threads of the loader's that ran its code; it stays mapped until they have ended.
     pub(crate) threads: Vec<Ending>,
     /// What it imports stays as long as it is mapped.
-    pub(crate) _references: Option<References>,
+    pub(crate) references: Option<References>,
 }
 
 // SAFETY: the descriptor's pointers are addresses inside the plugin, which is mapped for as long
@@ -564,7 +567,12 @@ impl Plugin {
     /// Whether it was loaded only because another plugin imports functions of it.
     #[must_use]
     pub fn is_automatic(&self) -> bool {
-        self.record.automatic
+        self.record.automatic.load(Ordering::Relaxed)
+    }
+
+    /// It is wanted for itself from here on.
+    pub(crate) fn want(&self) {
+        self.record.automatic.store(false, Ordering::Relaxed);
     }
 
     /// What it needs, by itself or through others: each library once, whether it has a copy of its

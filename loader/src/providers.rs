@@ -49,7 +49,8 @@ pub(crate) fn refer(
                 .place_of(&Object::Import(import.clone()))
                 .map_err(of)?;
             // Where it was replaced or unloaded meanwhile, the next look finds another one, or none.
-            if let Some(bearing) = process.registry.refer(&provider, import, place) {
+            let referred = process.registry.refer(&provider, import, place);
+            if let Some(bearing) = referred.map_err(of)? {
                 references.add(&provider.lineage);
                 break Some((place, bearing));
             }

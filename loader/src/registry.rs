@@ -10,13 +10,12 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use plug_readside::snapshot::Row;
 use plug_readside::state::{self, MAX_PLUGINS, State, StateWord};
-use plug_readside::{phase, thread_pointer};
 
 use crate::checkpoint;
 use crate::deadline::{Deadline, lock_until};
 use crate::error::{Error, ErrorKind, Stage};
 use crate::index::OwnedIndex;
-use crate::lineage::{Bearing, EXPECTED, Import, Object, Place};
+use crate::lineage::{Bearing, EXPECTED, Expected, Import, Object, Place};
 use crate::plugin::{Loaded, Record};
 use crate::retired::Retired;
 use crate::snapshot::Snapshot;
@@ -25,6 +24,9 @@ use crate::zombies::Zombie;
 /// Fresh bytes for which the drainer does not wait out its second: as much as the 256 snapshots of
 /// 1,600 plugins. Half of it would have it run more often, twice as much would be held for longer.
 const MUCH: usize = 16 << 20;
+
+/// How long it may take to see who uses whom before plugins are ended.
+const LOOK: Duration = Duration::from_millis(200);
 
 /// Names to plugins, and the snapshot made of them.
 #[derive(Debug)]
@@ -412,7 +414,7 @@ impl Registry {
         }
         let (id, generation, users) = (entry.id, entry.generation, writer.users(entry));
         if !users.is_empty() {
-            let mut names: Vec<&str> = users.iter().map(|(name, _)| &**name).collect();
+            let mut names: Vec<String> = users.iter().map(|user| writer.told(user)).collect();
             names.dedup();
             let message = format!("it is used by {}; unload that first", names.join(", "));
             return Err(Error::new(ErrorKind::InUse, message));
@@ -489,9 +491,8 @@ impl Registry {
         let mut writer = self.lock();
         let mut waited_for = None;
         let found = loop {
-            if let Some(round) = writer.round(&user, &name) {
-                let message = format!("plugins would import of each other: {}", round.join(" -> "));
-                break Err(Error::new(ErrorKind::Cycle, message));
+            if let Err(round) = writer.no_round(&user, &name) {
+                break Err(round);
             }
             let entry = writer.find(&name);
             let Some((entry, now)) = entry.map(|it| (it, state::word(it.id).state())) else {
@@ -505,11 +506,6 @@ impl Registry {
                 (State::Live, Some(record)) => break Ok(Arc::clone(record)),
                 (State::Unformed | State::Coming, _) => {
                     let generation = entry.generation;
-                    let itself = phase::of(thread_pointer());
-                    if itself.is_some_and(|(inside, _)| inside == generation) {
-                        let message = format!("{name} is {}, and waits for this load", now.name());
-                        break Err(Error::new(ErrorKind::Cycle, message));
-                    }
                     if deadline.has_passed() {
                         let message = format!("{name} is still {}", now.name());
                         break Err(Error::new(ErrorKind::Deadline, message));
@@ -517,6 +513,8 @@ impl Registry {
                     if waited_for.is_none() {
                         waited_for = Some(generation);
                         writer.waits.push((user.clone(), name.clone()));
+                        // Those that wait already may be a part of the circle.
+                        continue;
                     }
                     writer = self
                         .changed
@@ -534,26 +532,66 @@ impl Registry {
             }
         };
         if waited_for.is_some() {
-            let wait = (user, name);
-            if let Some(at) = writer.waits.iter().position(|it| *it == wait) {
-                writer.waits.swap_remove(at);
-            }
+            writer.wait_no_more(&user, &name);
         }
         found
     }
 
+    /// Has it known that the load `waiter`, whose code the running thread is in, waits for a load of
+    /// `name`, until that has ended.
+    pub(crate) fn wait_for(&self, waiter: u64, name: &str) -> Option<Waiting<'_>> {
+        let mut writer = self.lock();
+        let mut entries = writer.entries.iter();
+        let waiter = entries.find(|entry| entry.generation == waiter)?;
+        let wait = (waiter.canonical.clone(), canonical(name));
+        writer.waits.push(wait.clone());
+        drop(writer);
+        // Whoever waits for the waiter looks again.
+        self.changed.notify_all();
+        let registry = self;
+        Some(Waiting { registry, wait })
+    }
+
+    /// Has the plugin `user` count as one that imports functions of the Live plugin `name`; none where
+    /// there is none.
+    pub(crate) fn expect(&self, name: &str, user: &str) -> Option<Expected> {
+        let writer = self.lock();
+        let record = writer.find(&canonical(name))?.record.as_ref()?;
+        let is_live = state::word(record.id).0 == record.live_word();
+        is_live.then(|| record.lineage.expect(user))
+    }
+
+    /// Has no lineage keep anything for a load that a fork has made an end of.
+    pub(crate) fn forget_lost_users(&self) {
+        let writer = self.lock();
+        let here: Vec<u64> = writer.mapped().map(|record| record.generation).collect();
+        for record in writer.mapped() {
+            record.lineage.keep_users(&here);
+        }
+    }
+
     /// Keeps `provider` for what is imported of it, and leads that there; none where it is not the
     /// Live plugin of its name any more.
-    pub(crate) fn refer(&self, provider: &Record, import: Import, place: Place) -> Option<Bearing> {
+    ///
+    /// # Errors
+    /// [`ErrorKind::Cycle`].
+    pub(crate) fn refer(
+        &self,
+        provider: &Record,
+        import: Import,
+        place: Place,
+    ) -> Result<Option<Bearing>, Error> {
         // No unload begins meanwhile: it looks for users under this lock.
         let writer = self.lock();
-        let entry = writer.find(&provider.canonical)?;
-        let is_in_force = state::word(provider.id).0 == provider.live_word();
-        if entry.generation != provider.generation || !is_in_force {
-            return None;
-        }
         let (lineage, generation) = (&provider.lineage, provider.generation);
-        lineage.bearing(generation, Object::Import(import), place)
+        let entry = writer.find(&provider.canonical);
+        let is_in_force = entry.is_some_and(|entry| entry.generation == generation)
+            && state::word(provider.id).0 == provider.live_word();
+        if !is_in_force {
+            return Ok(None);
+        }
+        writer.no_round(&canonical(&import.user), &provider.canonical)?;
+        Ok(lineage.bearing(generation, Object::Import(import), place))
     }
 
     /// Puts a plugin back that could not leave: it is Live again.
@@ -634,7 +672,7 @@ impl Registry {
     pub(crate) fn shut_down(&self) -> Vec<Box<str>> {
         let mut writer = self.lock();
         writer.shut_down = true;
-        let order = writer.users_first();
+        let order = writer.users_first(Deadline::after(LOOK));
         let entries = order.iter().filter_map(|at| writer.entries.get(*at));
         entries
             .filter(|entry| entry.standing == Standing::Named)
@@ -650,7 +688,7 @@ impl Registry {
             return Vec::new();
         };
         writer.shut_down = true;
-        let order = writer.users_first();
+        let order = writer.users_first(Deadline::after(LOOK));
         let entries = order.iter().filter_map(|at| writer.entries.get(*at));
         entries.map(|entry| entry.generation).collect()
     }
@@ -770,40 +808,68 @@ impl Writer {
         users.into_iter().filter(is_there).collect()
     }
 
-    /// The way by which `provider` leads back to `user`, that included at both ends: by imports of
-    /// what is there and by what loads wait for.
-    fn round(&self, user: &str, provider: &str) -> Option<Vec<Box<str>>> {
-        let mut ways: Vec<Vec<Box<str>>> = vec![vec![user.into(), provider.into()]];
+    /// A user in words.
+    fn told(&self, (name, generation): &(Box<str>, u64)) -> String {
+        let mut zombies = self.zombies.iter();
+        match zombies.any(|zombie| zombie.record.generation == *generation) {
+            true => format!("{name} (closed, and kept by its holders)"),
+            false => name.to_string(),
+        }
+    }
+
+    /// Refuses that `user` imports of, or waits for, `provider`, where that leads back to it.
+    ///
+    /// Looks at who uses whom: a reference counts from when it is made, that of a version which is about
+    /// to replace another one included.
+    fn no_round(&self, user: &str, provider: &str) -> Result<(), Error> {
+        let mut ways: Vec<Vec<Box<str>>> = vec![vec![user.into()]];
         let mut seen: Vec<Box<str>> = Vec::new();
         while let Some(way) = ways.pop() {
             let Some(at) = way.last() else { continue };
-            if &**at == user {
-                return Some(way);
+            if &**at == provider {
+                let round: Vec<&str> = way.iter().rev().map(|name| &**name).collect();
+                let round = round.join(" -> ");
+                let message = format!("plugins would import of each other: {user} -> {round}");
+                return Err(Error::new(ErrorKind::Cycle, message));
             }
             if seen.contains(at) {
                 continue;
             }
             seen.push(at.clone());
-            let waits = self.waits.iter().filter(|(waiter, _)| waiter == at);
-            let record = self.find(at).and_then(|entry| entry.record.as_ref());
-            let imports = record.iter().flat_map(|record| &record.imports);
-            let further = waits
-                .map(|(_, awaited)| awaited.clone())
-                .chain(imports.map(|binding| canonical(&binding.import().plugin)));
-            ways.extend(further.map(|next| [way.clone(), vec![next]].concat()));
+            let waits = self.waits.iter().filter(|(_, awaited)| awaited == at);
+            let waiters = waits.map(|(waiter, _)| waiter.clone());
+            let users = self.find(at).map(|entry| self.users(entry));
+            let users = users
+                .into_iter()
+                .flatten()
+                .map(|(name, _)| canonical(&name));
+            ways.extend(users.chain(waiters).map(|next| [&*way, &[next]].concat()));
         }
-        None
+        Ok(())
+    }
+
+    fn wait_no_more(&mut self, waiter: &str, awaited: &str) {
+        let mut waits = self.waits.iter();
+        let is_it = |wait: &(Box<str>, Box<str>)| &*wait.0 == waiter && &*wait.1 == awaited;
+        if let Some(at) = waits.position(is_it) {
+            self.waits.swap_remove(at);
+        }
     }
 
     /// Places of the entries: last loaded first, but none before those that import functions of it.
-    fn users_first(&self) -> Vec<usize> {
+    fn users_first(&self, deadline: Deadline) -> Vec<usize> {
         let mut left: Vec<usize> = (0..self.entries.len()).collect();
-        let users: Vec<_> = self.entries.iter().map(|entry| self.users(entry)).collect();
+        // A lineage whose lock is not to be had is taken for one without users.
+        let users = |entry: &Entry| {
+            let record = entry.record.as_ref()?;
+            record.lineage.users_until(deadline)
+        };
+        let users: Vec<Option<Vec<_>>> = self.entries.iter().map(users).collect();
         let mut order = Vec::new();
         while let Some(last) = left.len().checked_sub(1) {
             let generation = |at: &usize| self.entries.get(*at).map(|entry| entry.generation);
             let is_free = |at: &usize| {
-                let mut users = users.get(*at).into_iter().flatten();
+                let mut users = users.get(*at).into_iter().flatten().flatten();
                 !users.any(|(_, user)| left.iter().any(|it| generation(it) == Some(*user)))
             };
             // There are no circles; were there one, the last of it would do.
@@ -818,6 +884,20 @@ impl Writer {
         self.entries
             .iter()
             .find(|entry| entry.standing == Standing::Heir && &*entry.canonical == canonical)
+    }
+}
+
+/// A load that waits for another one, until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Waiting<'a> {
+    registry: &'a Registry,
+    wait: (Box<str>, Box<str>),
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        let (waiter, awaited) = &self.wait;
+        self.registry.lock().wait_no_more(waiter, awaited);
     }
 }
 

@@ -187,6 +187,8 @@ impl Screened {
             Verdict::Passed | Verdict::Refused(_) => Ok(()),
             // This process may offer it.
             Verdict::Failed(_) if report.lacked.is_some() => Ok(()),
+            // What it does without a plugin that it uses says nothing of what it does here.
+            _ if report.lacks_a_plugin() => Ok(()),
             Verdict::Failed(_) => {
                 let message = format!(
                     "it {report}; nothing of it ran in this process; repair it, or raise the limits \

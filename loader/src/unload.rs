@@ -1,6 +1,6 @@
 //! The story of an unload, from top to bottom.
 
-use std::mem;
+use std::mem::{self, ManuallyDrop};
 use std::ops::ControlFlow;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
@@ -619,7 +619,12 @@ pub(crate) fn give_up(process: &'static Process, leaving: Leaving, why: &str) ->
 }
 
 /// Keeps what cannot leave. One that is kept until something happens is closed then.
-fn bury(process: &'static Process, loaded: Loaded, why: Why, until: Option<Until>) -> Unloaded {
+fn bury(process: &'static Process, mut loaded: Loaded, why: Why, until: Option<Until>) -> Unloaded {
+    if until.is_none() {
+        // None of its code runs any more that the loader knows of, and calls of what it imports pass
+        // a gate as ever: it keeps nobody.
+        drop(loaded.references.take());
+    }
     // One that still owns its mapping is not given back to ld.so later, unless that waits for
     // something.
     let record = &Arc::clone(&loaded.record);
@@ -658,6 +663,8 @@ pub(crate) fn at_process_exit(process: &'static Process) {
         let Some(leaving) = process.registry.take_at_exit(generation) else {
             continue;
         };
+        // What it imports stays for whoever of it goes on.
+        let leaving = ManuallyDrop::new(leaving);
         let record: &Record = leaving.record();
         record.context.threads().stop();
         let soon = Deadline::after(Duration::from_millis(50));

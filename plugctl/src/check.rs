@@ -78,21 +78,22 @@ fn check(path: &Path, policy: &Policy, args: &args::Check) -> Result<FileReport,
         return Ok(report);
     }
     let probe = probe::run(path, policy, args.force, args.calls)?;
-    if probe.verdict != "passed" {
+    let finding = |severity: Severity| FindingRow {
+        code: "probe",
+        severity: severity.name(),
+        structure: "a load in a process of its own".to_owned(),
+        offset: None,
+        expected: "that it passes".to_owned(),
+        found: probe.message.clone(),
+    };
+    if probe.verdict == "alone" {
+        // Only a host that has the other plugin can tell.
+        report.findings.push(finding(Severity::Note));
+    } else if probe.verdict != "passed" {
         report.verdict = Verdict::Refused.name();
         report.unloadable = false;
         report.because.push(format!("it {}", probe.message));
-        report.findings.insert(
-            0,
-            FindingRow {
-                code: "probe",
-                severity: Severity::Refused.name(),
-                structure: "a load in a process of its own".to_owned(),
-                offset: None,
-                expected: "that it passes".to_owned(),
-                found: probe.message.clone(),
-            },
-        );
+        report.findings.insert(0, finding(Severity::Refused));
     } else if probe.unloaded == Some(false) && report.unloadable {
         report.unloadable = false;
         report.because.push(probe.because.clone());

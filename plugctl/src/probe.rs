@@ -14,7 +14,8 @@ use plug_loader::control::messages::StageTime;
 /// What a probe found.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct ProbeRow {
-    /// passed, refused, failed, crashed or unknown.
+    /// passed, refused, failed, crashed or unknown; alone where it used another plugin and failed
+    /// without it.
     pub(crate) verdict: &'static str,
     /// The verdict in words.
     pub(crate) message: String,
@@ -75,6 +76,7 @@ fn row(report: &Report) -> ProbeRow {
         verdict: match &report.verdict {
             Verdict::Passed => "passed",
             Verdict::Refused(_) => "refused",
+            _ if report.lacks_a_plugin() => "alone",
             Verdict::Failed(_) => "failed",
             _ if report.is_fatal() => "crashed",
             _ => "unknown",

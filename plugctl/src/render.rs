@@ -356,12 +356,18 @@ impl Render {
         }
     }
 
-    /// What became of the plugins that nobody used: those that left.
-    pub(crate) fn unused(self, done: &[UnusedRow]) {
+    /// What unloads saw, and which plugins left because nobody used them; one object.
+    pub(crate) fn unloaded_with_unused(
+        self,
+        replies: &[UnloadReply],
+        asked: usize,
+        unused: &[UnusedRow],
+    ) {
         if self.json {
-            return self.value(&done);
+            return self.value(&serde_json::json!({"unloaded": replies, "unused": unused}));
         }
-        for row in done.iter().filter(|row| row.verdict == "unloaded") {
+        self.unloaded(replies, asked);
+        for row in unused.iter().filter(|row| row.verdict == "unloaded") {
             self.line(&format!("{} was unused and is unloaded", row.name));
         }
     }

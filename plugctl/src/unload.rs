@@ -7,7 +7,9 @@ use crate::client::{Client, Replies};
 use crate::failure::{BUSY, Failure, LINGERING, Outcome, holders};
 use crate::hosts;
 use crate::render::{Render, micros};
-use plug_loader::control::messages::{UnloadCall, UnloadReply, UnloadUnusedCall, UnusedReply};
+use plug_loader::control::messages::{
+    UnloadCall, UnloadReply, UnloadUnusedCall, UnusedReply, UnusedRow,
+};
 
 /// Unloads each plugin; the first failure's code counts.
 pub(crate) fn run(args: &args::Unload, host: Option<&str>, render: &Render) -> Outcome {
@@ -33,15 +35,27 @@ pub(crate) fn run(args: &args::Unload, host: Option<&str>, render: &Render) -> O
             render.failure(&failure);
         }
     }
-    render.unloaded(&done, args.names.len());
-    if args.unused && code == 0 {
-        code = unload_unused(&mut client, wait, render)?;
+    let unused = match args.unused && code == 0 {
+        true => {
+            let (unused, failed) = unload_unused(&mut client, wait, render)?;
+            code = failed;
+            Some(unused)
+        }
+        false => None,
+    };
+    match unused {
+        Some(unused) => render.unloaded_with_unused(&done, args.names.len(), &unused),
+        None => render.unloaded(&done, args.names.len()),
     }
     Ok(code)
 }
 
-/// Unloads what nobody uses; the first failure's code counts.
-fn unload_unused(client: &mut Client, wait: Duration, render: &Render) -> Outcome {
+/// Unloads what nobody uses: what became of it, and the first failure's code.
+fn unload_unused(
+    client: &mut Client,
+    wait: Duration,
+    render: &Render,
+) -> Result<(Vec<UnusedRow>, u8), Failure> {
     let wait_micros = u64::try_from(wait.as_micros()).unwrap_or(u64::MAX);
     let reply: UnusedReply = client.call("UnloadUnused", &UnloadUnusedCall { wait_micros })?;
     let mut code = 0;
@@ -68,8 +82,7 @@ fn unload_unused(client: &mut Client, wait: Duration, render: &Render) -> Outcom
         code = if code == 0 { failed } else { code };
         render.failure(&Failure::new(failed, &row.verdict, message).of(&row.name));
     }
-    render.unused(&reply.done);
-    Ok(code)
+    Ok((reply.done, code))
 }
 
 fn unload(

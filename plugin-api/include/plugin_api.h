@@ -399,9 +399,15 @@ PLUG_OFFSET_(plug_task, vtable, 8);
  *     PLUG_IMPORT("base64", "^1", size_t, base64_len, (size_t len), (len));
  * The host loads this plugin only where the other one is Live, has such a version and exports a function
  * of that signature; keeps it for as long as this plugin is there; and leads calls to what replaces it.
- * Before init, in constructors that is, calls are refused, and so is the load then.
- * Where the function raised an error it returns zero, in C, and the error is this plugin's own unless it
- * takes it by plug_import_error. In C++ a plug::import_error is thrown.
+ * It may stand in a header that several files of this plugin include, but no two plugins can be asked for
+ * functions of one name.
+ * Where the function raised an error, zero is returned, and the error is that of this plugin's own call in
+ * progress unless it takes it by plug_import_error. In C++ a plug::import_error is thrown instead; not with
+ * PLUG_IMPORT_NO_THROW defined before this header is included, as for calls in destructors.
+ * Before init, in constructors that is, and where there is no host, calls are refused: zero, in C++ too.
+ * The load is refused then.
+ * A function that is left by pthread_exit, by pthread_cancel or by an exception is only left in order by a
+ * plugin in C that is compiled with -fexceptions.
  */
 #define PLUG_IMPORT(plugin, requirement, ret, name, args, names)                                \
     PLUG_IMPORT_SLOT_(plugin, requirement, ret, name, args);                                     \
@@ -419,53 +425,42 @@ PLUG_OFFSET_(plug_task, vtable, 8);
     PLUG_STATIC_ASSERT_(1, "takes the semicolon")
 
 #define PLUG_IMPORT_SLOT_(plugin, requirement, ret, name, args)                                 \
-    PLUG_META_(_import_##name, "import=" plugin ":" #name ":" requirement                        \
+    PLUG_META_SHARED_(_import_##name, "import=" plugin ":" #name ":" requirement                        \
                                "\0import-signature=" #name ":" #ret #args);                       \
     PLUG_C_BEGIN_                                                                               \
-    extern PLUG_PARAM_VISIBLE_ plug_import_slot PLUG_NAME_(plug_import_v1_##name);              \
+    extern PLUG_PARAM_VISIBLE_ __attribute__((weak)) plug_import_slot PLUG_NAME_(plug_import_v1_##name); \
     plug_import_slot PLUG_NAME_(plug_import_v1_##name) = {                                      \
         PLUG_ABI_VERSION, sizeof(plug_import_slot), PLUG_NULL_, PLUG_NULL_, PLUG_NULL_, PLUG_NULL_}; \
     PLUG_C_END_                                                                                 \
     PLUG_STATIC_ASSERT_(1, "takes the semicolon")
 
+#define PLUG_IMPORT_CALL_(ret, name, call)                                                      \
+    PLUG_IMPORT_ENTER_(name)                                                                    \
+    static ret plug_zero_;                                                                      \
+    if (plug_function_ != PLUG_NULL_) {                                                         \
+        ret plug_result_ = call;                                                                \
+        if (PLUG_IMPORT_FINISH_) {                                                              \
+            return plug_result_;                                                                \
+        }                                                                                       \
+    }                                                                                           \
+    return plug_zero_;
+#define PLUG_IMPORT_CALL_VOID_(name, call)                                                      \
+    PLUG_IMPORT_ENTER_(name)                                                                    \
+    if (plug_function_ != PLUG_NULL_) {                                                         \
+        call;                                                                                   \
+        (void)PLUG_IMPORT_FINISH_;                                                              \
+    }
 #ifdef __cplusplus
-#define PLUG_IMPORT_CALL_(ret, name, call)                                       \
-    plug::import_call plug_call_(PLUG_NAME_(plug_import_v1_##name), #name);      \
-    plug_function plug_function_ = plug_call_.function();                        \
-    if (plug_function_ == nullptr) {                                             \
-        static ret plug_zero_;                                                   \
-        return plug_zero_;                                                       \
-    }                                                                            \
-    ret plug_result_ = call;                                                     \
-    plug_call_.finish();                                                         \
-    return plug_result_;
-#define PLUG_IMPORT_CALL_VOID_(name, call)                                       \
-    plug::import_call plug_call_(PLUG_NAME_(plug_import_v1_##name), #name);      \
-    plug_function plug_function_ = plug_call_.function();                        \
-    if (plug_function_ != nullptr) {                                             \
-        call;                                                                    \
-        plug_call_.finish();                                                     \
-    }
+#define PLUG_IMPORT_ENTER_(name)                                                                \
+    plug::import_call plug_call_(PLUG_NAME_(plug_import_v1_##name), #name);                     \
+    plug_function plug_function_ = plug_call_.function();
+#define PLUG_IMPORT_FINISH_ plug_call_.finish()
 #else
-#define PLUG_IMPORT_CALL_(ret, name, call)                                       \
-    plug_import_call plug_call_;                                                 \
-    static ret plug_zero_;                                                       \
-    ret plug_result_ = plug_zero_;                                               \
-    plug_function plug_function_ =                                               \
-        plug_import_enter_(&PLUG_NAME_(plug_import_v1_##name), &plug_call_);     \
-    if (plug_function_ != PLUG_NULL_) {                                          \
-        plug_result_ = call;                                                     \
-        PLUG_NAME_(plug_import_v1_##name).leave(&plug_call_);                    \
-    }                                                                            \
-    return plug_result_;
-#define PLUG_IMPORT_CALL_VOID_(name, call)                                       \
-    plug_import_call plug_call_;                                                 \
-    plug_function plug_function_ =                                               \
-        plug_import_enter_(&PLUG_NAME_(plug_import_v1_##name), &plug_call_);     \
-    if (plug_function_ != PLUG_NULL_) {                                          \
-        call;                                                                    \
-        PLUG_NAME_(plug_import_v1_##name).leave(&plug_call_);                    \
-    }
+#define PLUG_IMPORT_ENTER_(name)                                                                \
+    __attribute__((cleanup(plug_import_abandon_))) struct plug_importing_ plug_call_;           \
+    plug_function plug_function_ =                                                              \
+        plug_import_enter_(&plug_call_, &PLUG_NAME_(plug_import_v1_##name), #name);
+#define PLUG_IMPORT_FINISH_ plug_import_finish_(&plug_call_)
 #endif
 
 /*
@@ -709,9 +704,38 @@ static inline void plug_raise(const plug_host_context *ctx, const char *message)
 
 /* ---- Imports ---------------------------------------------------------------------------- */
 
+struct plug_importing_ {
+    plug_import_call call;
+    const plug_import_slot *slot;
+    plug_function function; /* null once it is left */
+};
+
 /* The function, entered; null where no host has bound it, or where that refuses. */
-static inline plug_function plug_import_enter_(const plug_import_slot *slot, plug_import_call *call) {
-    return slot->enter == PLUG_NULL_ ? PLUG_NULL_ : slot->enter(slot->binding, call);
+static inline plug_function plug_import_enter_(struct plug_importing_ *it, const plug_import_slot *slot,
+                                               const char *name) {
+    it->slot = slot;
+    it->function = PLUG_NULL_;
+    if (slot->enter != PLUG_NULL_) {
+        it->function = slot->enter(slot->binding, &it->call);
+    } else {
+        char text[128] = "an imported function is not bound, since no loader loaded this plugin: ";
+        strncat(text, name, sizeof text - strlen(text) - 1);
+        plug_raise(plug_context(), text);
+    }
+    return it->function;
+}
+
+/* Leaves it; whether it raised nothing. */
+static inline int plug_import_finish_(struct plug_importing_ *it) {
+    it->function = PLUG_NULL_;
+    return it->slot->leave(&it->call) == PLUG_OK;
+}
+
+/* Leaves it where it was left by an exception. */
+static inline void plug_import_abandon_(struct plug_importing_ *it) {
+    if (it->function != PLUG_NULL_) {
+        (void)plug_import_finish_(it);
+    }
 }
 
 struct plug_room_ {
@@ -894,43 +918,28 @@ class import_error : public std::exception {
 /* A call of an imported function; leaves when it goes out of scope, also by an exception. */
 class import_call {
   public:
-    import_call(const plug_import_slot &slot, const char *name) : slot_(slot) {
-        function_ = plug_import_enter_(&slot, &call_);
-        if (function_ == nullptr) {
-            fail(name);
-        }
+    import_call(const plug_import_slot &slot, const char *name) {
+        plug_import_enter_(&importing_, &slot, name);
     }
     import_call(const import_call &) = delete;
     import_call &operator=(const import_call &) = delete;
-    ~import_call() {
-        if (function_ != nullptr) {
-            slot_.leave(&call_);
+    ~import_call() { plug_import_abandon_(&importing_); }
+    /* Null where it is refused. */
+    plug_function function() const { return importing_.function; }
+    /* Whether the function raised nothing. */
+    bool finish() {
+        bool is_fine = plug_import_finish_(&importing_) != 0;
+#if defined(__cpp_exceptions) && !defined(PLUG_IMPORT_NO_THROW)
+        char text[256];
+        if (!is_fine && plug_import_take_(importing_.slot, text, sizeof text)) {
+            throw import_error(plug_text(text));
         }
-    }
-    plug_function function() const { return function_; }
-    void finish() {
-        function_ = nullptr;
-        if (slot_.leave(&call_) != PLUG_OK) {
-            fail("");
-        }
+#endif
+        return is_fine;
     }
 
   private:
-    void fail(const char *name) {
-#ifdef __cpp_exceptions
-        char text[256] = "not bound: no loader loaded this plugin, imported function: ";
-        if (!plug_import_take_(&slot_, text, sizeof text)) {
-            strncat(text, name, sizeof text - strlen(text) - 1);
-        }
-        throw import_error(plug_text(text));
-#else
-        (void)name;
-#endif
-    }
-
-    const plug_import_slot &slot_;
-    plug_import_call call_;
-    plug_function function_;
+    plug_importing_ importing_;
 };
 
 /*

@@ -90,7 +90,7 @@ macro_rules! __import_functions {
                 let function = unsafe {
                     ::core::mem::transmute::<
                         *const ::core::ffi::c_void,
-                        unsafe extern "C" fn($($ty),*) $(-> $ret)?,
+                        unsafe extern "C-unwind" fn($($ty),*) $(-> $ret)?,
                     >(function)
                 };
                 // SAFETY: passed on to the caller.

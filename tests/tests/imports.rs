@@ -16,7 +16,7 @@ use plug_loader::{
 };
 use plug_tests::host::{Host, seconds};
 use plug_tests::isolated;
-use plug_tests::standalone::{Scratch, c_plugin, cpp_plugin, rust_plugin};
+use plug_tests::standalone::{Scratch, c_plugin, cpp_plugin, library, rust_plugin};
 
 type Number = unsafe extern "C" fn(u64) -> u64;
 
@@ -287,8 +287,8 @@ fn metadata_of_imports_is_checked() {
             (
                 "PLUG_META_(_import_x, \"import=numbers:twice:*\");",
                 ErrorKind::Incompatible,
-                "import twice of numbers *: expected 40 writable, aligned bytes under the exported \
-                 symbol plug_import_v1_twice, found none",
+                "import twice of numbers *: expected a slot of version 1, 40 writable, aligned bytes, \
+                 under the exported symbol plug_import_v1_twice, found none",
             ),
             (
                 "PLUG_META_(_import_x, \"import=numbers:twice:*\");\n\
@@ -304,9 +304,16 @@ fn metadata_of_imports_is_checked() {
                 "symbol plug_import_v1_twice, found 8 bytes",
             ),
             (
+                "PLUG_META_(_import_x, \"import=numbers:twice:*\");\n\
+                 extern plug_import_slot plug_import_v1_twice;\n\
+                 plug_import_slot plug_import_v1_twice = {2, 64, 0, 0, 0, 0};",
+                ErrorKind::Incompatible,
+                "symbol plug_import_v1_twice, found version 2 of 64 bytes",
+            ),
+            (
                 "PLUG_META_(_import_x, \"import=user:twice:*\");\n\
                  extern plug_import_slot plug_import_v1_twice;\n\
-                 plug_import_slot plug_import_v1_twice = {0};",
+                 plug_import_slot plug_import_v1_twice = {1, 40, 0, 0, 0, 0};",
                 ErrorKind::Cycle,
                 "import twice of user *: plugins would import of each other: user -> user",
             ),
@@ -581,7 +588,8 @@ PLUG_EXPORT(uint64_t, twice, (uint64_t n)) { return 2 * n; }
         assert_eq!(
             loading::TOLD.get().map(String::as_str),
             Some(
-                "user: imports: import twice of numbers ^1: numbers is Coming, and waits for this load"
+                "user: imports: import twice of numbers ^1: plugins would import of each other: user \
+                 -> numbers -> user"
             )
         );
         host.unload("numbers");
@@ -710,19 +718,18 @@ fn plugins_that_import_of_each_other_are_refused() {
             let a = scope.spawn(|| host.load(&a));
             still_waits(&a);
             gate.release(Verdict::Pass);
-            let told = refused(c.join().unwrap());
-            assert_eq!(
-                told,
-                (
-                    ErrorKind::Cycle,
-                    Some(Stage::Imports),
-                    "c: imports: import from_a of a *: plugins would import of each other: c -> a -> \
-                     b -> c"
-                        .to_owned()
-                )
-            );
-            assert_eq!(refused(b.join().unwrap()).0, ErrorKind::NoProvider);
-            assert_eq!(refused(a.join().unwrap()).0, ErrorKind::NoProvider);
+            // Whoever closes it is told, and with that the others have nobody.
+            let told = [c, b, a].map(|load| refused(load.join().unwrap()));
+            let rounds: Vec<&str> = told
+                .iter()
+                .filter(|(kind, ..)| *kind == ErrorKind::Cycle)
+                .filter_map(|(.., text)| text.split("import of each other: ").nth(1))
+                .collect();
+            let all = ["a -> b -> c -> a", "b -> c -> a -> b", "c -> a -> b -> c"];
+            assert!(!rounds.is_empty(), "{told:?}");
+            assert!(rounds.iter().all(|round| all.contains(round)), "{told:?}");
+            let is_fine = |kind| matches!(kind, ErrorKind::Cycle | ErrorKind::NoProvider);
+            assert!(told.iter().all(|(kind, ..)| is_fine(*kind)), "{told:?}");
         });
         assert!(host.loader.plugins().is_empty());
         // A version that imports of its own user would close the circle, too.
@@ -1223,5 +1230,534 @@ fn a_forked_child_has_imports_and_users_of_its_own() {
         });
         host.unload("user");
         host.unload("numbers");
+    });
+}
+
+fn two_calls(scratch: &Scratch) -> PathBuf {
+    let source = format!(
+        "{PREFACE}\nPLUG_PLUGIN(\"user\", \"1.0.0\", \"for a test\", \"MIT\", init, stop);\n\
+         PLUG_IMPORT(\"numbers\", \"^1\", uint64_t, twice, (uint64_t n), (n));\n\
+         PLUG_EXPORT(uint64_t, both, (uint64_t n)) {{ (void)twice(n); (void)twice(n); return 1; }}\n"
+    );
+    c_plugin(scratch, "user", &source)
+}
+
+#[test]
+fn two_errors_that_nobody_takes_are_one() {
+    isolated!({
+        let scratch = Scratch::new("imports");
+        let host = Host::new();
+        host.load(provider(&scratch, "1.2.0")).expect("loads");
+        let user = host.load(two_calls(&scratch)).expect("loads");
+        for _ in 0..100 {
+            let error = call(&user, "both", 13).expect_err("raised");
+            assert!(error.to_string().contains("13 is unlucky"), "{error}");
+        }
+    });
+}
+
+/// Two replaces at once that close a circle.
+#[test]
+fn two_replaces_at_once_close_no_circle() {
+    isolated!({
+        let scratch = Scratch::new("imports");
+        let host = Host::new();
+        let plain = |name: &str| {
+            let source = format!(
+                "{PREFACE}\nPLUG_PLUGIN(\"{name}\", \"1.0.0\", \"x\", \"MIT\", init, stop);\n\
+                 PLUG_EXPORT(uint64_t, from_{name}, (void)) {{ return 9; }}\n"
+            );
+            c_plugin(&scratch, &format!("{name}-plain"), &source)
+        };
+        let importing = |name: &str, of: &str| {
+            let source = format!(
+                "{PREFACE}\nPLUG_PLUGIN(\"{name}\", \"1.1.0\", \"x\", \"MIT\", init, stop);\n\
+                 PLUG_IMPORT(\"{of}\", \"*\", uint64_t, from_{of}, (void), ());\n\
+                 PLUG_EXPORT(uint64_t, from_{name}, (void)) {{ return 10; }}\n\
+                 PLUG_EXPORT(uint64_t, over_{name}, (void)) {{ return from_{of}(); }}\n"
+            );
+            c_plugin(&scratch, &format!("{name}-importing"), &source)
+        };
+        host.load(plain("a")).expect("loads");
+        host.load(plain("b")).expect("loads");
+        let (a, b) = (importing("a", "b"), importing("b", "a"));
+        let replace = |name: &'static str, file: &Path| {
+            host.loader.replace(
+                &host.trust,
+                name,
+                Source::path(file),
+                &Params::new(),
+                seconds(20),
+            )
+        };
+        let gate = Gate::at("load.rewrite");
+        thread::scope(|scope| {
+            let first = scope.spawn(|| replace("a", &a).map(|_| ()));
+            gate.wait();
+            let second = replace("b", &b).map(|_| ());
+            gate.release(Verdict::Pass);
+            let first = first.join().unwrap();
+            assert!(first.is_ok(), "{first:?}");
+            assert_eq!(second.expect_err("a circle").kind(), ErrorKind::Cycle);
+        });
+        host.unload("a");
+        host.unload("b");
+    });
+}
+
+/// A static initializer in C++ that does not catch.
+#[test]
+fn a_static_of_cpp_that_calls_too_early_ends_no_host() {
+    isolated!({
+        let scratch = Scratch::new("imports");
+        let host = Host::new();
+        host.load(provider(&scratch, "1.2.0")).expect("loads");
+        let source = r#"
+#include "plugin_api.h"
+PLUG_IMPORT("numbers", "^1", uint64_t, twice, (uint64_t n), (n));
+namespace {
+uint64_t table = twice(1);
+int32_t init(const plug_host_context *) { return table == 2 ? PLUG_OK : PLUG_FAILED; }
+void stop() {}
+}
+PLUG_PLUGIN("user", "1.0.0", "x", "MIT", init, stop);
+"#;
+        let file = cpp_plugin(&scratch, "early-uncaught", source);
+        assert_eq!(refused(host.load(file)).0, ErrorKind::Unbound);
+    });
+}
+
+/// A plugin in C through which exceptions pass in order.
+fn unwinding(scratch: &Scratch, name: &str, source: &str) -> PathBuf {
+    let include = plug_tests::standalone::include();
+    let flags = ["-fexceptions", "-I", include.to_str().expect("text")];
+    library(scratch, &format!("lib{name}.so"), source, &flags)
+}
+
+/// A C++ function that throws through a user in C.
+#[test]
+fn an_exception_through_a_user_in_c_leaves_its_provider() {
+    isolated!({
+        let scratch = Scratch::new("imports");
+        let host = Host::new();
+        let source = r#"
+#include "plugin_api.h"
+#include <stdexcept>
+namespace {
+int32_t init(const plug_host_context *) { return PLUG_OK; }
+void stop() {}
+}
+PLUG_PLUGIN("numbers", "1.2.0", "x", "MIT", init, stop);
+PLUG_EXPORT(uint64_t, twice, (uint64_t n)) { if (n == 13) { throw std::runtime_error("13"); } return 2 * n; }
+"#;
+        let numbers = host
+            .load(cpp_plugin(&scratch, "numbers", source))
+            .expect("loads");
+        let middle = format!(
+            "{PREFACE}\nPLUG_PLUGIN(\"middle\", \"1.0.0\", \"for a test\", \"MIT\", init, stop);\n\
+             PLUG_IMPORT(\"numbers\", \"*\", uint64_t, twice, (uint64_t n), (n));\n\
+             PLUG_EXPORT(uint64_t, pass, (uint64_t n)) {{ return twice(n); }}\n"
+        );
+        host.load(unwinding(&scratch, "middle", &middle))
+            .expect("loads");
+        let source = r#"
+#include "plugin_api.h"
+PLUG_IMPORT("middle", "*", uint64_t, pass, (uint64_t n), (n));
+namespace {
+int32_t init(const plug_host_context *) { return PLUG_OK; }
+void stop() {}
+}
+PLUG_PLUGIN("top", "1.2.0", "x", "MIT", init, stop);
+PLUG_EXPORT(uint64_t, ask, (uint64_t n)) {
+    return plug::guard(plug_context(), uint64_t(0), [&] { return pass(n); });
+}
+"#;
+        let top = host
+            .load(cpp_plugin(&scratch, "top", source))
+            .expect("loads");
+        assert_eq!(call(&top, "ask", 2), Ok(4));
+        let raised = call(&top, "ask", 13).expect_err("thrown");
+        assert_eq!(raised, CallError::Raised("13".into()));
+        assert_eq!(host.loader.calls(&numbers), 2);
+        assert_eq!(call(&top, "ask", 2), Ok(4));
+        for name in ["top", "middle", "numbers"] {
+            host.unload(name);
+        }
+        assert!(host.loader.plugins().is_empty());
+    });
+}
+
+/// A provider that a preload asks for by name, but that came as another one's provider.
+#[test]
+fn a_provider_that_is_preloaded_for_itself_stays() {
+    isolated!({
+        let scratch = Scratch::new("imports");
+        let source = format!(
+            "{PREFACE}\nPLUG_PLUGIN(\"numbers\", \"1.2.0\", \"x\", \"MIT\", init, stop);\n\
+             PLUG_EXPORT(uint64_t, twice, (uint64_t n)) {{ return 2 * n; }}\n"
+        );
+        c_plugin(&scratch, "numbers", &source);
+        user(&scratch, "^1");
+        let text = format!(
+            "search = [{:?}]\npreload = [\"user\", \"numbers\"]\n",
+            scratch.path()
+        );
+        let folder = scratch.write("plug.d/search.toml", &text);
+        let folder = folder.parent().expect("in a folder").to_path_buf();
+        let mut config = Config::default();
+        config.directives = Directives::read([folder]).expect("reads");
+        let host = Host::with(config);
+        for (name, it) in host.loader.preload(&host.trust) {
+            assert!(!it.expect("loads").is_automatic(), "{name}");
+        }
+        host.unload("user");
+        let done = host.loader.unload_unused(seconds(5)).expect("outside");
+        assert!(done.is_empty(), "asked for by the directives");
+    });
+}
+
+/// A load with providers that is under way in the parent alone.
+#[test]
+fn a_load_with_providers_that_a_fork_ends_keeps_nobody() {
+    isolated!({
+        let scratch = Scratch::new("imports");
+        let host = Host::new();
+        let (numbers, file) = (provider(&scratch, "1.2.0"), user(&scratch, "^1"));
+        host.load(&numbers).expect("loads");
+        let gate = Gate::at("load.constructors");
+        thread::scope(|scope| {
+            let coming = scope.spawn(|| {
+                let source = Source::path(&file).with_providers();
+                host.loader.load(&host.trust, source, &Params::new())
+            });
+            gate.wait();
+            let fine = in_child(|| {
+                set_hook(|_| Verdict::Pass);
+                let left = host.loader.unload("numbers", seconds(5));
+                assert!(left.is_ok(), "{left:?}");
+            });
+            gate.release(Verdict::Pass);
+            coming.join().unwrap().expect("loads");
+            assert!(fine);
+        });
+    });
+}
+
+/// A user in C whose init relies on what its provider gives it.
+#[test]
+fn a_rehearsal_that_dies_without_a_provider_proves_nothing() {
+    isolated!({
+        let scratch = Scratch::new("imports");
+        let mut config = Config::default();
+        config.probe = Some(Probe::by(env!("CARGO_BIN_EXE_plug-probe")));
+        let host = Host::with(config);
+        let source = format!(
+            "{PREFACE}\nPLUG_PLUGIN(\"numbers\", \"1.2.0\", \"x\", \"MIT\", init, stop);\n\
+             static int it = 7;\n\
+             PLUG_EXPORT(void *, handle, (void)) {{ return &it; }}\n"
+        );
+        host.load(c_plugin(&scratch, "numbers", &source))
+            .expect("loads");
+        let source = r#"
+#define INIT (void)ctx; return *(volatile int *)handle() == 7 ? PLUG_OK : PLUG_FAILED;
+#include "plugin_api.h"
+PLUG_IMPORT("numbers", "*", void *, handle, (void), ());
+static int32_t init(const plug_host_context *ctx) { INIT }
+static void stop(void) {}
+PLUG_PLUGIN("user", "1.0.0", "for a test", "MIT", init, stop);
+"#;
+        let loaded = host.load(c_plugin(&scratch, "user", source));
+        loaded.expect("works with its provider");
+    });
+}
+
+/// What a destructor of a thread's left untaken is told to another plugin's caller.
+#[test]
+fn an_error_in_a_destructor_is_told_to_nobody_else() {
+    isolated!({
+        let scratch = Scratch::new("imports");
+        let host = Host::new();
+        let numbers = host.load(provider(&scratch, "1.2.0")).expect("loads");
+        let source = r#"
+#include "plugin_api.h"
+#include <pthread.h>
+static pthread_key_t key;
+PLUG_IMPORT("numbers", "*", uint64_t, twice, (uint64_t n), (n));
+static void gone(void *value) { (void)value; (void)twice(13); }
+static int32_t init(const plug_host_context *ctx) { (void)ctx; return pthread_key_create(&key, gone) == 0 ? PLUG_OK : PLUG_FAILED; }
+static void stop(void) {}
+PLUG_PLUGIN("user", "1.0.0", "for a test", "MIT", init, stop);
+PLUG_EXPORT(uint64_t, odd, (uint64_t n)) { pthread_setspecific(key, &key); return n; }
+"#;
+        let user = host
+            .load(c_plugin(&scratch, "user", source))
+            .expect("loads");
+        let worker = host.loader.worker("w").expect("worker");
+        assert_eq!(call(&user, "odd", 1), Ok(1));
+        thread::scope(|scope| {
+            let unload = scope.spawn(|| host.loader.unload("user", seconds(20)));
+            while !unload.is_finished() {
+                worker.quiescent();
+                thread::sleep(Duration::from_millis(1));
+            }
+            let left = unload.join().unwrap();
+            assert!(matches!(left, Ok(Unloaded::Gone(_))), "{left:?}");
+        });
+        assert_eq!(call(&numbers, "twice", 2), Ok(4));
+    });
+}
+
+/// A function in C that raises and returns something.
+#[test]
+fn what_raised_an_error_returns_zero_in_c() {
+    isolated!({
+        let scratch = Scratch::new("imports");
+        let host = Host::new();
+        host.load(provider_of(
+            &scratch,
+            "1.2.0",
+            "plug_raise(plug_context(), \"x\"); return 2 * n;",
+        ))
+        .expect("loads");
+        let source = r#"
+#include "plugin_api.h"
+PLUG_IMPORT("numbers", "*", uint64_t, twice, (uint64_t n), (n));
+static int32_t init(const plug_host_context *ctx) { (void)ctx; return PLUG_OK; }
+static void stop(void) {}
+PLUG_PLUGIN("user", "1.0.0", "for a test", "MIT", init, stop);
+PLUG_EXPORT(uint64_t, odd, (uint64_t n)) { char t[8]; uint64_t it = twice(n); (void)plug_import_error(twice, t, sizeof t); return it; }
+"#;
+        let user = host
+            .load(c_plugin(&scratch, "user", source))
+            .expect("loads");
+        assert_eq!(call(&user, "odd", 4), Ok(0));
+    });
+}
+
+/// A thread of the host's that ends inside an imported function.
+#[test]
+fn a_worker_that_ends_inside_leaves_its_provider() {
+    isolated!({ ends_inside(true) });
+}
+
+#[test]
+fn a_thread_that_ends_inside_leaves_its_provider() {
+    isolated!({ ends_inside(false) });
+}
+
+fn ends_inside(with_worker: bool) {
+    {
+        let scratch = Scratch::new("imports");
+        let host = Host::new();
+        let source = format!(
+            "{PREFACE}\n#include <pthread.h>\nPLUG_PLUGIN(\"numbers\", \"1.2.0\", \"x\", \"MIT\", init, stop);\n\
+             PLUG_EXPORT(uint64_t, twice, (uint64_t n)) {{ if (n == 13) {{ pthread_exit(NULL); }} return 2 * n; }}\n"
+        );
+        let numbers = host
+            .load(c_plugin(&scratch, "numbers", &source))
+            .expect("loads");
+        let source = format!(
+            "{PREFACE}\nPLUG_PLUGIN(\"user\", \"1.0.0\", \"x\", \"MIT\", init, stop);\n\
+             PLUG_IMPORT(\"numbers\", \"^1\", uint64_t, twice, (uint64_t n), (n));\n\
+             PLUG_EXPORT(uint64_t, odd, (uint64_t n)) {{ return twice(n) + 1; }}\n"
+        );
+        let user = host
+            .load(unwinding(&scratch, "user", &source))
+            .expect("loads");
+        plug_tests::relay::bare_thread(|| {
+            let f = user
+                .function::<unsafe extern "C-unwind" fn(u64) -> u64>("odd")
+                .expect("exported");
+            let worker = with_worker.then(|| host.loader.worker("unwound").expect("worker"));
+            let _ = match &worker {
+                Some(worker) => unsafe { f.call_on(worker, (13,)) },
+                None => unsafe { f.call((13,)) },
+            };
+            unreachable!();
+        });
+        drop(user);
+        host.unload("user");
+        let left = host.loader.unload("numbers", seconds(2));
+        drop(numbers);
+        assert!(left.is_ok());
+    }
+}
+
+/// A load of the host's own that a load with providers shared, and that fails.
+#[test]
+fn a_failed_load_unloads_nothing_of_others() {
+    isolated!({
+        let scratch = Scratch::new("imports");
+        let source = format!(
+            "{PREFACE}\nPLUG_PLUGIN(\"numbers\", \"1.2.0\", \"x\", \"MIT\", init, stop);\n\
+             PLUG_EXPORT(uint64_t, twice, (uint64_t n)) {{ return 2 * n; }}\n"
+        );
+        c_plugin(&scratch, "numbers", &source);
+        let source = format!(
+            "#define INIT (void)ctx; return PLUG_FAILED;\n{PREFACE}\nPLUG_PLUGIN(\"user\", \"1.0.0\", \"x\", \"MIT\", init, stop);\n\
+             PLUG_IMPORT(\"numbers\", \"^1\", uint64_t, twice, (uint64_t n), (n));\n\
+             PLUG_EXPORT(uint64_t, odd, (uint64_t n)) {{ return twice(n) + 1; }}\n"
+        );
+        c_plugin(&scratch, "user", &source);
+        let host = directed(&scratch);
+        let gate = Gate::at("load.map");
+        thread::scope(|scope| {
+            let own = scope.spawn(|| {
+                host.loader.load(
+                    &host.trust,
+                    Source::plugin("numbers").named("numbers"),
+                    &Params::new(),
+                )
+            });
+            gate.wait();
+            let user = scope.spawn(|| {
+                let source = Source::plugin("user").with_providers();
+                host.loader.load(&host.trust, source, &Params::new())
+            });
+            still_waits(&user);
+            gate.release(Verdict::Pass);
+            let own = own.join().unwrap().expect("the host wants it");
+            assert!(user.join().unwrap().is_err());
+            assert!(!own.is_automatic());
+            assert_eq!(own.state(), State::Live);
+        });
+    });
+}
+
+/// A load from another thread, shared by the init of what it waits for.
+#[test]
+fn an_init_that_loads_a_user_under_way_ends() {
+    isolated!({
+        let scratch = Scratch::new("imports");
+        let mut config = Config::default();
+        config.load_patience = Duration::from_secs(2);
+        let host: &'static Host = Box::leak(Box::new(Host::with(config)));
+        host.loader.offer(&loading::SERVICE);
+        let _first = loading::HOST.set(host);
+        let file = user(&scratch, "^1");
+        let _first = loading::FILE.set(file.clone().into());
+        let source = r#"
+#include "plugin_api.h"
+typedef struct { int32_t (*load)(void); } loads;
+static int32_t init(const plug_host_context *ctx) {
+    const loads *service = (const loads *)plug_service(ctx, "test.load", 1, 0);
+    return service != NULL && service->load() == -2 ? PLUG_OK : PLUG_FAILED;
+}
+static void stop(void) {}
+PLUG_PLUGIN("numbers", "1.2.0", "x", "MIT", init, stop);
+PLUG_EXPORT(uint64_t, twice, (uint64_t n)) { return 2 * n; }
+"#;
+        let gate = Gate::at("load.init");
+        let numbers = c_plugin(&scratch, "numbers", source);
+        let began = std::time::Instant::now();
+        thread::scope(|scope| {
+            let coming = scope.spawn(|| host.load(&numbers));
+            gate.wait();
+            let waiting = scope.spawn(|| host.load(&file));
+            still_waits(&waiting);
+            gate.release(Verdict::Pass);
+            coming.join().unwrap().expect("loads");
+            // It found out in time, or had waited for too long.
+            if let Err(error) = waiting.join().unwrap() {
+                let kind = error.kind();
+                assert!(
+                    matches!(kind, ErrorKind::Deadline | ErrorKind::Cycle),
+                    "{error}"
+                );
+            }
+        });
+        assert!(loading::TOLD.get().is_some());
+        assert!(
+            began.elapsed() < Duration::from_secs(40),
+            "it waited for itself"
+        );
+    });
+}
+
+/// Who uses a provider is a zombie that never goes.
+#[test]
+fn a_pinned_user_keeps_nobody() {
+    isolated!({
+        let scratch = Scratch::new("imports");
+        let host = Host::new();
+        host.load(provider(&scratch, "1.2.0")).expect("loads");
+        let file = user(&scratch, "^1");
+        // As one that is linked with -z nodelete.
+        let source = scratch.write(
+            "nd.c",
+            &format!(
+                "{PREFACE}\nPLUG_PLUGIN(\"user\", \"1.0.0\", \"x\", \"MIT\", init, stop);\n\
+             PLUG_IMPORT(\"numbers\", \"^1\", uint64_t, twice, (uint64_t n), (n));\n\
+             PLUG_EXPORT(uint64_t, odd, (uint64_t n)) {{ return twice(n) + 1; }}\n"
+            ),
+        );
+        let mut gcc = std::process::Command::new("gcc");
+        gcc.args(["-shared", "-fPIC", "-Wl,-z,nodelete", "-I"])
+            .arg(plug_tests::standalone::include());
+        gcc.arg(&source).arg("-o").arg(&file);
+        plug_tests::standalone::run(&mut gcc);
+        host.load(&file).expect("loads");
+        let left = host.loader.unload("user", seconds(2));
+        assert!(matches!(left, Ok(Unloaded::Pinned(_))), "{left:?}");
+        let left = host.loader.unload("numbers", seconds(2));
+        assert!(matches!(left, Ok(Unloaded::Gone(_))), "{left:?}");
+    });
+}
+
+/// A replace with a version that needs one more plugin.
+#[test]
+fn a_replace_brings_providers() {
+    isolated!({
+        let scratch = Scratch::new("imports");
+        let source = format!(
+            "{PREFACE}\nPLUG_PLUGIN(\"numbers\", \"1.2.0\", \"x\", \"MIT\", init, stop);\n\
+             PLUG_EXPORT(uint64_t, twice, (uint64_t n)) {{ return 2 * n; }}\n"
+        );
+        c_plugin(&scratch, "numbers", &source);
+        let host = directed(&scratch);
+        let source =
+            format!("{PREFACE}\nPLUG_PLUGIN(\"user\", \"0.9.0\", \"x\", \"MIT\", init, stop);\n");
+        host.load(c_plugin(&scratch, "old", &source))
+            .expect("loads");
+        let newer = Source::path(user(&scratch, "^1")).with_providers();
+        let it = host
+            .loader
+            .replace(&host.trust, "user", newer, &Params::new(), seconds(5));
+        let former = it.expect("replaces").former;
+        assert!(matches!(former, Ok(Unloaded::Gone(_))), "{former:?}");
+        let user = host.loader.plugin("user").expect("there");
+        assert_eq!(call(&user, "odd", 1), Ok(3));
+    });
+}
+
+/// A thread of a user's own that calls on while the process ends.
+#[test]
+fn errors_on_plain_threads_are_not_kept() {
+    isolated!({
+        let scratch = Scratch::new("imports");
+        let host = Host::new();
+        host.load(provider(&scratch, "1.2.0")).expect("loads");
+        let source = r#"
+#include "plugin_api.h"
+#include <pthread.h>
+PLUG_IMPORT("numbers", "*", uint64_t, twice, (uint64_t n), (n));
+static void *run(void *it) { (void)twice(2); (void)twice(13); return it; }
+static int32_t init(const plug_host_context *ctx) { (void)ctx; return PLUG_OK; }
+static void stop(void) {}
+PLUG_PLUGIN("user", "1.0.0", "for a test", "MIT", init, stop);
+PLUG_EXPORT(uint64_t, odd, (uint64_t n)) {
+    for (uint64_t i = 0; i < n; i++) { pthread_t t; if (pthread_create(&t, NULL, run, NULL) != 0) { return 0; } pthread_join(t, NULL); }
+    return n;
+}
+"#;
+        let user = host
+            .load(c_plugin(&scratch, "user", source))
+            .expect("loads");
+        let heap = || unsafe { libc::mallinfo2() }.uordblks;
+        assert_eq!(call(&user, "odd", 200), Ok(200));
+        let before = heap();
+        assert_eq!(call(&user, "odd", 2000), Ok(2000));
+        let grown = heap().saturating_sub(before);
+        assert!(grown < 20_000, "grown by {grown}");
     });
 }

@@ -24,7 +24,6 @@ use super::rows;
 use super::wire::{self, Call, Fault, Parameters};
 use crate::deadline::Deadline;
 use crate::departure::Departure;
-use crate::dependencies;
 use crate::error::ErrorKind;
 use crate::image::is_name;
 use crate::loader::Loader;
@@ -359,9 +358,10 @@ impl Host {
             .fold(Params::new(), |all, field| all.with(field.key, field.value));
         let host = Arc::clone(self);
         let work = move || {
-            let (process, policy) = (host.loader.process, host.trust.policy());
             let loaded = match with_providers {
-                Some(true) => dependencies::load(process, policy, source, &params),
+                Some(true) => host
+                    .loader
+                    .load_with_providers(&host.trust, source, &params),
                 Some(false) | None => {
                     let loaded = host.loader.load(&host.trust, source, &params);
                     loaded.map(|plugin| (plugin, Vec::new()))

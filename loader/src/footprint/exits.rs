@@ -69,7 +69,7 @@ unsafe extern "C-unwind" fn run_last(_none: *mut c_void) {
     if let Some(entered) = calls::enter_callback(owner.id, owner.generation, function) {
         // SAFETY: the plugin's, which the gate keeps mapped; libc gives such functions nothing.
         unsafe { thread_exit::run(function, 0) };
-        drop(entered);
+        entered.finish_callback();
     }
 }
 

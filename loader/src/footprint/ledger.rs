@@ -231,7 +231,10 @@ impl Drop for Gone<'_> {
 /// quiescent point and an unload that it asks for is refused; and crash reports know.
 pub(super) fn in_plugin(owner: Owner, destructor: impl FnOnce()) {
     let _phase = phase::enter(thread_pointer(), owner.generation, Phase::Destructor);
-    calls::inside(destructor);
+    if let Some(message) = calls::inside_apart(destructor) {
+        let generation = owner.generation;
+        tracing::warn!(target: "plug::plugin", generation, "a destructor of a thread's failed: {message}");
+    }
 }
 
 /// Writes down what `owner` leaves on the running thread; false on a thread that is as good as gone.

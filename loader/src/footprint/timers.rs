@@ -178,7 +178,7 @@ unsafe extern "C-unwind" fn on_timer(value: usize) {
         ledger::note(Owner { id, generation }, What::Thread { start });
         // SAFETY: the plugin's function for this timer, which the gate keeps mapped.
         unsafe { timer::call(function, value) };
-        drop(entered);
+        entered.finish_callback();
     }
 }
 

@@ -15,6 +15,7 @@ use super::facts::Facts;
 use super::info::{Info, foreign_name};
 use super::libraries::Libraries;
 use super::origin::exposure;
+use super::plugin_import;
 use super::stage::Opened;
 use super::validate::{Code, Finding, Severity, damages};
 use crate::digest::Digest;
@@ -197,6 +198,13 @@ impl Check {
             }
         };
         if info.is_foreign() {
+            return;
+        }
+        if let Err(why) = plugin_import::slots(facts, &info, bytes) {
+            let (code, severity) = (Code::Abi, Severity::Refused);
+            let expected = "a slot for each import";
+            let finding = Finding::new(code, severity, "metadata", expected, why);
+            self.findings.push(finding);
             return;
         }
         self.verdict = Verdict::Ok;

@@ -6,12 +6,14 @@
 
 use std::fmt;
 
-use plug_api::abi::{IMPORT_PREFIX, ImportSlot};
+use plug_api::abi::{ABI_VERSION, IMPORT_PREFIX, ImportSlot};
 use semver::{Version, VersionReq};
 
+use super::dynsym::ElfSymbol;
 use super::facts::Facts;
 use super::info::{Info, is_name};
 use super::prototype;
+use super::segment::u32_at;
 
 /// One function of another plugin that a plugin imports.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -91,7 +93,14 @@ pub(crate) fn slots(
     info: &Info,
     bytes: &[u8],
 ) -> Result<Vec<(PluginImport, u64)>, String> {
-    const SIZE: u64 = size_of::<ImportSlot>() as u64;
+    /// Of version 1: those of later ones are longer.
+    const SIZE: u64 = 40;
+    const { assert!(size_of::<ImportSlot>() as u64 >= SIZE) };
+    // What the plugin says of it: the version, and then the size.
+    let says = |symbol: &ElfSymbol| {
+        let said = facts.bytes_at(bytes, symbol.value, 8)?;
+        Some((u32_at(said, 0)?, u32_at(said, 4)?))
+    };
     let slot = |import: PluginImport| {
         let name = format!("{IMPORT_PREFIX}{}", import.symbol);
         let symbol = facts
@@ -103,11 +112,19 @@ pub(crate) fn slots(
             Some(symbol) if symbol.size < SIZE => format!("{} bytes", symbol.size),
             Some(symbol) if !is_writable(facts, symbol.value, SIZE) => "read-only ones".to_owned(),
             Some(symbol) if symbol.value % 8 != 0 => format!("them at {:#x}", symbol.value),
-            Some(symbol) => return Ok((import, symbol.value)),
+            Some(symbol) => match says(symbol) {
+                Some((ABI_VERSION, size)) if u64::from(size) >= SIZE => {
+                    return Ok((import, symbol.value));
+                }
+                said => {
+                    let (version, size) = said.unwrap_or_default();
+                    format!("version {version} of {size} bytes")
+                }
+            },
         };
         Err(format!(
-            "import {import}: expected {SIZE} writable, aligned bytes under the exported symbol {name}, \
-             found {found}; declare it by plug-api's macro and do not hide the symbol"
+            "import {import}: expected a slot of version {ABI_VERSION}, {SIZE} writable, aligned bytes, under \
+             the exported symbol {name}, found {found}; declare it by plug-api's macro and do not hide the symbol"
         ))
     };
     info.imports().into_iter().map(slot).collect()

@@ -106,17 +106,26 @@ pub(super) enum Exit {
 }
 
 impl Report {
-    /// Whether the plugin did what no host would survive.
+    /// Whether it called an imported function of another plugin, which a probe has not: what it did
+    /// since says little of what it does with that plugin.
+    #[must_use]
+    pub fn lacks_a_plugin(&self) -> bool {
+        let lacked = self.lacked.as_deref();
+        lacked.is_some_and(|what| what.starts_with("plugin "))
+    }
+
+    /// Whether the plugin did what no host would survive, as far as it can be told.
     #[must_use]
     pub fn is_fatal(&self) -> bool {
-        !matches!(
-            self.verdict,
-            Verdict::Passed
-                | Verdict::Refused(_)
-                | Verdict::Failed(_)
-                | Verdict::Broken(_)
-                | Verdict::Lost
-        )
+        !self.lacks_a_plugin()
+            && !matches!(
+                self.verdict,
+                Verdict::Passed
+                    | Verdict::Refused(_)
+                    | Verdict::Failed(_)
+                    | Verdict::Broken(_)
+                    | Verdict::Lost
+            )
     }
 
     /// What a probe said, and how it ended.
@@ -290,7 +299,7 @@ impl fmt::Display for Report {
             Verdict::Refused(why) => write!(f, "was refused by its probe: {why}"),
             Verdict::Failed(why) => match &self.lacked {
                 Some(lacked) => {
-                    let what = if lacked.starts_with("plugin ") {
+                    let what = if self.lacks_a_plugin() {
                         ""
                     } else {
                         "service "
