@@ -60,6 +60,7 @@ fn a_plugin_from_load_to_history() {
     let row = rows[0].as_object().unwrap();
     let keys: Vec<&str> = row.keys().map(String::as_str).collect();
     let expected = [
+        "automatic",
         "base",
         "build_id",
         "calls",
@@ -72,6 +73,7 @@ fn a_plugin_from_load_to_history() {
         "size",
         "state",
         "taints",
+        "used_by",
         "users",
         "version",
     ];
