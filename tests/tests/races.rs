@@ -1,0 +1,315 @@
+//! Races that the kernel's loader had, by the year in which they were found or mended, each forced here
+//! by what stops where it hurts. Those of its notifiers are in `notifiers.rs`.
+//!
+//! | year | race | what proves that it is none here |
+//! |---|---|---|
+//! | 2005 | walkers without a lock see what an unload freed, or two tables mixed | `kernel_2005_*`; at random `torture::torture_every_answer_equals_the_oracle`, `plug_torture::torture_of_sections_freed_before_the_grace_period_is_caught` |
+//! | 2008 | an insertion stops readers, or waits for them | `kernel_2008_*`; at every point `unwinding::load_with_a_section_held_waits_for_nobody_while_an_unload_does`, `freeze::freeze_at_every_point_stops_no_reader` |
+//! | 2008 | some readers use another primitive | the only way to the rows takes a section (`plug_readside::snapshot::view`); the readers of the tests here are of every kind |
+//! | 2009 | a load that fails waits for readers, and does not undo in balance | `kernel_2009_*`; a hundred times at every point `unwinding::load_failing_at_every_point_leaves_nothing` |
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use plug_loader::checkpoint::{POINTS, REPLACE_POINTS, Verdict, set_hook};
+use plug_loader::{Config, Error, ErrorKind, Params, Plugin, Source, SymbolReader, Unloaded, Vote};
+use plug_tests::host::{Host, hostile, seconds, useful};
+use plug_tests::isolated;
+use plug_tests::oracle::{self, Oracle};
+use plug_tests::process::{assert_footprint, footprint};
+use plug_tests::standalone::{Scratch, c_plugin};
+use plug_tests::storm;
+
+/// Readers that have come to the middle of a table.
+static INSIDE: AtomicUsize = AtomicUsize::new(0);
+/// Lets them go on.
+static GO_ON: AtomicBool = AtomicBool::new(false);
+/// What a walk over all that was there when they began adds up to.
+static EXPECTED: AtomicU64 = AtomicU64::new(0);
+/// Walks that did and did not.
+static RIGHT: AtomicUsize = AtomicUsize::new(0);
+static WRONG: AtomicUsize = AtomicUsize::new(0);
+
+/// Walks over all symbols and stops in the middle of the first table. Async-signal-safe.
+fn walk_slowly(_: usize) {
+    let (mut sum, mut has_stopped) = (0_u64, false);
+    SymbolReader::new().walk(|plugin| {
+        let half = plugin.symbols().count() / 2;
+        for (n, symbol) in plugin.symbols().enumerate() {
+            sum = sum.wrapping_add(oracle::share(symbol.name, symbol.address as u64));
+            if n >= half && !has_stopped {
+                has_stopped = true;
+                INSIDE.fetch_add(1, Ordering::SeqCst);
+                while !GO_ON.load(Ordering::SeqCst) {
+                    storm::nap(Duration::from_millis(1));
+                }
+            }
+        }
+        true
+    });
+    let is_right = sum == EXPECTED.load(Ordering::SeqCst);
+    let walks = if is_right { &RIGHT } else { &WRONG };
+    walks.fetch_add(1, Ordering::SeqCst);
+}
+
+/// As a handler: the running thread is interrupted, and goes on when that has walked.
+fn walk_in_a_handler(_: usize) {
+    assert!(storm::send(storm::tid(), storm::PLAIN));
+}
+
+/// As a handler that interrupts a section of the same thread.
+fn walk_in_a_handler_inside_a_section(_: usize) {
+    SymbolReader::new().walk(|_| {
+        walk_in_a_handler(0);
+        false
+    });
+}
+
+/// Lets readers go on, also where an assertion fails.
+struct Release;
+
+impl Drop for Release {
+    fn drop(&mut self) {
+        GO_ON.store(true, Ordering::SeqCst);
+    }
+}
+
+/// A plugin and its file.
+type Walked = (Plugin, PathBuf);
+
+/// What a walk adds up to over these plugins.
+fn sum_of(plugins: &[Walked]) -> u64 {
+    let sums = plugins
+        .iter()
+        .map(|(plugin, file)| Oracle::read(file).checksum(plugin.range().0 as u64));
+    sums.fold(0, u64::wrapping_add)
+}
+
+/// Runs `body` while readers of every kind are stopped in a walk over `plugins`, then `after` once they
+/// were let go: threads and workers, handlers that interrupted either, and one inside of a section.
+/// Fails unless each of them read to the end what was there when it began.
+fn beside_stopped_readers<R: Send>(
+    host: &Host,
+    plugins: &[Walked],
+    body: impl FnOnce() -> R + Send,
+) -> R {
+    EXPECTED.store(sum_of(plugins), Ordering::SeqCst);
+    let kinds: [(bool, fn(usize)); 6] = [
+        (false, walk_slowly),
+        (true, walk_slowly),
+        (false, walk_in_a_handler),
+        (true, walk_in_a_handler),
+        (false, walk_in_a_handler_inside_a_section),
+        (true, walk_in_a_handler_inside_a_section),
+    ];
+    thread::scope(|scope| {
+        let release = Release;
+        for (is_worker, read) in kinds {
+            scope.spawn(move || {
+                let _worker = is_worker.then(|| host.loader.worker("reader").expect("worker"));
+                read(0);
+            });
+        }
+        let deadline = seconds(60);
+        while INSIDE.load(Ordering::SeqCst) < kinds.len() {
+            assert!(!deadline.has_passed(), "the readers do not come");
+            thread::sleep(Duration::from_millis(1));
+        }
+        let done = body();
+        assert_eq!(RIGHT.load(Ordering::SeqCst), 0, "they are still inside");
+        drop(release);
+        let deadline = seconds(60);
+        while RIGHT.load(Ordering::SeqCst) + WRONG.load(Ordering::SeqCst) < kinds.len() {
+            assert!(!deadline.has_passed(), "the readers do not end");
+            thread::sleep(Duration::from_millis(1));
+        }
+        assert_eq!(WRONG.load(Ordering::SeqCst), 0, "walks of mixed tables");
+        done
+    })
+}
+
+/// A host with handlers that walk, and plugins of these files.
+fn walked(files: Vec<PathBuf>) -> (Host, Vec<Walked>) {
+    storm::prepare(walk_slowly);
+    let mut config = Config::default();
+    config.subscriber_patience = Duration::from_secs(60);
+    let host = Host::with(config);
+    let load = |file: PathBuf| (host.load(&file).expect("loads"), file);
+    let plugins = files.into_iter().map(load).collect();
+    host.loader.settle_indexes();
+    host.loader.reclaim();
+    (host, plugins)
+}
+
+#[test]
+fn kernel_2005_walks_that_an_unload_overtakes_end_with_the_table_they_began() {
+    isolated!({
+        static GRACE: AtomicBool = AtomicBool::new(false);
+        static CLOSED: AtomicBool = AtomicBool::new(false);
+        let (host, plugins) = walked(["base64", "checksum"].map(useful).into());
+        set_hook(|point| {
+            match point {
+                "unload.grace" => GRACE.store(true, Ordering::SeqCst),
+                "unload.close" => CLOSED.store(true, Ordering::SeqCst),
+                _ => {}
+            }
+            Verdict::Pass
+        });
+        let loader = host.loader.clone();
+        let unloads = beside_stopped_readers(&host, &plugins, || {
+            let names = ["base64", "checksum"].map(str::to_owned);
+            let unloads = names.map(|name| {
+                let loader = loader.clone();
+                thread::spawn(move || loader.unload(&name, seconds(60)))
+            });
+            let deadline = seconds(60);
+            while !GRACE.load(Ordering::SeqCst) {
+                assert!(
+                    !deadline.has_passed(),
+                    "no unload comes to its grace period"
+                );
+                thread::sleep(Duration::from_millis(1));
+            }
+            // Both are on their way out, and others come and fail meanwhile.
+            host.useful("wordcount");
+            host.hostile("init-fails").expect_err("its init fails");
+            thread::sleep(Duration::from_millis(300));
+            assert!(!CLOSED.load(Ordering::SeqCst), "closed under its readers");
+            assert!(loader.retired_bytes() > 0, "freed under its readers");
+            unloads
+        });
+        for unload in unloads {
+            let unloaded = unload.join().expect("no panic");
+            assert!(matches!(unloaded, Ok(Unloaded::Gone(_))), "{unloaded:?}");
+        }
+        host.loader.reclaim();
+        assert_eq!(host.loader.retired_bytes(), 0);
+    });
+}
+
+#[test]
+fn kernel_2008_loads_beside_stopped_readers_are_seen_by_all_others_at_once() {
+    isolated!({
+        const LOADS: usize = 20;
+        let (host, plugins) = walked(["base64", "checksum"].map(useful).into());
+        beside_stopped_readers(&host, &plugins, || {
+            // Whoever waited for a reader here would wait for ever.
+            for n in 0..LOADS {
+                let source = Source::path(useful("wordcount")).named(format!("added-{n}"));
+                let loaded = host.loader.load(&host.trust, source, &Params::new());
+                let plugin = loaded.expect("loads");
+                let seen = host.loader.reader().resolve(plugin.range().0);
+                assert_eq!(seen.map(|it| it.generation), Some(plugin.generation()));
+                let mut rows = 0;
+                host.loader.reader().walk(|_| {
+                    rows += 1;
+                    true
+                });
+                assert_eq!(rows, plugins.len() + n + 1);
+            }
+        });
+        assert_eq!(host.loader.plugins().len(), plugins.len() + LOADS);
+    });
+}
+
+/// Hands its state over.
+const KEPT: &str = r#"
+#include "plugin_api.h"
+
+static int32_t init(const plug_host_context *ctx) { (void)ctx; return PLUG_OK; }
+static void leave(void) {}
+static int32_t save(const plug_host_context *ctx, plug_put put, void *to) {
+    (void)ctx;
+    put(to, 1, "", 0);
+    return PLUG_OK;
+}
+static int32_t restore(const plug_host_context *ctx, uint32_t version, const void *bytes, size_t len) {
+    (void)ctx; (void)version; (void)bytes; (void)len;
+    return PLUG_OK;
+}
+PLUG_HAND_OVER(save, restore);
+PLUG_PLUGIN("kept", "1.0.0", "for a test", "MIT", init, leave);
+PLUG_EXPORT(uint64_t, answer, (void)) { return 42; }
+"#;
+
+/// Loads over and over, which must fail of `kind` each time, and leave nothing.
+fn fail_often(host: &Host, kind: ErrorKind, load: &dyn Fn() -> Result<Plugin, Error>) {
+    const TIMES: usize = 100;
+    // What first loads bring in for good.
+    assert_eq!(load().expect_err("fails").kind(), kind);
+    let before = footprint();
+    let plugins = host.loader.plugins().len();
+    for _ in 0..TIMES {
+        let error = load().expect_err("fails");
+        assert_eq!(error.kind(), kind, "{error:#}");
+        assert!(error.lingering().is_none(), "{error:#}");
+    }
+    assert_footprint(&before);
+    assert_eq!(host.loader.plugins().len(), plugins);
+    assert!(host.loader.zombies().is_empty());
+}
+
+#[test]
+fn kernel_2009_loads_and_replaces_that_fail_wait_for_no_reader_and_leave_nothing() {
+    isolated!({
+        let scratch = Scratch::new("races");
+        let kept = c_plugin(&scratch, "kept", KEPT);
+        let (host, plugins) = walked(vec![kept.clone(), useful("checksum")]);
+        let _guard = host
+            .loader
+            .subscribe("guard", |event| match &*event.plugin {
+                "unwanted" => Vote::Veto("not here".into()),
+                _ => Vote::Go,
+            });
+        beside_stopped_readers(&host, &plugins, || {
+            // Whoever waited for a reader here would wait for ever.
+            for (name, kind) in [
+                ("init-fails", ErrorKind::InitFailed),
+                ("init-panics", ErrorKind::InitFailed),
+                ("no-descriptor", ErrorKind::Incompatible),
+                ("wrong-abi", ErrorKind::Incompatible),
+            ] {
+                fail_often(&host, kind, &|| host.load(hostile(name)));
+            }
+            let load = |file: &str, name: &str| {
+                let source = Source::path(useful(file)).named(name);
+                host.loader.load(&host.trust, source, &Params::new())
+            };
+            fail_often(&host, ErrorKind::Vetoed, &|| load("wordcount", "unwanted"));
+            let is_taken = ErrorKind::AlreadyLoaded;
+            fail_often(&host, is_taken, &|| load("wordcount", "checksum"));
+            // The version that was to be replaced is pinned, too.
+            let _pin = plugins[0].0.pin().expect("live");
+            let loads = POINTS.iter().take_while(|point| **point != "load.live");
+            let loads = loads.filter(|point| point.starts_with("load."));
+            for point in loads.chain(REPLACE_POINTS).copied() {
+                set_hook(move |at| match at == point {
+                    true => Verdict::Fail,
+                    false => Verdict::Pass,
+                });
+                fail_replaces(&host, &kept, point);
+            }
+        });
+        set_hook(|_| Verdict::Pass);
+        host.loader.reclaim();
+        assert_eq!(host.loader.retired_bytes(), 0);
+        host.unload("kept");
+    });
+}
+
+fn fail_replaces(host: &Host, file: &Path, point: &str) {
+    const TIMES: usize = 10;
+    for _ in 0..TIMES {
+        let source = Source::path(file);
+        let (trust, params) = (&host.trust, Params::new());
+        let replaced = host
+            .loader
+            .replace(trust, "kept", source, &params, seconds(60));
+        let error = replaced.expect_err(point);
+        assert_eq!(error.kind(), ErrorKind::Injected, "{point}: {error:#}");
+        assert!(error.lingering().is_none(), "{point}: {error:#}");
+    }
+    assert_eq!(host.loader.plugins().len(), 2, "{point}");
+}
