@@ -7,20 +7,31 @@
 //! | 2008 | an insertion stops readers, or waits for them | `kernel_2008_*`; at every point `unwinding::load_with_a_section_held_waits_for_nobody_while_an_unload_does`, `freeze::freeze_at_every_point_stops_no_reader` |
 //! | 2008 | some readers use another primitive | the only way to the rows takes a section (`plug_readside::snapshot::view`); the readers of the tests here are of every kind |
 //! | 2009 | a load that fails waits for readers, and does not undo in balance | `kernel_2009_*`; a hundred times at every point `unwinding::load_failing_at_every_point_leaves_nothing` |
+//! | 2013 | what is not formed is looked at; many loads at once take memory before all but one are refused | `kernel_2013_*` |
+//! | 2023 | loads of one file at once do not share the result, or keep it | `kernel_2013_and_2023_*`; `lifecycle::concurrent_loads_of_one_file_share_one_result` |
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::{CStr, c_char};
+use std::fs;
+use std::mem;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::thread;
+use std::sync::{Arc, Mutex, RwLock};
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use plug_api::abi::{Interface, STATUS_FAILED};
+
 use plug_loader::checkpoint::{POINTS, REPLACE_POINTS, Verdict, set_hook};
-use plug_loader::{Config, Error, ErrorKind, Params, Plugin, Source, SymbolReader, Unloaded, Vote};
+use plug_loader::{
+    Config, Deadline, Error, ErrorKind, Params, Plugin, Source, State, SymbolReader, Unloaded, Vote,
+};
 use plug_tests::host::{Host, hostile, seconds, useful};
-use plug_tests::isolated;
 use plug_tests::oracle::{self, Oracle};
 use plug_tests::process::{assert_footprint, footprint};
 use plug_tests::standalone::{Scratch, c_plugin};
 use plug_tests::storm;
+use plug_tests::{isolated, process};
 
 /// Readers that have come to the middle of a table.
 static INSIDE: AtomicUsize = AtomicUsize::new(0);
@@ -312,4 +323,301 @@ fn fail_replaces(host: &Host, file: &Path, point: &str) {
         assert!(error.lingering().is_none(), "{point}: {error:#}");
     }
     assert_eq!(host.loader.plugins().len(), 2, "{point}");
+}
+
+/// A service of the host, which plugins ask what to do.
+#[repr(C)]
+struct Asked {
+    ask: unsafe extern "C" fn(*const c_char, u32) -> i32,
+}
+
+// SAFETY: repr(C), one version.
+unsafe impl Interface for Asked {
+    const NAME: &'static str = "test.asked";
+    const MAJOR: u32 = 1;
+    const MINOR: u32 = 0;
+}
+
+static ASKED: Asked = Asked { ask };
+
+/// Where a plugin asks from.
+const IN_INIT: u32 = 1;
+
+/// Whether a plugin of this name is to go on there.
+type Answer = dyn Fn(&str, u32) -> bool + Send + Sync;
+
+static ANSWER: RwLock<Option<Arc<Answer>>> = RwLock::new(None);
+
+fn answer(how: impl Fn(&str, u32) -> bool + Send + Sync + 'static) {
+    *ANSWER.write().expect("no panic") = Some(Arc::new(how));
+}
+
+unsafe extern "C" fn ask(name: *const c_char, place: u32) -> i32 {
+    // SAFETY: a literal of the plugin's, which waits for this call.
+    let name = unsafe { CStr::from_ptr(name) };
+    let answer = ANSWER.read().expect("no panic").clone();
+    let goes_on = answer.is_none_or(|how| how(&name.to_string_lossy(), place));
+    i32::from(!goes_on)
+}
+
+/// The file of a plugin that asks in its `init`, its `exit` and its destructor.
+fn asking(scratch: &Scratch, name: &str) -> PathBuf {
+    const SOURCE: &str = r#"
+#include "plugin_api.h"
+
+typedef struct asked { int32_t (*ask)(const char *name, uint32_t place); } asked;
+static const asked *host;
+
+static int32_t init(const plug_host_context *ctx) {
+    host = (const asked *)plug_service(ctx, "test.asked", 1, 0);
+    if (host->ask("NAME", 1) != 0) {
+        plug_raise(ctx, "told to fail");
+        return PLUG_FAILED;
+    }
+    return PLUG_OK;
+}
+static void leave(void) { host->ask("NAME", 2); }
+__attribute__((destructor)) static void end(void) {
+    if (host != NULL) {
+        host->ask("NAME", 3);
+    }
+}
+PLUG_PLUGIN("NAME", "1.0.0", "asks its host", "MIT", init, leave);
+PLUG_EXPORT(uint64_t, answer, (void)) { return 42; }
+"#;
+    c_plugin(scratch, name, &SOURCE.replace("NAME", name))
+}
+
+/// Another file with the same plugin.
+fn copy_of(file: &Path, number: usize) -> PathBuf {
+    let copy = file.with_extension(format!("{number}.so"));
+    fs::copy(file, &copy).expect("a copy");
+    copy
+}
+
+/// A host that is asked, and waits so long for others that only one that never ends is late.
+fn asked() -> &'static Host {
+    asked_for(Duration::from_secs(100))
+}
+
+fn asked_for(load_patience: Duration) -> &'static Host {
+    let mut config = Config::default();
+    config.load_patience = load_patience;
+    config.subscriber_patience = Duration::from_secs(60);
+    let host = Host::with(config);
+    host.loader.offer(&ASKED);
+    // What first loads bring in for good.
+    host.useful("base64");
+    host.unload("base64");
+    // The process's one, which threads without an end use.
+    Box::leak(Box::new(host))
+}
+
+/// How often loads have come to each point.
+static PASSED: Mutex<BTreeMap<&str, usize>> = Mutex::new(BTreeMap::new());
+
+fn count_points() {
+    set_hook(|point| {
+        *PASSED.lock().expect("no panic").entry(point).or_default() += 1;
+        Verdict::Pass
+    });
+}
+
+/// How often loads have come there since the last time.
+fn passed<const N: usize>(points: [&str; N]) -> [usize; N] {
+    let passed = mem::take(&mut *PASSED.lock().expect("no panic"));
+    points.map(|point| passed.get(point).copied().unwrap_or(0))
+}
+
+/// Threads that load, by their ids.
+static LOADING: Mutex<Vec<i32>> = Mutex::new(Vec::new());
+
+/// Loads on a thread of its own that [`until_all_wait`] knows.
+fn load_elsewhere(host: &'static Host, file: &Path) -> JoinHandle<Result<Plugin, Error>> {
+    let file = file.to_owned();
+    thread::spawn(move || {
+        LOADING.lock().expect("no panic").push(storm::tid());
+        host.load(file)
+    })
+}
+
+/// Waits until `n` threads load and all of them wait: what they do they have done.
+fn until_all_wait(n: usize) {
+    let is_waiting = |tid: &i32| {
+        let call = fs::read_to_string(format!("/proc/self/task/{tid}/syscall"));
+        let futex = format!("{} ", libc::SYS_futex);
+        call.is_ok_and(|call| call.starts_with(&futex))
+    };
+    let deadline = seconds(60);
+    let mut times = 0;
+    // A lock may be waited for in passing.
+    while times < 5 {
+        assert!(!deadline.has_passed(), "they do not wait");
+        thread::sleep(Duration::from_millis(2));
+        let loading = LOADING.lock().expect("no panic");
+        let all_wait = loading.len() == n && loading.iter().all(is_waiting);
+        times = if all_wait { times + 1 } else { 0 };
+    }
+}
+
+/// Loads these files at the same time, each on its own thread.
+fn load_at_once(host: &'static Host, files: &[PathBuf]) -> Vec<Result<Plugin, Error>> {
+    LOADING.lock().expect("no panic").clear();
+    let loads: Vec<_> = files
+        .iter()
+        .map(|file| load_elsewhere(host, file))
+        .collect();
+    let loads = loads.into_iter().map(|load| load.join().expect("no panic"));
+    loads.collect()
+}
+
+/// How many events of `kind` there are of plugins of this name.
+fn told(host: &Host, name: &str, kind: &str) -> usize {
+    let events = host.loader.events(0, Deadline::now()).into_iter();
+    events
+        .filter(|event| *event.plugin == *name && event.kind.name() == kind)
+        .count()
+}
+
+/// Files whose code is mapped from the loader's copies.
+fn mapped_copies() -> usize {
+    let maps = process::maps().into_iter();
+    let code = maps.filter(|map| map.rights.contains('x') && map.path.contains("memfd"));
+    code.map(|map| map.inode).collect::<BTreeSet<_>>().len()
+}
+
+const CROWD: usize = 8;
+/// Points of a load in their order.
+const STEPS: [&str; 4] = ["load.open", "load.stage", "load.rewrite", "load.map"];
+
+#[test]
+fn kernel_2013_and_2023_one_of_many_loads_of_a_file_is_made_and_all_get_what_it_gives() {
+    isolated!({
+        static FAILS: AtomicBool = AtomicBool::new(true);
+        let scratch = Scratch::new("races");
+        let host = asked();
+        let file = asking(&scratch, "shared");
+        answer(|_, place| {
+            if place == IN_INIT {
+                until_all_wait(CROWD);
+                assert_eq!(mapped_copies(), 1);
+                return !FAILS.load(Ordering::SeqCst);
+            }
+            true
+        });
+        count_points();
+        let before = footprint();
+        let files = vec![file; CROWD];
+
+        // A failure is everybody's who waited for it.
+        let errors = load_at_once(host, &files).into_iter();
+        let errors: Vec<_> = errors.map(|load| load.expect_err("fails")).collect();
+        assert_eq!(passed(STEPS), [CROWD, 1, 1, 1]);
+        for error in &errors {
+            assert_eq!(error.kind(), ErrorKind::InitFailed);
+            assert_eq!(
+                error.to_string(),
+                format!("shared: init: init returned {STATUS_FAILED}: told to fail")
+            );
+        }
+        assert_eq!(
+            (
+                told(host, "shared", "coming"),
+                told(host, "shared", "failed")
+            ),
+            (1, 1)
+        );
+        assert_footprint(&before);
+
+        // And nobody's who comes later.
+        FAILS.store(false, Ordering::SeqCst);
+        let plugins = load_at_once(host, &files).into_iter();
+        let plugins: Vec<_> = plugins.map(|load| load.expect("is shared")).collect();
+        assert_eq!(passed(STEPS), [CROWD, 1, 1, 1]);
+        for plugin in &plugins {
+            assert_eq!(plugin.generation(), plugins[0].generation());
+            assert_eq!(plugin.state(), State::Live);
+        }
+        assert_eq!(
+            (told(host, "shared", "coming"), told(host, "shared", "live")),
+            (2, 1)
+        );
+        host.unload("shared");
+        assert_footprint(&before);
+    });
+}
+
+#[test]
+fn kernel_2013_files_of_one_name_are_refused_before_a_second_one_is_mapped() {
+    isolated!({
+        static FAILS: AtomicBool = AtomicBool::new(false);
+        let scratch = Scratch::new("races");
+        let host = asked();
+        let file = asking(&scratch, "same");
+        let files: Vec<_> = (0..CROWD).map(|n| copy_of(&file, n)).collect();
+        answer(|_, place| {
+            if place == IN_INIT {
+                until_all_wait(CROWD);
+                assert_eq!(mapped_copies(), 1);
+                let objects = process::objects().into_iter();
+                assert_eq!(objects.filter(|name| name.contains("plug-")).count(), 1);
+                return !FAILS.load(Ordering::SeqCst);
+            }
+            true
+        });
+        count_points();
+        let before = footprint();
+        for (fails, of_one, of_others) in [
+            (false, None, ErrorKind::AlreadyLoaded),
+            // Nor does one of them try again: a storm of loads is no queue of loads.
+            (true, Some(ErrorKind::InitFailed), ErrorKind::Busy),
+        ] {
+            FAILS.store(fails, Ordering::SeqCst);
+            let loads = load_at_once(host, &files).into_iter();
+            let mut kinds: Vec<_> = loads.map(|load| load.err().map(|it| it.kind())).collect();
+            let one = kinds.iter().position(|kind| *kind == of_one);
+            kinds.remove(one.expect("one is made"));
+            assert_eq!(kinds, [Some(of_others); CROWD - 1]);
+            // Copies are made, since the name is written in the file.
+            assert_eq!(passed(STEPS), [CROWD, CROWD, 1, 1]);
+            if !fails {
+                host.unload("same");
+            }
+            assert_footprint(&before);
+        }
+        assert_eq!(told(host, "same", "coming"), 2);
+    });
+}
+
+#[test]
+fn kernel_2013_a_plugin_that_is_not_formed_is_looked_at_by_nobody() {
+    isolated!({
+        static SEEN: AtomicUsize = AtomicUsize::new(0);
+        let host = asked();
+        let loader = &host.loader;
+        let unformed = [
+            "load.rewrite",
+            "load.link",
+            "load.symbols",
+            "load.map",
+            "load.describe",
+        ];
+        set_hook(move |point| {
+            if unformed.contains(&point) {
+                assert!(loader.plugin("checksum").is_none() && loader.plugins().is_empty());
+                assert_eq!(loader.snapshot().plugins().count(), 0);
+                loader.reader().walk(|_| panic!("{point}: it is shown"));
+                let unload = loader.unload("checksum", seconds(60)).expect_err(point);
+                assert_eq!(unload.kind(), ErrorKind::Busy, "{unload}");
+                let (source, params) = (Source::path(useful("checksum")), Params::new());
+                let replace = loader.replace(&host.trust, "checksum", source, &params, seconds(60));
+                assert_eq!(replace.expect_err(point).kind(), ErrorKind::NotFound);
+                SEEN.fetch_add(1, Ordering::SeqCst);
+            }
+            Verdict::Pass
+        });
+        host.useful("checksum");
+        assert_eq!(SEEN.load(Ordering::SeqCst), unformed.len());
+        host.unload("checksum");
+    });
 }
