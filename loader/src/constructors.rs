@@ -43,6 +43,8 @@ pub(crate) fn hold(deadline: Deadline) -> Option<impl Sized> {
 /// What undoes a load's constructors, should it fail.
 #[derive(Clone, Copy)]
 pub(crate) struct Undoing<'a> {
+    /// Makes the plugin Going, before anything of it is undone.
+    pub(crate) close: &'a dyn Fn(),
     pub(crate) destructors: &'a Destructors,
     /// The threads that ran the plugin's code: until they have ended, it stays mapped.
     pub(crate) threads: &'a RefCell<Vec<Ending>>,
@@ -208,6 +210,7 @@ impl Drop for Built<'_> {
         if self.kept {
             return;
         }
+        (self.undoing.close)();
         let generation = self.record.generation;
         self.record.context.threads().stop();
         if let Some(exit) = self.exit {

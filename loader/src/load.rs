@@ -673,6 +673,10 @@ fn land(
     checkpoint::pass("load.publish").map_err(|error| error.at(Stage::Publish))?;
     stages.end(Stage::Publish);
 
+    let close = || {
+        let (id, generation) = (record.id, record.generation);
+        process.registry.advance(id, generation, State::Going);
+    };
     let silence = || settled.silence();
     // Visible from here on: a crash or a profile sample in the plugin's first instruction resolves.
     let built = constructors::run(
@@ -681,6 +685,7 @@ fn land(
         &record,
         descriptor,
         constructors::Undoing {
+            close: &close,
             destructors: &destructors,
             threads: &threads,
             silence: &silence,
@@ -923,9 +928,7 @@ impl Settled<'_> {
             return Some((Why::for_ever(for_ever), None));
         }
         if has_callbacks {
-            // They could enter while it was Coming.
-            let registry = &self.process.registry;
-            registry.advance(record.id, record.generation, State::Going);
+            // They could enter until it was Going, before the first of its constructors was undone.
             let soon = Deadline::after(LAST_WORDS);
             let go_on = |_| ControlFlow::Continue(());
             let (workers, presence) = (&self.process.workers, &self.process.presence);

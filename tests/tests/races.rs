@@ -8,6 +8,7 @@
 //! | 2008 | some readers use another primitive | the only way to the rows takes a section (`plug_readside::snapshot::view`); the readers of the tests here are of every kind |
 //! | 2009 | a load that fails waits for readers, and does not undo in balance | `kernel_2009_*`; a hundred times at every point `unwinding::load_failing_at_every_point_leaves_nothing` |
 //! | 2013 | what is not formed is looked at; many loads at once take memory before all but one are refused | `kernel_2013_*` |
+//! | 2021 (v5.11) | a load that fails is undone while it looks alive; ready is told before `init` has succeeded | `kernel_2021_*`, also those in `notifiers.rs` |
 //! | 2023 | loads of one file at once do not share the result, or keep it | `kernel_2013_and_2023_*`; `lifecycle::concurrent_loads_of_one_file_share_one_result` |
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -342,6 +343,8 @@ static ASKED: Asked = Asked { ask };
 
 /// Where a plugin asks from.
 const IN_INIT: u32 = 1;
+const IN_EXIT: u32 = 2;
+const IN_DESTRUCTOR: u32 = 3;
 
 /// Whether a plugin of this name is to go on there.
 type Answer = dyn Fn(&str, u32) -> bool + Send + Sync;
@@ -619,5 +622,46 @@ fn kernel_2013_a_plugin_that_is_not_formed_is_looked_at_by_nobody() {
         host.useful("checksum");
         assert_eq!(SEEN.load(Ordering::SeqCst), unformed.len());
         host.unload("checksum");
+    });
+}
+
+#[test]
+fn kernel_2021_a_load_that_fails_is_going_before_any_of_it_is_undone() {
+    isolated!({
+        static FAILS: AtomicBool = AtomicBool::new(true);
+        static SEEN: Mutex<Vec<(u32, State, Option<State>)>> = Mutex::new(Vec::new());
+        let scratch = Scratch::new("races");
+        let host = asked();
+        let file = asking(&scratch, "failing");
+        answer(|name, place| {
+            let plugin = host.loader.plugin(name).expect("it is still shown");
+            let seen = host.loader.reader().resolve(plugin.range().0);
+            let seen = seen.map(|seen| seen.state());
+            let mut all = SEEN.lock().expect("no panic");
+            all.push((place, plugin.state(), seen));
+            place != IN_INIT || !FAILS.load(Ordering::SeqCst)
+        });
+        let seen = || mem::take(&mut *SEEN.lock().expect("no panic"));
+        let at = |place, state| (place, state, Some(state));
+        host.load(&file).expect_err("its init fails");
+        assert_eq!(
+            seen(),
+            [at(IN_INIT, State::Coming), at(IN_DESTRUCTOR, State::Going)]
+        );
+        // One whose init has succeeded.
+        FAILS.store(false, Ordering::SeqCst);
+        set_hook(|point| match point {
+            "load.activate" => Verdict::Fail,
+            _ => Verdict::Pass,
+        });
+        host.load(&file).expect_err("is failed");
+        assert_eq!(
+            seen(),
+            [
+                at(IN_INIT, State::Coming),
+                at(IN_EXIT, State::Going),
+                at(IN_DESTRUCTOR, State::Going)
+            ]
+        );
     });
 }
