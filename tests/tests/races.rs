@@ -7,6 +7,7 @@
 //! | 2008 | an insertion stops readers, or waits for them | `kernel_2008_*`; at every point `unwinding::load_with_a_section_held_waits_for_nobody_while_an_unload_does`, `freeze::freeze_at_every_point_stops_no_reader` |
 //! | 2008 | some readers use another primitive | the only way to the rows takes a section (`plug_readside::snapshot::view`); the readers of the tests here are of every kind |
 //! | 2009 | a load that fails waits for readers, and does not undo in balance | `kernel_2009_*`; a hundred times at every point `unwinding::load_failing_at_every_point_leaves_nothing` |
+//! | 2010 | a load waits for another one's `init`, which loads, under the lock; the error names who is gone | `kernel_2010_*`, also that in `notifiers.rs` |
 //! | 2013 | what is not formed is looked at; many loads at once take memory before all but one are refused | `kernel_2013_*` |
 //! | 2021 (v5.11) | a load that fails is undone while it looks alive; ready is told before `init` has succeeded | `kernel_2021_*`, also those in `notifiers.rs` |
 //! | 2023 | loads of one file at once do not share the result, or keep it | `kernel_2013_and_2023_*`; `lifecycle::concurrent_loads_of_one_file_share_one_result` |
@@ -663,5 +664,130 @@ fn kernel_2021_a_load_that_fails_is_going_before_any_of_it_is_undone() {
                 at(IN_DESTRUCTOR, State::Going)
             ]
         );
+    });
+}
+
+#[test]
+fn kernel_2010_an_init_that_loads_what_loads_meets_no_lock_and_holds_up_nobody() {
+    isolated!({
+        /// Loads that were begun while the `init` in the middle ran.
+        static OTHERS: Mutex<Vec<JoinHandle<Result<Plugin, Error>>>> = Mutex::new(Vec::new());
+        let scratch = Scratch::new("races");
+        let host = asked();
+        let [outer, middle, inner] = ["outer", "middle", "inner"].map(|it| asking(&scratch, it));
+        let others = [middle.clone(), copy_of(&middle, 1), copy_of(&outer, 1)];
+        answer(move |name, place| {
+            let state = |name| host.loader.plugin(name).map(|plugin| plugin.state());
+            match (name, place) {
+                ("outer", IN_INIT) => {
+                    let nested = host.load(&middle).expect("loads from an init");
+                    assert_eq!(nested.state(), State::Live);
+                }
+                ("middle", IN_INIT) => {
+                    // One shares this load; the others wait for this name and for that of who loads.
+                    let others = others.each_ref().map(|file| load_elsewhere(host, file));
+                    OTHERS.lock().expect("no panic").extend(others);
+                    until_all_wait(3);
+                    host.load(&inner).expect("loads from an init in an init");
+                    assert_eq!(state("outer"), Some(State::Coming));
+                    assert_eq!(state("middle"), Some(State::Coming));
+                    assert_eq!(state("inner"), Some(State::Live));
+                }
+                _ => {}
+            }
+            true
+        });
+        let plugin = host.load(outer).expect("loads");
+        assert_eq!(plugin.state(), State::Live);
+        let others = mem::take(&mut *OTHERS.lock().expect("no panic")).into_iter();
+        let others = others.map(|load| load.join().expect("no panic"));
+        let [shared, middle, outer] = others.collect::<Vec<_>>().try_into().expect("three");
+        let named = host.loader.plugin("middle").expect("Live");
+        let shared = shared.expect("the load that was made");
+        assert_eq!(shared.generation(), named.generation());
+        for (load, name) in [(middle, "middle"), (outer, "outer")] {
+            let error = load.expect_err("the name is taken");
+            assert_eq!(error.kind(), ErrorKind::AlreadyLoaded);
+            assert_eq!(error.plugin_name(), name);
+            host.unload(name);
+        }
+        host.unload("inner");
+    });
+}
+
+#[test]
+fn kernel_2010_a_load_from_an_init_that_fails_names_its_own_and_leaves_nothing() {
+    isolated!({
+        static GOES_ON: AtomicBool = AtomicBool::new(true);
+        static ERRORS: Mutex<Vec<Error>> = Mutex::new(Vec::new());
+        let scratch = Scratch::new("races");
+        let host = asked();
+        let [outer, inner] = ["outer", "inner"].map(|it| asking(&scratch, it));
+        answer(move |name, place| match (name, place) {
+            ("outer", IN_INIT) => {
+                let error = host.load(&inner).expect_err("its init fails");
+                ERRORS.lock().expect("no panic").push(error);
+                GOES_ON.load(Ordering::SeqCst)
+            }
+            ("inner", IN_INIT) => false,
+            _ => true,
+        });
+        let before = footprint();
+        host.load(&outer).expect("goes on without");
+        host.unload("outer");
+        GOES_ON.store(false, Ordering::SeqCst);
+        let failed = host.load(&outer).expect_err("its init fails as well");
+        assert_footprint(&before);
+        assert!(host.loader.plugins().is_empty() && host.loader.zombies().is_empty());
+        host.loader.reclaim();
+        assert_eq!(host.loader.retired_bytes(), 0);
+        // Everybody whom the errors name is gone.
+        let mut errors = mem::take(&mut *ERRORS.lock().expect("no panic"));
+        errors.push(failed);
+        let texts: Vec<_> = errors.iter().map(ToString::to_string).collect();
+        let text = |name| format!("{name}: init: init returned {STATUS_FAILED}: told to fail");
+        assert_eq!(texts, [text("inner"), text("inner"), text("outer")]);
+    });
+}
+
+#[test]
+fn kernel_2010_inits_that_wait_for_their_own_load_are_refused_in_time() {
+    isolated!({
+        static REFUSED: Mutex<Vec<Error>> = Mutex::new(Vec::new());
+        let scratch = Scratch::new("races");
+        let host = asked_for(Duration::from_millis(300));
+        let [selfish, first, second] =
+            ["selfish", "first", "second"].map(|name| asking(&scratch, name));
+        let files = [selfish.clone(), first.clone(), second];
+        answer(move |name, place| {
+            let [selfish, first, second] = &files;
+            if place == IN_INIT {
+                let nested = match name {
+                    // The same file is the same load, and another one wants the same name.
+                    "selfish" => vec![host.load(selfish), host.load(copy_of(selfish, 1))],
+                    "first" => vec![host.load(second)],
+                    _ => vec![host.load(first)],
+                };
+                let mut refused = REFUSED.lock().expect("no panic");
+                refused.extend(nested.into_iter().filter_map(Result::err));
+            }
+            true
+        });
+        let refused = || -> Vec<Error> { mem::take(&mut *REFUSED.lock().expect("no panic")) };
+        host.load(&selfish).expect("goes on without itself");
+        let errors = refused();
+        let kinds: Vec<_> = errors.iter().map(Error::kind).collect();
+        assert_eq!(kinds, [ErrorKind::Deadline, ErrorKind::Busy]);
+        assert_eq!(
+            errors[1].to_string(),
+            "selfish: claim: a plugin of this name is Coming; try again when it is done"
+        );
+        host.unload("selfish");
+        // Two that load each other: one of them goes without the other.
+        host.load(&first).expect("has what it loaded");
+        let kinds: Vec<_> = refused().iter().map(Error::kind).collect();
+        assert_eq!(kinds, [ErrorKind::Deadline]);
+        host.unload("first");
+        host.unload("second");
     });
 }
