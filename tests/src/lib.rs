@@ -16,6 +16,7 @@ pub mod relay;
 pub mod standalone;
 pub mod storm;
 pub mod varlink;
+pub mod warnings;
 
 /// The pages for authors of plugins and of hosts, whose code is compiled here.
 #[cfg(doctest)]

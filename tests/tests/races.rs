@@ -9,14 +9,19 @@
 //! | 2009 | a load that fails waits for readers, and does not undo in balance | `kernel_2009_*`; a hundred times at every point `unwinding::load_failing_at_every_point_leaves_nothing` |
 //! | 2010 | a load waits for another one's `init`, which loads, under the lock; the error names who is gone | `kernel_2010_*`, also that in `notifiers.rs` |
 //! | 2013 | what is not formed is looked at; many loads at once take memory before all but one are refused | `kernel_2013_*` |
+//! | 2014 | a plugin is released before its readers have gone | `kernel_2005_*`; those that execute it `gates.rs`, `departure.rs` |
+//! | 2015 | readers and unloads wait by different primitives; a listener hears of one who goes and never came | `kernel_2005_*`: readers in handlers too; `notifiers::kernel_2015_*` |
+//! | 2016 | a walker mixes the tables that are switched under it; a record is seen before all of it is there | `kernel_2016_*` |
 //! | 2021 (v5.11) | a load that fails is undone while it looks alive; ready is told before `init` has succeeded | `kernel_2021_*`, also those in `notifiers.rs` |
 //! | 2023 | loads of one file at once do not share the result, or keep it | `kernel_2013_and_2023_*`; `lifecycle::concurrent_loads_of_one_file_share_one_result` |
+//! | 2024 (codetag) | an unload leaves live heap objects behind, and says nothing | `kernel_2024_*`; to the byte `accounting::a_c_plugin_is_counted_to_the_byte` |
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{CStr, c_char};
 use std::fs;
 use std::mem;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 use std::thread::{self, JoinHandle};
@@ -26,13 +31,15 @@ use plug_api::abi::{Interface, STATUS_FAILED};
 
 use plug_loader::checkpoint::{POINTS, REPLACE_POINTS, Verdict, set_hook};
 use plug_loader::{
-    Config, Deadline, Error, ErrorKind, Params, Plugin, Source, State, SymbolReader, Unloaded, Vote,
+    Accounting, Config, Deadline, Error, ErrorKind, Params, Plugin, PluginView, Source, State,
+    SymbolReader, Unloaded, Vote,
 };
 use plug_tests::host::{Host, hostile, seconds, useful};
 use plug_tests::oracle::{self, Oracle};
 use plug_tests::process::{assert_footprint, footprint};
-use plug_tests::standalone::{Scratch, c_plugin};
+use plug_tests::standalone::{Scratch, c_plugin, library, run};
 use plug_tests::storm;
+use plug_tests::warnings::Warnings;
 use plug_tests::{isolated, process};
 
 /// Readers that have come to the middle of a table.
@@ -789,5 +796,270 @@ fn kernel_2010_inits_that_wait_for_their_own_load_are_refused_in_time() {
         assert_eq!(kinds, [ErrorKind::Deadline]);
         host.unload("first");
         host.unload("second");
+    });
+}
+
+/// The functions of a file as nm names them: link-time address, size and name.
+type Functions = Vec<(u64, u64, String)>;
+
+/// A library with as many functions as this, and what nm says of them.
+fn crowded(scratch: &Scratch, functions: usize) -> (PathBuf, Functions) {
+    let function = |n| format!("int f{n}(int x);\nint f{n}(int x) {{ return x * {n}; }}\n");
+    let source: String = (0..functions).map(function).collect();
+    let file = library(scratch, &format!("libcrowded{functions}.so"), &source, &[]);
+    let nm = run(Command::new("nm").args(["-S", "--defined-only"]).arg(&file));
+    let hex = |word: &str| u64::from_str_radix(word, 16).expect("hexadecimal");
+    let named = nm.lines().filter_map(|line| {
+        let [at, size, "T", name] = line.split(' ').collect::<Vec<_>>()[..] else {
+            return None;
+        };
+        Some((hex(at), hex(size), name.to_owned()))
+    });
+    let mut named: Functions = named.collect();
+    named.sort();
+    assert_eq!(named.len(), functions);
+    (file, named)
+}
+
+/// What is wrong with the answer for the byte at this link-time address, or none where no plugin is
+/// there.
+fn misnamed(functions: &Functions, bias: usize, svma: u64) -> Option<String> {
+    let address = bias + usize::try_from(svma).expect("64 bits");
+    let found = SymbolReader::new().resolve(address)?;
+    // Of a later load, which may lie elsewhere.
+    let svma = (address - found.bias) as u64;
+    let at = functions.partition_point(|(start, ..)| *start <= svma);
+    let (start, size, name) = functions.get(at.checked_sub(1)?)?;
+    let is_right =
+        svma - start >= *size || found.symbol.as_str() == name && found.offset == svma - start;
+    (!is_right).then(|| format!("{svma:#x}: {name} is called {}", found.symbol.as_str()))
+}
+
+#[test]
+fn kernel_2016_addresses_have_the_names_of_nm_before_during_and_after_the_switch() {
+    isolated!({
+        const ROUNDS: usize = 5;
+        static FUNCTIONS: RwLock<Functions> = RwLock::new(Vec::new());
+        static BIAS: AtomicUsize = AtomicUsize::new(0);
+        static ASKED_AT: Mutex<BTreeMap<&str, usize>> = Mutex::new(BTreeMap::new());
+        static OVER: AtomicBool = AtomicBool::new(false);
+        let scratch = Scratch::new("races");
+        let host = Host::new();
+        // On the thread that makes the switch: nothing of it passes by meanwhile.
+        let loader = host.loader.clone();
+        set_hook(move |point| {
+            if point.starts_with("index.") && !point.starts_with("index.detach") {
+                let mut bias = 0;
+                loader.reader().walk(|plugin| {
+                    bias = plugin.bias();
+                    false
+                });
+                assert_ne!(bias, 0, "{point}: it is not shown");
+                let functions = FUNCTIONS.read().expect("no panic");
+                for (at, size, _) in functions.iter().step_by(7) {
+                    for svma in [*at, at + size - 1] {
+                        assert_eq!(misnamed(&functions, bias, svma), None, "{point}");
+                    }
+                }
+                let mut asked = ASKED_AT.lock().expect("no panic");
+                *asked.entry(point).or_default() += 1;
+            }
+            Verdict::Pass
+        });
+        // Few have their search before their constructors run, many some time later.
+        for functions in [100, 1500] {
+            let (file, functions) = crowded(&scratch, functions);
+            *FUNCTIONS.write().expect("no panic") = functions;
+            OVER.store(false, Ordering::SeqCst);
+            thread::scope(|scope| {
+                let answers = [(); 2].map(|()| {
+                    scope.spawn(|| {
+                        let functions = FUNCTIONS.read().expect("no panic");
+                        let mut answers = 0;
+                        for (at, size, _) in functions.iter().cycle() {
+                            if OVER.load(Ordering::SeqCst) {
+                                break;
+                            }
+                            let bias = BIAS.load(Ordering::SeqCst);
+                            let wrong = misnamed(&functions, bias, at + size / 2);
+                            assert_eq!(wrong, None);
+                            answers += 1;
+                        }
+                        answers
+                    })
+                });
+                for _ in 0..ROUNDS {
+                    let plugin = host.load(&file).expect("loads");
+                    BIAS.store(plugin.range().0, Ordering::SeqCst);
+                    host.loader.settle_indexes();
+                    host.unload(plugin.name());
+                }
+                OVER.store(true, Ordering::SeqCst);
+                for answers in answers {
+                    assert!(answers.join().expect("right answers") > 0);
+                }
+            });
+        }
+        let asked = ASKED_AT.lock().expect("no panic");
+        let all = ["index.begin", "index.built", "index.stored"];
+        assert_eq!(
+            all.map(|point| asked.get(point).copied()),
+            [Some(2 * ROUNDS); 3]
+        );
+    });
+}
+
+/// What there is to see of a plugin: its version, its size and how many symbols it has.
+type Sight = (String, usize, usize);
+
+/// A plugin of this version with as many functions.
+fn twin(scratch: &Scratch, version: &str, functions: usize) -> PathBuf {
+    let function = |n| format!("PLUG_EXPORT(uint64_t, f{n}, (void)) {{ return {n}; }}\n");
+    let functions: String = (0..functions).map(function).collect();
+    let source = format!(
+        "#include \"plugin_api.h\"\n\
+         static int32_t init(const plug_host_context *ctx) {{ (void)ctx; return PLUG_OK; }}\n\
+         static void leave(void) {{}}\n\
+         PLUG_PLUGIN(\"twin\", \"{version}\", \"for a test\", \"MIT\", init, leave);\n{functions}"
+    );
+    c_plugin(scratch, &format!("twin-{version}"), &source)
+}
+
+/// What a reader sees of a row.
+fn sight_of(view: &PluginView<'_>) -> Sight {
+    assert_eq!(view.name(), b"twin");
+    let version = String::from_utf8_lossy(view.version()).into_owned();
+    let (start, end) = view.range();
+    (version, end - start, view.symbols().count())
+}
+
+#[test]
+fn kernel_2016_a_row_is_whole_at_every_moment_that_it_is_seen() {
+    isolated!({
+        static WHOLE: Mutex<Vec<Sight>> = Mutex::new(Vec::new());
+        static SEEN: Mutex<BTreeSet<(String, &str)>> = Mutex::new(BTreeSet::new());
+        let scratch = Scratch::new("races");
+        let host = Host::new();
+        let files = [twin(&scratch, "1.0.0", 3), twin(&scratch, "2.0.0", 300)];
+        for file in &files {
+            host.load(file).expect("loads");
+            host.loader.reader().walk(|view| {
+                WHOLE.lock().expect("no panic").push(sight_of(&view));
+                true
+            });
+            host.unload("twin");
+        }
+        let fails = Arc::new(AtomicBool::new(false));
+        let (loader, fail) = (host.loader.clone(), Arc::clone(&fails));
+        set_hook(move |point| {
+            let mut rows: Vec<(Sight, State)> = Vec::new();
+            let snapshot = loader.snapshot();
+            rows.extend(
+                snapshot
+                    .plugins()
+                    .map(|view| (sight_of(&view), view.state())),
+            );
+            loader.reader().walk(|view| {
+                rows.push((sight_of(&view), view.state()));
+                true
+            });
+            // The list is the writer's, who is at work at these.
+            if !point.starts_with("publish.") {
+                rows.extend(loader.plugins().iter().map(|plugin| {
+                    assert_eq!(plugin.name(), "twin");
+                    let (start, end) = plugin.range();
+                    let symbols = plugin.symbols().len();
+                    (
+                        (plugin.version().to_owned(), end - start, symbols),
+                        plugin.state(),
+                    )
+                }));
+            }
+            for (sight, state) in rows {
+                assert!(
+                    WHOLE.lock().expect("no panic").contains(&sight),
+                    "{point}: {sight:?}"
+                );
+                assert_ne!(state, State::Unformed, "{point}: {sight:?}");
+                SEEN.lock()
+                    .expect("no panic")
+                    .insert((sight.0, state.name()));
+            }
+            match point == "load.activate" && fail.load(Ordering::SeqCst) {
+                true => Verdict::Fail,
+                false => Verdict::Pass,
+            }
+        });
+        for n in 0..10 {
+            let [file, other] = [&files[n % 2], &files[(n + 1) % 2]];
+            fails.store(true, Ordering::SeqCst);
+            host.load(other).expect_err("is failed");
+            fails.store(false, Ordering::SeqCst);
+            host.load(file).expect("loads");
+            let (source, params) = (Source::path(other), Params::new());
+            let loader = &host.loader;
+            let replaced = loader.replace(&host.trust, "twin", source, &params, seconds(60));
+            let former = replaced.expect("is replaced").former;
+            assert!(matches!(former, Ok(Unloaded::Gone(_))), "{former:?}");
+            host.unload("twin");
+            host.loader.reclaim();
+        }
+        let seen = SEEN.lock().expect("no panic");
+        for version in ["1.0.0", "2.0.0"] {
+            for state in ["Coming", "Live", "Going"] {
+                assert!(seen.contains(&(version.to_owned(), state)), "{seen:?}");
+            }
+        }
+    });
+}
+
+#[test]
+fn kernel_2024_an_unload_with_live_heap_objects_counts_them_and_warns() {
+    isolated!({
+        type Take = unsafe extern "C" fn(u64) -> u64;
+        let scratch = Scratch::new("races");
+        let source = r#"
+#include "plugin_api.h"
+#include <stdlib.h>
+static int32_t init(const plug_host_context *ctx) { (void)ctx; return PLUG_OK; }
+static void leave(void) {}
+PLUG_PLUGIN("taker", "1.0.0", "for a test", "MIT", init, leave);
+static void *volatile kept;
+PLUG_EXPORT(uint64_t, take, (uint64_t size)) { kept = malloc(size); return kept != NULL; }
+PLUG_EXPORT(uint64_t, give_back, (uint64_t none)) { free(kept); return none; }
+"#;
+        let file = c_plugin(&scratch, "taker", source);
+        let warnings = Warnings::of("plug::unload");
+        let host = Host::new();
+        for keeps in [true, false] {
+            let source = Source::path(&file).accounted(Accounting::Counts);
+            let plugin = host.loader.load(&host.trust, source, &Params::new());
+            let plugin = plugin.expect("loads");
+            let call = |name, with: u64| {
+                let function = plugin.function::<Take>(name).expect("exported");
+                // SAFETY: the signature is the plugin's.
+                unsafe { function.call((with,)) }.expect("live")
+            };
+            assert_eq!((call("take", 100), call("take", 23)), (1, 1));
+            if !keeps {
+                call("give_back", 0);
+            }
+            // It leaves nevertheless, and says what it left.
+            let left = host.unload("taker").leaks.expect("left").balance;
+            let expected = if keeps { (2, 123) } else { (1, 100) };
+            assert_eq!((left.heap_blocks, left.heap_bytes), expected);
+            let (blocks, bytes) = expected;
+            let told = format!("it left {blocks} blocks of together {bytes} bytes");
+            let lines = warnings.lines();
+            let last = lines.last().expect("a warning");
+            assert!(last.contains(&told) && last.contains("\"taker\""), "{last}");
+        }
+        // One that leaves nothing is not warned of.
+        let before = warnings.lines();
+        let source = Source::path(&file).accounted(Accounting::Counts);
+        let plugin = host.loader.load(&host.trust, source, &Params::new());
+        plugin.expect("loads");
+        assert!(host.unload("taker").leaks.is_none());
+        assert_eq!(warnings.lines(), before);
     });
 }

@@ -1,8 +1,6 @@
 //! The warning about an unload that waits long: what it says, and that nobody it is about notices.
 
-use std::fmt;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
@@ -10,9 +8,7 @@ use plug_loader::{Config, Deadline, ErrorKind, EventKind, Plugin};
 use plug_tests::host::Host;
 use plug_tests::isolated;
 use plug_tests::standalone::{Scratch, c_plugin};
-use tracing::field::{Field, Visit};
-use tracing::span::{Attributes, Id, Record};
-use tracing::{Event, Level, Metadata, Subscriber};
+use plug_tests::warnings::Warnings;
 
 /// Blocks and spins until told, and counts the naps that somebody cut short.
 const FIXTURE: &str = r#"
@@ -47,42 +43,8 @@ PLUG_EXPORT(uint64_t, spins, (const uint32_t *released)) {
 
 type Stay = unsafe extern "C" fn(*const u32) -> u64;
 
-/// Collects the warnings about stalls.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<String>>>);
-
-struct Text(String);
-
-impl Visit for Text {
-    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        self.0.push_str(&format!("{}={value:?} ", field.name()));
-    }
-}
-
-impl Subscriber for Log {
-    fn enabled(&self, _: &Metadata<'_>) -> bool {
-        true
-    }
-    fn new_span(&self, _: &Attributes<'_>) -> Id {
-        Id::from_u64(1)
-    }
-    fn record(&self, _: &Id, _: &Record<'_>) {}
-    fn record_follows_from(&self, _: &Id, _: &Id) {}
-    fn event(&self, event: &Event<'_>) {
-        if event.metadata().target() == "plug::stall" {
-            assert_eq!(*event.metadata().level(), Level::WARN);
-            let mut text = Text(String::new());
-            event.record(&mut text);
-            self.0.lock().expect("log").push(text.0);
-        }
-    }
-    fn enter(&self, _: &Id) {}
-    fn exit(&self, _: &Id) {}
-}
-
-fn host(first: Option<Duration>) -> (Host, Plugin, Log) {
-    let log = Log::default();
-    tracing::subscriber::set_global_default(log.clone()).expect("first");
+fn host(first: Option<Duration>) -> (Host, Plugin, Warnings) {
+    let log = Warnings::of("plug::stall");
     let mut config = Config::default();
     config.stall_warning = first;
     let host = Host::with(config);
@@ -128,7 +90,7 @@ fn a_stalled_unload_warns_with_holders_and_stacks_and_interrupts_nobody() {
         });
         assert_eq!(refused.expect_err("in use").kind(), ErrorKind::Deadline);
 
-        let told = log.0.lock().expect("log").clone();
+        let told = log.lines();
         // After 50, 100, 200, 400, 800 and 1,600 ms; a late one makes the next one later.
         assert!((2..=6).contains(&told.len()), "{told:#?}");
         // Whether a thread that may be met between two naps is met inside of one is chance.
@@ -157,7 +119,7 @@ fn a_stalled_unload_warns_with_holders_and_stacks_and_interrupts_nobody() {
         assert_eq!(n, told.len());
         drop(pin);
         host.unload("stayer");
-        assert_eq!(log.0.lock().expect("log").len(), told.len());
+        assert_eq!(log.lines().len(), told.len());
     });
 }
 
@@ -170,6 +132,6 @@ fn no_warning_comes_before_its_time_or_when_there_is_to_be_none() {
         assert!(host.loader.unload("stayer", deadline).is_err());
         drop(pin);
         host.unload("stayer");
-        assert!(log.0.lock().expect("log").is_empty());
+        assert!(log.lines().is_empty());
     });
 }
