@@ -349,6 +349,17 @@ fn every_threat_names_tests_that_exist() {
 }
 
 #[test]
+fn every_race_of_the_kernels_names_tests_that_exist() {
+    let text = fs::read_to_string(repository().join("tests/tests/races.rs")).expect("text");
+    let rows = text.lines().filter(|line| line.starts_with("//! | 2"));
+    let rows: Vec<&str> = rows.collect();
+    assert!(rows.len() > 15, "{rows:#?}");
+    for row in rows {
+        assert_shown(row);
+    }
+}
+
+#[test]
 fn every_statement_about_true_unload_names_tests_and_rows_that_exist() {
     let page = fs::read_to_string(repository().join("docs/true-unload.md")).expect("page");
     let mut statements = Vec::new();

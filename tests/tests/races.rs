@@ -3,18 +3,23 @@
 //!
 //! | year | race | what proves that it is none here |
 //! |---|---|---|
-//! | 2005 | walkers without a lock see what an unload freed, or two tables mixed | `kernel_2005_*`; at random `torture::torture_every_answer_equals_the_oracle`, `plug_torture::torture_of_sections_freed_before_the_grace_period_is_caught` |
-//! | 2008 | an insertion stops readers, or waits for them | `kernel_2008_*`; at every point `unwinding::load_with_a_section_held_waits_for_nobody_while_an_unload_does`, `freeze::freeze_at_every_point_stops_no_reader` |
-//! | 2008 | some readers use another primitive | the only way to the rows takes a section (`plug_readside::snapshot::view`); the readers of the tests here are of every kind |
-//! | 2009 | a load that fails waits for readers, and does not undo in balance | `kernel_2009_*`; a hundred times at every point `unwinding::load_failing_at_every_point_leaves_nothing` |
-//! | 2010 | a load waits for another one's `init`, which loads, under the lock; the error names who is gone | `kernel_2010_*`, also that in `notifiers.rs` |
-//! | 2013 | what is not formed is looked at; many loads at once take memory before all but one are refused | `kernel_2013_*` |
-//! | 2014 | a plugin is released before its readers have gone | `kernel_2005_*`; those that execute it `gates.rs`, `departure.rs` |
-//! | 2015 | readers and unloads wait by different primitives; a listener hears of one who goes and never came | `kernel_2005_*`: readers in handlers too; `notifiers::kernel_2015_*` |
-//! | 2016 | a walker mixes the tables that are switched under it; a record is seen before all of it is there | `kernel_2016_*` |
-//! | 2021 (v5.11) | a load that fails is undone while it looks alive; ready is told before `init` has succeeded | `kernel_2021_*`, also those in `notifiers.rs` |
-//! | 2023 | loads of one file at once do not share the result, or keep it | `kernel_2013_and_2023_*`; `lifecycle::concurrent_loads_of_one_file_share_one_result` |
-//! | 2024 (codetag) | an unload leaves live heap objects behind, and says nothing | `kernel_2024_*`; to the byte `accounting::a_c_plugin_is_counted_to_the_byte` |
+//! | 2005 | walkers without a lock see what an unload freed, or two tables mixed | `races::kernel_2005_walks_that_an_unload_overtakes_end_with_the_table_they_began`; at random `torture::torture_every_answer_equals_the_oracle`, `plug_torture::torture_of_sections_freed_before_the_grace_period_is_caught` |
+//! | 2008 | an insertion stops readers, or waits for them | `races::kernel_2008_loads_beside_stopped_readers_are_seen_by_all_others_at_once`; at every point `unwinding::load_with_a_section_held_waits_for_nobody_while_an_unload_does`, `freeze::freeze_at_every_point_stops_no_reader` |
+//! | 2008 | some readers use another primitive | the way to the rows takes a section by its type, and readers of every kind stand in one in `races::kernel_2005_walks_that_an_unload_overtakes_end_with_the_table_they_began` |
+//! | 2009 | a load that fails waits for readers, and does not undo in balance | `races::kernel_2009_loads_and_replaces_that_fail_wait_for_no_reader_and_leave_nothing`; a hundred times at every point `unwinding::load_failing_at_every_point_leaves_nothing` |
+//! | 2010 | a load waits for another one's `init`, which loads, under the lock | `races::kernel_2010_an_init_that_loads_what_loads_meets_no_lock_and_holds_up_nobody`, `races::kernel_2010_inits_that_wait_for_their_own_load_are_refused_in_time`, `notifiers::kernel_2010_a_subscriber_that_loads_and_unloads_meets_no_lock` |
+//! | 2010 | the error names who is gone | `races::kernel_2010_a_load_from_an_init_that_fails_names_its_own_and_leaves_nothing` |
+//! | 2013 | what is not formed is looked at | `races::kernel_2013_a_plugin_that_is_not_formed_is_looked_at_by_nobody` |
+//! | 2013 | many loads at once take memory before all but one are refused | `races::kernel_2013_and_2023_one_of_many_loads_of_a_file_is_made_and_all_get_what_it_gives`, `races::kernel_2013_files_of_one_name_are_refused_before_a_second_one_is_mapped` |
+//! | 2014 | a plugin is released before its readers have gone | `races::kernel_2005_walks_that_an_unload_overtakes_end_with_the_table_they_began`; before its callers have `plug_torture::torture_of_gates_that_nobody_waits_for_is_caught` |
+//! | 2015 | readers and unloads wait by different primitives | in handlers, and inside of sections, too: `races::kernel_2005_walks_that_an_unload_overtakes_end_with_the_table_they_began` |
+//! | 2015 | a listener hears of one who goes and never came, or sees another state than it is told | `notifiers::kernel_2015_going_is_told_to_those_who_were_told_of_coming_and_to_nobody_else`, `notifiers::kernel_2015_whoever_is_told_finds_the_plugin_in_the_state_it_is_told` |
+//! | 2016 | a walker mixes the tables that are switched under it | `races::kernel_2016_addresses_have_the_names_of_nm_before_during_and_after_the_switch` |
+//! | 2016 | a record is seen before all of it is there | `races::kernel_2016_a_row_is_whole_at_every_moment_that_it_is_seen` |
+//! | 2021 (v5.11) | a load that fails is undone while it looks alive | `races::kernel_2021_a_load_that_fails_is_going_before_any_of_it_is_undone` |
+//! | 2021 (v5.11) | ready is told before `init` has succeeded | `notifiers::kernel_2021_ready_is_told_only_after_init_succeeded`, `notifiers::kernel_2021_nobody_hears_that_a_plugin_goes_before_it_is_ready` |
+//! | 2023 | loads of one file at once do not share the result, or keep it | `races::kernel_2013_and_2023_one_of_many_loads_of_a_file_is_made_and_all_get_what_it_gives`, `lifecycle::concurrent_loads_of_one_file_share_one_result`, `notifiers::kernel_2023_loads_that_share_a_result_are_announced_once` |
+//! | 2024 (codetag) | an unload leaves live heap objects behind, and says nothing | `races::kernel_2024_an_unload_with_live_heap_objects_counts_them_and_warns`; to the byte `accounting::a_c_plugin_is_counted_to_the_byte` |
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{CStr, c_char};
@@ -821,9 +826,8 @@ fn crowded(scratch: &Scratch, functions: usize) -> (PathBuf, Functions) {
     (file, named)
 }
 
-/// What is wrong with the answer for the byte at this link-time address, or none where no plugin is
-/// there.
-fn misnamed(functions: &Functions, bias: usize, svma: u64) -> Option<String> {
+/// Whether the byte at this link-time address is called as nm calls it; none where no plugin is.
+fn is_well_named(functions: &Functions, bias: usize, svma: u64) -> Option<Result<(), String>> {
     let address = bias + usize::try_from(svma).expect("64 bits");
     let found = SymbolReader::new().resolve(address)?;
     // Of a later load, which may lie elsewhere.
@@ -832,7 +836,8 @@ fn misnamed(functions: &Functions, bias: usize, svma: u64) -> Option<String> {
     let (start, size, name) = functions.get(at.checked_sub(1)?)?;
     let is_right =
         svma - start >= *size || found.symbol.as_str() == name && found.offset == svma - start;
-    (!is_right).then(|| format!("{svma:#x}: {name} is called {}", found.symbol.as_str()))
+    let wrong = || format!("{svma:#x}: {name} is called {}", found.symbol.as_str());
+    Some(if is_right { Ok(()) } else { Err(wrong()) })
 }
 
 #[test]
@@ -858,7 +863,8 @@ fn kernel_2016_addresses_have_the_names_of_nm_before_during_and_after_the_switch
                 let functions = FUNCTIONS.read().expect("no panic");
                 for (at, size, _) in functions.iter().step_by(7) {
                     for svma in [*at, at + size - 1] {
-                        assert_eq!(misnamed(&functions, bias, svma), None, "{point}");
+                        let answer = is_well_named(&functions, bias, svma);
+                        assert_eq!(answer, Some(Ok(())), "{point}");
                     }
                 }
                 let mut asked = ASKED_AT.lock().expect("no panic");
@@ -881,9 +887,11 @@ fn kernel_2016_addresses_have_the_names_of_nm_before_during_and_after_the_switch
                                 break;
                             }
                             let bias = BIAS.load(Ordering::SeqCst);
-                            let wrong = misnamed(&functions, bias, at + size / 2);
-                            assert_eq!(wrong, None);
-                            answers += 1;
+                            let answer = is_well_named(&functions, bias, at + size / 2);
+                            answers += answer.map_or(0, |is_right| {
+                                is_right.expect("the name of nm");
+                                1_u64
+                            });
                         }
                         answers
                     })
