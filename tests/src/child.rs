@@ -6,6 +6,7 @@
 use std::env;
 use std::io::Read;
 use std::os::unix::process::ExitStatusExt;
+use std::panic;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -121,6 +122,29 @@ fn read(from: &mut impl Read) -> String {
     // A child that was killed may leave a broken pipe; what came before it counts.
     let _ = from.read_to_end(&mut bytes);
     String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// Runs `body` in a forked child; the child's status and how long the fork took here.
+///
+/// The child dies by SIGALRM when it hangs, and ends with 1 when `body` panics.
+pub fn forked(body: impl FnOnce()) -> (i32, Duration) {
+    let before = Instant::now();
+    // SAFETY: the child runs `body` and ends.
+    let pid = unsafe { libc::fork() };
+    assert!(pid >= 0, "fork");
+    let took = before.elapsed();
+    if pid == 0 {
+        // SAFETY: plain numbers.
+        unsafe { libc::alarm(60) };
+        let outcome = panic::catch_unwind(panic::AssertUnwindSafe(body));
+        // SAFETY: ends this process.
+        unsafe { libc::_exit(i32::from(outcome.is_err())) };
+    }
+    let mut status = 0;
+    // SAFETY: own child.
+    let waited = unsafe { libc::waitpid(pid, &raw mut status, 0) };
+    assert_eq!(waited, pid);
+    (status, took)
 }
 
 /// Runs the enclosing test function's body in a process of its own.

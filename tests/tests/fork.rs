@@ -5,6 +5,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use plug_loader::{Deadline, ErrorKind, HolderKind, Params, Source, State};
+use plug_tests::child::forked;
 use plug_tests::host::{Host, seconds, useful};
 use plug_tests::isolated;
 use plug_tests::relay::{calls_back, relay, within};
@@ -13,27 +14,11 @@ use plug_tests::standalone::Scratch;
 /// Microseconds that the slowest fork took in the parent.
 static SLOWEST_FORK: AtomicU64 = AtomicU64::new(0);
 
-/// Runs `body` in a forked child and returns the child's exit status.
-///
-/// The child dies by SIGALRM when it hangs, and by SIGABRT when `body` panics.
+/// Runs `body` in a forked child and returns the child's status.
 fn in_child(body: impl FnOnce()) -> i32 {
-    let before = Instant::now();
-    // SAFETY: the child runs `body` and ends.
-    let pid = unsafe { libc::fork() };
-    assert!(pid >= 0, "fork");
-    let took = before.elapsed().as_micros().try_into().unwrap_or(u64::MAX);
+    let (status, took) = forked(body);
+    let took = took.as_micros().try_into().unwrap_or(u64::MAX);
     SLOWEST_FORK.fetch_max(took, Ordering::Relaxed);
-    if pid == 0 {
-        // SAFETY: plain numbers.
-        unsafe { libc::alarm(60) };
-        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(body));
-        // SAFETY: ends this process.
-        unsafe { libc::_exit(i32::from(outcome.is_err())) };
-    }
-    let mut status = 0;
-    // SAFETY: own child.
-    let waited = unsafe { libc::waitpid(pid, &raw mut status, 0) };
-    assert_eq!(waited, pid);
     status
 }
 
