@@ -1,6 +1,7 @@
 //! What a replace meets beside callers: functions that the plugin chooses at run time, forks at any
 //! moment, and versions that panic where they hand their state over.
 
+use std::panic;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -9,11 +10,13 @@ use std::time::Duration;
 
 use plug_loader::checkpoint::{POINTS, REPLACE_POINTS, Verdict, set_hook};
 use plug_loader::{
-    CallError, Error, ErrorKind, Params, Plugin, PluginFn, Replaced, Source, State, Unloaded,
+    CallError, Deadline, Error, ErrorKind, Event, EventKind, Params, Plugin, PluginFn, Replaced,
+    Source, State, Unloaded,
 };
 use plug_tests::child::forked;
 use plug_tests::host::{Host, seconds};
 use plug_tests::isolated;
+use plug_tests::relay::{calls_back, relay, within};
 use plug_tests::standalone::{Scratch, c_plugin, rust_plugin};
 
 type Number = unsafe extern "C" fn() -> u64;
@@ -86,6 +89,15 @@ fn call(function: PluginFn<Number>) -> Result<u64, CallError> {
     unsafe { function.call(()) }
 }
 
+/// Ends callers, also where an assertion fails.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
 #[test]
 fn functions_that_a_resolver_chooses_are_chosen_anew_by_each_version() {
     isolated!({
@@ -122,13 +134,7 @@ fn functions_that_a_resolver_chooses_are_chosen_anew_by_each_version() {
                     calls
                 })
             });
-            struct Over;
-            impl Drop for Over {
-                fn drop(&mut self) {
-                    OVER.store(true, Ordering::SeqCst);
-                }
-            }
-            let over = Over;
+            let over = Over(&OVER);
             for is in 2..2 + REPLACES {
                 let plugin = replaced(&host, &files[usize::try_from(is % 3).expect("small")], is);
                 assert_eq!(call(version), Ok(is));
@@ -267,6 +273,7 @@ fn children_forked_in_a_storm_of_replaces_have_one_version_or_none() {
                     thread::sleep(Duration::from_micros(100));
                 }
             });
+            let over = Over(&OVER);
             let worker = host.loader.worker("forks").expect("worker");
             for n in 0..FORKS {
                 let before = LATEST.load(Ordering::SeqCst);
@@ -292,7 +299,7 @@ fn children_forked_in_a_storm_of_replaces_have_one_version_or_none() {
                     _ => panic!("child {n}: status {status:#x}"),
                 }
             }
-            OVER.store(true, Ordering::SeqCst);
+            drop(over);
             replacing.join().expect("no panic");
             calling.join().expect("no panic");
         });
@@ -301,6 +308,77 @@ fn children_forked_in_a_storm_of_replaces_have_one_version_or_none() {
         assert!(replaces > 0 && answered > 0);
         assert_eq!(call(version), Ok(1 + replaces));
         host.unload("version");
+    });
+}
+
+#[test]
+fn a_child_forked_inside_of_the_old_version_leaves_it_and_calls_the_new_one() {
+    isolated!({
+        let scratch = Scratch::new("replace");
+        let host: &Host = Box::leak(Box::new(Host::new()));
+        let file = relay(&scratch, "relay");
+        for is_worker in [true, false] {
+            let old = host.load(&file).expect("loads");
+            let through = calls_back(&old);
+            let _worker = is_worker.then(|| host.loader.worker("forks").expect("worker"));
+            let source = Source::path(&file);
+            let (mut replacing, mut child) = (None, 0);
+            within(through, || {
+                replacing = Some(thread::spawn(move || {
+                    let (loader, trust) = (&host.loader, &host.trust);
+                    loader.replace(trust, "relay", source, &Params::new(), seconds(60))
+                }));
+                let patience = seconds(60);
+                let is_new = |event: &Event| {
+                    event.kind == EventKind::Live && event.generation > old.generation()
+                };
+                while !host
+                    .loader
+                    .events(0, Deadline::now())
+                    .iter()
+                    .any(|it| is_new(it))
+                {
+                    assert!(!patience.has_passed(), "it is not replaced");
+                    thread::sleep(Duration::from_millis(1));
+                }
+                assert_eq!(old.state(), State::Going, "this call is in it");
+                // SAFETY: the child goes on here and ends below.
+                child = unsafe { libc::fork() };
+                if child != 0 {
+                    let mut status = 0;
+                    // SAFETY: own child.
+                    unsafe { libc::waitpid(child, &raw mut status, 0) };
+                    assert_eq!(status, 0, "the child, a worker: {is_worker}");
+                } else {
+                    // SAFETY: a plain number.
+                    unsafe { libc::alarm(60) };
+                }
+            });
+            if child == 0 {
+                // The thread that forked has come back through the old version's code.
+                let has_new = panic::catch_unwind(panic::AssertUnwindSafe(|| {
+                    let mut calls = 0;
+                    within(through, || calls += 1);
+                    within(
+                        calls_back(&host.loader.plugin("relay").expect("new")),
+                        || calls += 1,
+                    );
+                    assert_eq!(calls, 2);
+                    host.unload("relay");
+                    host.useful("base64");
+                    host.unload("base64");
+                }));
+                // SAFETY: ends this process.
+                unsafe { libc::_exit(i32::from(has_new.is_err())) };
+            }
+            let replaced = replacing.expect("begun").join().expect("no panic");
+            let former = replaced.expect("is replaced").former;
+            assert!(matches!(former, Ok(Unloaded::Gone(_))), "{former:?}");
+            let mut calls = 0;
+            within(through, || calls += 1);
+            assert_eq!(calls, 1);
+            host.unload("relay");
+        }
     });
 }
 
