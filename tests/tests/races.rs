@@ -112,26 +112,34 @@ fn sum_of(plugins: &[Walked]) -> u64 {
     sums.fold(0, u64::wrapping_add)
 }
 
-/// Runs `body` while readers of every kind are stopped in a walk over `plugins`, then `after` once they
-/// were let go: threads and workers, handlers that interrupted either, and one inside of a section.
+/// A reader: whether it is a worker, and how it reads.
+type Kind = (bool, fn(usize));
+
+/// Threads and workers, handlers that interrupted either, and such inside of a section.
+const KINDS: [Kind; 6] = [
+    (false, walk_slowly),
+    (true, walk_slowly),
+    (false, walk_in_a_handler),
+    (true, walk_in_a_handler),
+    (false, walk_in_a_handler_inside_a_section),
+    (true, walk_in_a_handler_inside_a_section),
+];
+
+/// Runs `body` while readers of these kinds are stopped in a walk over `plugins`, and lets them go on.
 /// Fails unless each of them read to the end what was there when it began.
-fn beside_stopped_readers<R: Send>(
+fn beside_stopped_readers<R>(
     host: &Host,
     plugins: &[Walked],
-    body: impl FnOnce() -> R + Send,
+    kinds: &[Kind],
+    body: impl FnOnce() -> R,
 ) -> R {
     EXPECTED.store(sum_of(plugins), Ordering::SeqCst);
-    let kinds: [(bool, fn(usize)); 6] = [
-        (false, walk_slowly),
-        (true, walk_slowly),
-        (false, walk_in_a_handler),
-        (true, walk_in_a_handler),
-        (false, walk_in_a_handler_inside_a_section),
-        (true, walk_in_a_handler_inside_a_section),
-    ];
+    INSIDE.store(0, Ordering::SeqCst);
+    RIGHT.store(0, Ordering::SeqCst);
+    GO_ON.store(false, Ordering::SeqCst);
     thread::scope(|scope| {
         let release = Release;
-        for (is_worker, read) in kinds {
+        for &(is_worker, read) in kinds {
             scope.spawn(move || {
                 let _worker = is_worker.then(|| host.loader.worker("reader").expect("worker"));
                 read(0);
@@ -155,17 +163,20 @@ fn beside_stopped_readers<R: Send>(
     })
 }
 
-/// A host with handlers that walk, and plugins of these files.
-fn walked(files: Vec<PathBuf>) -> (Host, Vec<Walked>) {
+/// A host with handlers that walk.
+fn walked() -> Host {
     storm::prepare(walk_slowly);
     let mut config = Config::default();
     config.subscriber_patience = Duration::from_secs(60);
-    let host = Host::with(config);
-    let load = |file: PathBuf| (host.load(&file).expect("loads"), file);
-    let plugins = files.into_iter().map(load).collect();
+    Host::with(config)
+}
+
+/// Plugins of these files, and nothing that somebody is still busy with.
+fn load_all<const N: usize>(host: &Host, files: [PathBuf; N]) -> [Walked; N] {
+    let plugins = files.map(|file| (host.load(&file).expect("loads"), file));
     host.loader.settle_indexes();
     host.loader.reclaim();
-    (host, plugins)
+    plugins
 }
 
 #[test]
@@ -173,7 +184,7 @@ fn kernel_2005_walks_that_an_unload_overtakes_end_with_the_table_they_began() {
     isolated!({
         static GRACE: AtomicBool = AtomicBool::new(false);
         static CLOSED: AtomicBool = AtomicBool::new(false);
-        let (host, plugins) = walked(["base64", "checksum"].map(useful).into());
+        let host = walked();
         set_hook(|point| {
             match point {
                 "unload.grace" => GRACE.store(true, Ordering::SeqCst),
@@ -182,35 +193,40 @@ fn kernel_2005_walks_that_an_unload_overtakes_end_with_the_table_they_began() {
             }
             Verdict::Pass
         });
-        let loader = host.loader.clone();
-        let unloads = beside_stopped_readers(&host, &plugins, || {
-            let names = ["base64", "checksum"].map(str::to_owned);
-            let unloads = names.map(|name| {
-                let loader = loader.clone();
-                thread::spawn(move || loader.unload(&name, seconds(60)))
+        // Each kind alone holds it up.
+        for kind in KINDS {
+            let plugins = load_all(&host, ["base64", "checksum"].map(useful));
+            GRACE.store(false, Ordering::SeqCst);
+            CLOSED.store(false, Ordering::SeqCst);
+            let unloads = beside_stopped_readers(&host, &plugins, &[kind], || {
+                let unloads = ["base64", "checksum"].map(|name| {
+                    let loader = host.loader.clone();
+                    thread::spawn(move || loader.unload(name, seconds(60)))
+                });
+                let deadline = seconds(60);
+                while !GRACE.load(Ordering::SeqCst) {
+                    assert!(
+                        !deadline.has_passed(),
+                        "no unload comes to its grace period"
+                    );
+                    thread::sleep(Duration::from_millis(1));
+                }
+                // Both are on their way out, and others come and fail meanwhile.
+                host.useful("wordcount");
+                host.hostile("init-fails").expect_err("its init fails");
+                thread::sleep(Duration::from_millis(200));
+                assert!(!CLOSED.load(Ordering::SeqCst), "closed under its readers");
+                assert!(host.loader.retired_bytes() > 0, "freed under its readers");
+                unloads
             });
-            let deadline = seconds(60);
-            while !GRACE.load(Ordering::SeqCst) {
-                assert!(
-                    !deadline.has_passed(),
-                    "no unload comes to its grace period"
-                );
-                thread::sleep(Duration::from_millis(1));
+            for unload in unloads {
+                let unloaded = unload.join().expect("no panic");
+                assert!(matches!(unloaded, Ok(Unloaded::Gone(_))), "{unloaded:?}");
             }
-            // Both are on their way out, and others come and fail meanwhile.
-            host.useful("wordcount");
-            host.hostile("init-fails").expect_err("its init fails");
-            thread::sleep(Duration::from_millis(300));
-            assert!(!CLOSED.load(Ordering::SeqCst), "closed under its readers");
-            assert!(loader.retired_bytes() > 0, "freed under its readers");
-            unloads
-        });
-        for unload in unloads {
-            let unloaded = unload.join().expect("no panic");
-            assert!(matches!(unloaded, Ok(Unloaded::Gone(_))), "{unloaded:?}");
+            host.unload("wordcount");
+            host.loader.reclaim();
+            assert_eq!(host.loader.retired_bytes(), 0);
         }
-        host.loader.reclaim();
-        assert_eq!(host.loader.retired_bytes(), 0);
     });
 }
 
@@ -218,8 +234,9 @@ fn kernel_2005_walks_that_an_unload_overtakes_end_with_the_table_they_began() {
 fn kernel_2008_loads_beside_stopped_readers_are_seen_by_all_others_at_once() {
     isolated!({
         const LOADS: usize = 20;
-        let (host, plugins) = walked(["base64", "checksum"].map(useful).into());
-        beside_stopped_readers(&host, &plugins, || {
+        let host = walked();
+        let plugins = load_all(&host, ["base64", "checksum"].map(useful));
+        beside_stopped_readers(&host, &plugins, &KINDS, || {
             // Whoever waited for a reader here would wait for ever.
             for n in 0..LOADS {
                 let source = Source::path(useful("wordcount")).named(format!("added-{n}"));
@@ -281,14 +298,15 @@ fn kernel_2009_loads_and_replaces_that_fail_wait_for_no_reader_and_leave_nothing
     isolated!({
         let scratch = Scratch::new("races");
         let kept = c_plugin(&scratch, "kept", KEPT);
-        let (host, plugins) = walked(vec![kept.clone(), useful("checksum")]);
+        let host = walked();
+        let plugins = load_all(&host, [kept.clone(), useful("checksum")]);
         let _guard = host
             .loader
             .subscribe("guard", |event| match &*event.plugin {
                 "unwanted" => Vote::Veto("not here".into()),
                 _ => Vote::Go,
             });
-        beside_stopped_readers(&host, &plugins, || {
+        beside_stopped_readers(&host, &plugins, &KINDS, || {
             // Whoever waited for a reader here would wait for ever.
             for (name, kind) in [
                 ("init-fails", ErrorKind::InitFailed),
