@@ -191,6 +191,39 @@ fn authors_are_told_what_is_missing() {
     }
 }
 
+/// What the macros export for hosts is no shortcoming of the author's.
+#[test]
+fn a_plugin_with_all_that_the_header_has_lacks_nothing() {
+    let place = Place::new();
+    let path = place.plugin(
+        "whole",
+        "#include \"plugin_api.h\"\n\
+         PLUG_IMPORT(\"numbers\", \"^1\", uint64_t, twice, (uint64_t n), (n));\n\
+         static int32_t init(const plug_host_context *ctx) { (void)ctx; return PLUG_OK; }\n\
+         static void stop(void) {}\n\
+         static int32_t set(const plug_host_context *ctx, plug_str value) {\n\
+             (void)ctx; (void)value; return PLUG_OK;\n\
+         }\n\
+         static int32_t save(const plug_host_context *ctx, plug_put put, void *to) {\n\
+             (void)ctx; put(to, 1, \"\", 0); return PLUG_OK;\n\
+         }\n\
+         static int32_t restore(const plug_host_context *ctx, uint32_t version, const void *bytes,\n\
+                                size_t len) {\n\
+             (void)ctx; (void)version; (void)bytes; (void)len; return PLUG_OK;\n\
+         }\n\
+         PLUG_PARAM_WRITABLE(level, \"uint\", \"1\", \"how hard to try\", set);\n\
+         PLUG_HAND_OVER(save, restore);\n\
+         PLUG_PLUGIN(\"whole\", \"1.0.0\", \"has it all\", \"MIT\", init, stop);\n\
+         PLUG_EXPORT(uint64_t, quadruple, (uint64_t n)) { return twice(twice(n)); }\n",
+        &[],
+    );
+    let report = place
+        .run(&["--json", "check", path.to_str().unwrap()])
+        .json();
+    assert_eq!(report["verdict"], "ok", "{report}");
+    assert_eq!(report["findings"], serde_json::json!([]), "{report}");
+}
+
 #[test]
 fn list_and_info_tell_that_the_file_is_no_longer_what_was_loaded() {
     let place = Place::new();

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 
-use plug_api::abi::{DESCRIPTOR_SYMBOL, Descriptor, METADATA_PREFIX};
+use plug_api::abi::{DESCRIPTOR_SYMBOL, Descriptor, METADATA_PREFIX, RESTORE_SYMBOL, SAVE_SYMBOL};
 
 use super::dynamic::Dynamic;
 use super::dynsym::SymbolKind;
@@ -107,7 +107,14 @@ pub(super) fn shortcomings(
     // Names of C++ are for the compiler, not for people who call it.
     let undocumented = exported.iter().filter_map(|name| str::from_utf8(name).ok());
     let undocumented = undocumented.filter(|name| !name.starts_with("_Z"));
-    let undocumented: Vec<&str> = undocumented.filter(|n| !documented.contains(n)).collect();
+    // Nor is what the macros export for hosts alone.
+    let setters: Vec<String> = info.params().filter_map(|param| param.setter).collect();
+    let is_hosts = |name: &&str| {
+        [SAVE_SYMBOL, RESTORE_SYMBOL].contains(name) || setters.iter().any(|setter| setter == name)
+    };
+    let undocumented: Vec<&str> = undocumented
+        .filter(|name| !documented.contains(name) && !is_hosts(name))
+        .collect();
     if !undocumented.is_empty() {
         let names = undocumented.join(", ");
         found.push(("metadata", "an export= for each exported function", names));
