@@ -12,8 +12,11 @@ use plug_filter::FilterV1;
 /// The profile's directory that the build script wrote to.
 const BUILT: &str = env!("PLUG_PLUGIN_DIR");
 
-/// The useful plugins.
+/// The useful plugins that need no other one.
 pub const USEFUL: [&str; 3] = ["checksum", "base64", "wordcount"];
+
+/// Plugins that import functions of useful ones: each, and the one that must be there.
+pub const USERS: [(&str, &str); 2] = [("mime", "base64"), ("reading", "wordcount")];
 
 /// The hostile plugins.
 pub const HOSTILE: [&str; 9] = [
@@ -89,7 +92,8 @@ pub fn linked_filters() -> [(&'static str, &'static FilterV1); 3] {
 mod tests {
     #[test]
     fn path_finds_every_plugin() {
-        for name in super::USEFUL {
+        let users = super::USERS.map(|(name, _)| name);
+        for name in super::USEFUL.into_iter().chain(users) {
             assert!(super::path(name).is_some(), "{name}");
         }
         for name in super::HOSTILE {

@@ -17,6 +17,10 @@ constexpr bool is_space(uint8_t byte) {
     return byte == ' ' || (byte >= '\t' && byte <= '\r');
 }
 
+constexpr uint8_t lower(uint8_t byte) {
+    return byte >= 'A' && byte <= 'Z' ? static_cast<uint8_t>(byte + ('a' - 'A')) : byte;
+}
+
 // Most words fit one register; the library's hash spends longer on its call than on them.
 struct word_hash {
     size_t operator()(std::string_view word) const noexcept {
@@ -52,9 +56,17 @@ class word_count {
   public:
     explicit word_count(const plug_params &) {
         counts_.max_load_factor(0.5f);
+        // Not there in a host that has this plugin linked in.
+        plug_str fold_case;
+        fold_case_ = plug_param(plug_context(), "fold_case", &fold_case) && plug_text_eq(fold_case, "true");
     }
 
     void process(const uint8_t *input, size_t len, plug::output &) {
+        if (fold_case_) {
+            folded_.resize(len);
+            std::transform(input, input + len, folded_.begin(), lower);
+            input = folded_.data();
+        }
         const uint8_t *at = input, *const end = input + len;
         if (!open_.empty()) {
             const uint8_t *stop = std::find_if(at, end, is_space);
@@ -109,6 +121,8 @@ class word_count {
         }
     }
 
+    bool fold_case_;
+    std::vector<uint8_t> folded_; // the block, with small letters alone
     std::string open_; // the word at the end of the last block, if it may go on
     std::deque<std::string> words_;
     std::unordered_map<std::string_view, uint64_t, word_hash> counts_;
@@ -126,10 +140,11 @@ void stop() {}
 } // namespace
 
 PLUG_INTERFACES(PLUG_FILTER_V1(WORDCOUNT));
+PLUG_PARAM(fold_case, "bool", "false", "whether words that differ in the case of ASCII letters are the same");
 PLUG_PLUGIN_WITH_INTERFACES("wordcount", "1.0.0", "counts the words of a stream",
                             "MIT OR Apache-2.0", init, stop);
 
-// The number of words in len bytes.
+// The number of words in len bytes. For plugins, too: reading imports it.
 PLUG_EXPORT(uint64_t, count_words, (const uint8_t *text, size_t len)) {
     uint64_t n = 0;
     bool inside = false;

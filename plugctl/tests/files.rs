@@ -27,7 +27,7 @@ fn symbols_of_files_are_what_nm_prints() {
     let place = Place::new();
     let system = ["libc.so.6", "libstdc++.so.6", "libm.so.6", "libgcc_s.so.1"];
     let system = system.map(|name| format!("/usr/lib/x86_64-linux-gnu/{name}"));
-    let names = ["checksum", "base64", "wordcount"].map(example);
+    let names = ["checksum", "base64", "wordcount", "mime", "reading"].map(example);
     for path in system
         .iter()
         .filter(|path| fs::exists(path).unwrap())
@@ -100,7 +100,7 @@ fn info_of_a_file_has_modinfos_layout() {
         format!("filename:       {path}"),
         "name:           base64".to_owned(),
         "version:        1.0.0".to_owned(),
-        "description:    base64 of a stream in one line".to_owned(),
+        "description:    base64 of a stream".to_owned(),
     ];
     assert_eq!(head, expected);
     place

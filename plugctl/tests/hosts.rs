@@ -33,7 +33,7 @@ fn a_plugin_from_load_to_history() {
         .run(&["list"])
         .is(0, "Plugin Size Used by State Version Calls Taints\n", "");
     let base64 = example("base64");
-    place.run(&["load", &base64, "level=3"]).is(
+    place.run(&["load", &base64, "wrap=76"]).is(
         0,
         "base64 1.0.0 is Live at 0x1: 1 bytes, generation 1, in 1 ms\n",
         "",

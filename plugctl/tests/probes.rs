@@ -261,7 +261,7 @@ fn check_tells_authors_what_their_plugin_was_seen_doing() {
     }
 
     // The useful ones are as they should be.
-    for name in ["base64", "checksum", "wordcount"] {
+    for name in ["base64", "checksum", "wordcount", "mime", "reading"] {
         let (code, noted, report) = notes(&example(name), &["--calls"]);
         assert_eq!((code, noted), (Some(0), Vec::new()), "{report}");
         assert_eq!(report["unloadable"], true, "{report}");

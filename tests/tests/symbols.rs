@@ -9,7 +9,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use fastrand::Rng;
-use plug_example_plugins::{HOSTILE, USEFUL};
+use plug_example_plugins::{HOSTILE, USEFUL, USERS};
 use plug_loader::image::{ImageError, Inspection, SymbolKind};
 use plug_loader::{Config, Deadline, Loader, Params, Policy, Source, Trust, Unloaded};
 use plug_tests::libraries;
@@ -131,8 +131,10 @@ fn compare(path: &Path, copy: &Path) -> Option<(Vec<String>, usize)> {
 fn symbols_of_every_example_plugin_equal_nm() {
     let scratch = Scratch::new("symbols");
     let copy = scratch.path().join("cut.so");
+    let users = USERS.iter().map(|(name, _)| name);
     let useful = USEFUL
         .iter()
+        .chain(users)
         .map(|name| (name, plug_example_plugins::path(name)));
     let hostile = HOSTILE
         .iter()
