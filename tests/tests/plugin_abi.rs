@@ -6,7 +6,7 @@ use std::mem::offset_of;
 use std::path::Path;
 use std::process::Command;
 
-use plug_api::abi::{Descriptor, HostContext, InterfaceEntry, Str};
+use plug_api::abi::{Descriptor, HostContext, ImportCall, ImportSlot, InterfaceEntry, Str};
 use plug_api::task::{RawTask, TaskVtable, TaskWaker, WakerVtable};
 use plug_api::threads::ThreadsV1;
 use plug_filter::{FilterV1, Params, Sink};
@@ -49,6 +49,59 @@ static void stop(void) {}
 PLUG_PLUGIN("hello", "1.0.0", "greets", "MIT", init, stop);
 
 PLUG_EXPORT(uint64_t, add, (uint64_t a, uint64_t b)) { return a + b; }
+"#;
+
+/// A plugin in C or C++ that imports functions, and a program around it that no host has bound.
+const USER: &str = r#"
+#include "plugin_api.h"
+#include <stdio.h>
+
+PLUG_STRUCT(example_pair, (int32_t, a), (double, b));
+PLUG_IMPORT("numbers", "^1.2", uint64_t, twice, (uint64_t n), (n));
+PLUG_IMPORT("numbers", ">=1.2, <3", const char *, name_of, (const void *what, size_t len), (what, len));
+PLUG_IMPORT("numbers", "*", example_pair, pair_of, (int32_t a, double b), (a, b));
+PLUG_IMPORT("others", "*", int32_t, plain, (void), ());
+PLUG_IMPORT_VOID("others", "*", note, (uint64_t n), (n));
+PLUG_IMPORT_VOID("others", "*", unused, (void), ());
+
+static int32_t init(const plug_host_context *ctx) {
+    (void)ctx;
+    return twice(2) == 4 ? PLUG_OK : PLUG_FAILED;
+}
+
+static void stop(void) {}
+
+PLUG_PLUGIN("hello", "1.0.0", "uses others", "MIT", init, stop);
+
+PLUG_EXPORT(uint64_t, quadruple, (uint64_t n)) {
+    char why[64];
+    uint64_t result = twice(twice(n));
+    note(result);
+    if (plug_import_error(twice, why, sizeof why) || name_of(why, sizeof why) == PLUG_NULL_) {
+        return 0;
+    }
+    return result + (uint64_t)plain() + (uint64_t)pair_of(1, 2.0).a;
+}
+
+int main(void) {
+    char why[64];
+#ifdef __cpp_exceptions
+    try {
+        twice(2);
+    } catch (const plug::import_error &error) {
+        puts(error.what());
+    }
+    try {
+        note(2);
+    } catch (const std::exception &error) {
+        puts(error.what());
+    }
+#else
+    note(2);
+    printf("%d %d\n", (int)twice(2), name_of(why, sizeof why) == PLUG_NULL_);
+#endif
+    return plug_import_error(twice, why, sizeof why);
+}
 "#;
 
 /// The compilers of this machine with the standards they are asked for.
@@ -129,6 +182,67 @@ fn header_every_compiler_builds_without_warnings() {
 }
 
 #[test]
+fn imports_every_compiler_builds_without_warnings() {
+    let scratch = Scratch::new("imports");
+    for (compiler, standard, language) in compilers() {
+        let source = scratch.write(&format!("user.{language}"), USER);
+        let output = scratch.path().join("user");
+        let exceptions: &[&[&str]] = match language {
+            "c++" => &[&[], &["-fno-exceptions"]],
+            _ => &[&[]],
+        };
+        let statics: [&[&str]; 2] = [&[], &["-DPLUG_STATIC_NAME=hello"]];
+        for (extra, linked) in exceptions.iter().flat_map(|e| statics.map(|s| (e, s))) {
+            let build = |kind: &[&str]| {
+                let mut command = Command::new(compiler);
+                command.args([standard, "-x", language, "-fvisibility=hidden", "-O2"]);
+                command.args(kind).args(standalone::STRICT);
+                command.args(*extra).args(linked);
+                command.arg("-I").arg(standalone::include()).arg(&source);
+                command.arg("-o").arg(&output);
+                run(&mut command);
+            };
+            build(&["-shared", "-fPIC"]);
+            let symbols = symbols(&output);
+            for name in ["twice", "name_of", "pair_of", "plain", "note", "unused"] {
+                // The loader finds slots by their names; what is linked in has nothing to be found.
+                for symbol in [
+                    format!("plug_import_v1_{name}"),
+                    format!("plug_meta_v1_import_{name}"),
+                ] {
+                    assert_eq!(
+                        symbols.contains(&symbol),
+                        linked.is_empty(),
+                        "{compiler} {extra:?} {linked:?}: {symbol} of {symbols:?}"
+                    );
+                }
+                assert!(!symbols.contains(name), "{name} is not this plugin's");
+            }
+            let metadata = metadata(&output);
+            for string in [
+                "import=numbers:twice:^1.2",
+                "import-signature=twice:uint64_t(uint64_t n)",
+                "import=numbers:name_of:>=1.2, <3",
+                "import-signature=name_of:const char *(const void *what, size_t len)",
+                "import-signature=plain:int32_t(void)",
+                "import-signature=note:void(uint64_t n)",
+            ] {
+                assert!(metadata.contains(string), "{string} in {metadata:?}");
+            }
+
+            build(&[]);
+            let said = run(&mut Command::new(&output));
+            let unbound = "not bound: no loader loaded this plugin, imported function: ";
+            let expected = match (language, extra.is_empty()) {
+                ("c++", true) => format!("{unbound}twice\n{unbound}note\n"),
+                _ => "0 1\n".to_owned(),
+            };
+            assert_eq!(said, expected, "{compiler} {extra:?} {linked:?}");
+        }
+    }
+}
+
+#[test]
 fn layouts_in_c_equal_those_in_rust() {
     macro_rules! layouts {
         ($($rust:ident $c:literal { $($field:ident)* })*) => {{
@@ -162,6 +276,8 @@ fn layouts_in_c_equal_those_in_rust() {
         WakerVtable "plug_waker_vtable" { size reserved clone wake wake_by_ref drop }
         TaskVtable "plug_task_vtable" { size output_size poll drop }
         RawTask "plug_task" { state vtable }
+        ImportSlot "plug_import_slot" { abi_version size }
+        ImportCall "plug_import_call" { words }
     };
     let filter = layouts! {
         Sink "plug_sink" { state write }
