@@ -86,7 +86,7 @@ PLUG_EXPORT(size_t, mime_words, (const uint8_t *text, size_t len, char *out, siz
         size_t n = piece(text, len, most, is_utf8);
         size_t n_encoded = base64_encode(text, n, encoded, sizeof encoded);
         /* Taken here to be put into this plugin's words: left alone, it would be this call's error as it
-           is. Where there is one, what the function returned means nothing. */
+           is. Where there is one, the import returns zero. */
         if (plug_import_error(base64_encode, why, sizeof why)) {
             snprintf(message, sizeof message, "base64 fails: %s", why);
             plug_raise(plug_context(), message);

@@ -192,6 +192,44 @@ fn a_plugin_in_cpp_uses_another_one() {
     isolated!({ uses(|scratch| cpp_plugin(scratch, "user", CPP_USER)) });
 }
 
+/// Where there are no exceptions, what is returned beside an error is zero, whatever the function says.
+#[test]
+fn a_function_that_raises_returns_zero_where_nothing_is_thrown() {
+    isolated!({
+        let scratch = Scratch::new("imports");
+        let host = Host::new();
+        let body = "if (n == 14) { plug_raise(plug_context(), \"so is 14\"); } return n + 7;";
+        host.load(provider_of(&scratch, "1.2.0", body))
+            .expect("loads");
+        let source = format!(
+            "{PREFACE}\nPLUG_PLUGIN(\"user\", \"1.0.0\", \"x\", \"MIT\", init, stop);\n\
+             PLUG_IMPORT(\"numbers\", \"^1\", uint64_t, twice, (uint64_t n), (n));\n\
+             PLUG_EXPORT(uint64_t, odd, (uint64_t n)) {{ return twice(n); }}\n\
+             PLUG_EXPORT(uint64_t, taken, (uint64_t n)) {{\n\
+             char text[64];\n\
+             uint64_t result = twice(n);\n\
+             return plug_import_error(twice, text, sizeof text) ? 100 + result : result;\n}}\n"
+        );
+        for (compiler, language) in [("gcc", "c"), ("g++", "c++")] {
+            let file = scratch.write("silent.c", &source);
+            let output = scratch.path().join("libsilent.so");
+            let mut command = std::process::Command::new(compiler);
+            command.args(["-shared", "-fPIC", "-O2", "-fno-exceptions", "-x", language]);
+            command.args(plug_tests::standalone::STRICT);
+            command.arg("-I").arg(plug_tests::standalone::include());
+            command.arg(file).arg("-o").arg(&output);
+            plug_tests::standalone::run(&mut command);
+            let user = host.load(&output).expect("loads");
+            assert_eq!(call(&user, "taken", 1), Ok(8), "{language}");
+            assert_eq!(call(&user, "taken", 14), Ok(100), "{language}");
+            let raised = call(&user, "odd", 14).expect_err("raised");
+            assert!(raised.to_string().contains("so is 14"), "{raised}");
+            host.unload("user");
+        }
+        host.unload("numbers");
+    });
+}
+
 #[test]
 fn what_does_not_fit_is_refused_before_any_of_it_runs() {
     isolated!({
@@ -1504,33 +1542,6 @@ PLUG_EXPORT(uint64_t, odd, (uint64_t n)) { pthread_setspecific(key, &key); retur
             assert!(matches!(left, Ok(Unloaded::Gone(_))), "{left:?}");
         });
         assert_eq!(call(&numbers, "twice", 2), Ok(4));
-    });
-}
-
-/// A function in C that raises and returns something.
-#[test]
-fn what_raised_an_error_returns_zero_in_c() {
-    isolated!({
-        let scratch = Scratch::new("imports");
-        let host = Host::new();
-        host.load(provider_of(
-            &scratch,
-            "1.2.0",
-            "plug_raise(plug_context(), \"x\"); return 2 * n;",
-        ))
-        .expect("loads");
-        let source = r#"
-#include "plugin_api.h"
-PLUG_IMPORT("numbers", "*", uint64_t, twice, (uint64_t n), (n));
-static int32_t init(const plug_host_context *ctx) { (void)ctx; return PLUG_OK; }
-static void stop(void) {}
-PLUG_PLUGIN("user", "1.0.0", "for a test", "MIT", init, stop);
-PLUG_EXPORT(uint64_t, odd, (uint64_t n)) { char t[8]; uint64_t it = twice(n); (void)plug_import_error(twice, t, sizeof t); return it; }
-"#;
-        let user = host
-            .load(c_plugin(&scratch, "user", source))
-            .expect("loads");
-        assert_eq!(call(&user, "odd", 4), Ok(0));
     });
 }
 
