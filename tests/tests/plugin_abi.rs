@@ -85,21 +85,8 @@ PLUG_EXPORT(uint64_t, quadruple, (uint64_t n)) {
 
 int main(void) {
     char why[64];
-#ifdef __cpp_exceptions
-    try {
-        twice(2);
-    } catch (const plug::import_error &error) {
-        puts(error.what());
-    }
-    try {
-        note(2);
-    } catch (const std::exception &error) {
-        puts(error.what());
-    }
-#else
     note(2);
     printf("%d %d\n", (int)twice(2), name_of(why, sizeof why) == PLUG_NULL_);
-#endif
     return plug_import_error(twice, why, sizeof why);
 }
 "#;
