@@ -2,8 +2,6 @@
 
 #![forbid(unsafe_code)]
 
-use std::sync::Arc;
-
 use plug_readside::state::{self, State};
 
 use crate::deadline::Deadline;
@@ -24,6 +22,8 @@ use crate::verdict::Unloaded;
 pub struct Replaced {
     /// The new version, which all handles lead to.
     pub plugin: Plugin,
+    /// The old one: what it was, whatever became of it.
+    pub old: Plugin,
     /// What became of the old one; [`ErrorKind::Deadline`], with the holders, of one that is still
     /// in use: it leaves by itself.
     pub former: Result<Unloaded, Error>,
@@ -53,7 +53,11 @@ pub(crate) fn replace(
         return Err(of(Error::new(ErrorKind::Busy, message)));
     }
     let (plugin, leaving) = load::replace(process, policy, &old, source, params, deadline)?;
-    drop::<Arc<_>>(old);
+    let old = Plugin::new(old);
     let former = Departure::of_replaced(process, leaving).wait_replaced(deadline);
-    Ok(Replaced { plugin, former })
+    Ok(Replaced {
+        plugin,
+        old,
+        former,
+    })
 }

@@ -35,6 +35,8 @@ pub(crate) enum Command {
     Hosts,
     /// Load a plugin: the host gets the very file that is opened here, or finds one by its directives.
     Load(Load),
+    /// Put another version in a plugin's place under calls, and tell what became of the old one.
+    Replace(Replace),
     /// Unload plugins and tell how nobody was proved to be inside.
     Unload(Unload),
     /// Check files without a host.
@@ -135,12 +137,19 @@ pub(crate) struct Load {
     /// The file; or a name without a slash that is no file here, for the host's directives to tell
     /// which.
     pub(crate) file: PathBuf,
-    /// Parameters for the plugin.
-    #[arg(value_name = "KEY=VALUE", value_parser = key_value)]
-    pub(crate) params: Vec<(String, String)>,
+    #[command(flatten)]
+    pub(crate) how: Loading,
     /// Load it under this name instead of its own.
     #[arg(long)]
     pub(crate) name: Option<String>,
+}
+
+/// How a file is loaded.
+#[derive(Debug, Args)]
+pub(crate) struct Loading {
+    /// Parameters for the plugin.
+    #[arg(value_name = "KEY=VALUE", value_parser = key_value)]
+    pub(crate) params: Vec<(String, String)>,
     /// Never unload it.
     #[arg(long)]
     pub(crate) permanent: bool,
@@ -154,6 +163,20 @@ pub(crate) struct Load {
     /// some microseconds an allocation.
     #[arg(long)]
     pub(crate) leaks: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Replace {
+    /// The plugin.
+    pub(crate) name: String,
+    /// The new version's file; or a name without a slash that is no file here, for the host's
+    /// directives to tell which.
+    pub(crate) file: PathBuf,
+    #[command(flatten)]
+    pub(crate) how: Loading,
+    /// How long the old version may take to save its state, and its users to leave it.
+    #[arg(long, value_name = "SECONDS", default_value_t = 5.0, value_parser = seconds)]
+    pub(crate) wait: f64,
 }
 
 /// What a host asks of signatures.

@@ -110,7 +110,12 @@ impl Failure {
             | ErrorKind::Signature
             | ErrorKind::Denied
             | ErrorKind::Directives
-            | ErrorKind::Quarantined => INCOMPATIBLE,
+            | ErrorKind::Quarantined
+            | ErrorKind::NoSymbol
+            | ErrorKind::NotAFunction
+            | ErrorKind::SignatureMismatch
+            | ErrorKind::NoInterface
+            | ErrorKind::InterfaceVersion => INCOMPATIBLE,
             ErrorKind::Deadline => DEADLINE,
             _ => FAILED,
         };
@@ -135,7 +140,8 @@ impl Failure {
             "permanent" | "busy" | "already_loaded" | "too_many_plugins" | "vetoed"
             | "self_deadlock" => BUSY,
             "damaged" | "not_admitted" | "incompatible" | "parameter" | "map" | "unsigned"
-            | "signature" | "denied" | "quarantined" => INCOMPATIBLE,
+            | "signature" | "denied" | "quarantined" | "no_symbol" | "not_a_function"
+            | "signature_mismatch" | "no_interface" | "interface_version" => INCOMPATIBLE,
             "deadline" => DEADLINE,
             "zombie" | "pinned" => LINGERING,
             _ => FAILED,

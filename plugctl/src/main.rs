@@ -23,6 +23,7 @@ mod params;
 mod probe;
 mod quarantine;
 mod render;
+mod replace;
 mod resolve;
 mod secret;
 mod serve;
@@ -64,6 +65,7 @@ fn run(cli: &Cli, render: &Render) -> Outcome {
         Command::Serve(args) => serve::run(args, render),
         Command::Hosts => hosts::run(render),
         Command::Load(args) => load::run(args, host, render),
+        Command::Replace(args) => replace::run(args, host, render),
         Command::Unload(args) => unload::run(args, host, render),
         Command::Check(args) => check::run(args, render),
         Command::Config(args) => config::run(args, render),

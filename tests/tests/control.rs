@@ -242,6 +242,11 @@ fn wrong_calls_get_the_errors_of_the_specification() {
             client.fail("Load", &nothing),
             ("dev.plug.Host.NoDescriptor".to_owned(), json!({}))
         );
+        let nothing = json!({"name": "a", "file": 0, "path": "x", "params": [], "wait_micros": 0});
+        assert_eq!(
+            client.fail("Replace", &nothing),
+            ("dev.plug.Host.NoDescriptor".to_owned(), json!({}))
+        );
     });
 }
 

@@ -325,6 +325,34 @@ pub struct LoadCall {
     pub params: Vec<Field>,
 }
 
+/// Parameters of `Replace`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReplaceCall {
+    /// The plugin in whose place it comes.
+    pub name: String,
+    /// As in [`LoadCall`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<u32>,
+    /// As in [`LoadCall`].
+    pub path: String,
+    /// Whether the new version is never to be unloaded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub permanent: Option<bool>,
+    /// As in [`LoadCall`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub force: Option<bool>,
+    /// As in [`LoadCall`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signature: Option<String>,
+    /// As in [`LoadCall`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub account: Option<String>,
+    /// Parameters for the new version.
+    pub params: Vec<Field>,
+    /// How long the old version has for saving its state, and its users for leaving it.
+    pub wait_micros: u64,
+}
+
 /// Parameters of `Unload`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UnloadCall {
@@ -417,7 +445,21 @@ pub struct LoadReply {
     pub stages: Vec<StageTime>,
 }
 
-/// Reply of `Unload`.
+/// Reply of `Replace`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReplaceReply {
+    /// The new version, Live.
+    pub plugin: PluginRow,
+    /// How long each stage of its load took.
+    pub stages: Vec<StageTime>,
+    /// The version that the old one declares; may be empty.
+    pub old_version: String,
+    /// What became of the old one: `generation` is its own, and the verdict unloaded, zombie, pinned
+    /// or, where it is left to leave by itself, `in_use`.
+    pub former: UnloadReply,
+}
+
+/// Reply of `Unload`, and what became of a version that was replaced.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UnloadReply {
     /// The plugin.

@@ -385,6 +385,21 @@ pub(super) fn unloaded(unloaded: Unloaded) -> UnloadReply {
     }
 }
 
+/// What became of a version that was replaced.
+pub(super) fn former(old: &Plugin, former: Result<Unloaded, Error>) -> UnloadReply {
+    match former {
+        Ok(verdict) => unloaded(verdict),
+        Err(error) => UnloadReply {
+            name: old.name().to_owned(),
+            generation: old.generation(),
+            verdict: "in_use".to_owned(),
+            reasons: vec![error.to_string()],
+            holders: error.blockers().iter().map(holder).collect(),
+            ..UnloadReply::default()
+        },
+    }
+}
+
 pub(super) fn stages(times: &[(Stage, Duration)]) -> Vec<StageTime> {
     let times = times.iter().map(|(stage, time)| StageTime {
         name: stage.to_string(),
