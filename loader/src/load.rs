@@ -280,19 +280,25 @@ impl Replaced<'_> {
         handed
     }
 
-    /// Puts `heir` in the place.
+    /// Puts `heir` in the place; `arrive` is as in [`Registry::succeed`](crate::registry::Registry).
     ///
     /// # Errors
     /// What handles were asked for and it has not; [`ErrorKind::Gone`] where there is no place any
     /// more. Nothing has changed then.
-    fn succeed(&self, process: &Process, heir: &Record) -> Result<(), Error> {
+    fn succeed(
+        &self,
+        process: &Process,
+        heir: &Record,
+        arrive: &mut dyn FnMut() -> Loaded,
+    ) -> Result<(), Error> {
         checkpoint::pass("replace.switch")?;
         loop {
             let objects = self.old.lineage.objects();
             let places = objects.iter().map(|object| heir.place_of(object));
             let places: Vec<Place> = places.collect::<Result<_, Error>>()?;
             // Handles may be asked for meanwhile, and then all of it is looked for again.
-            let leaving = process.registry.succeed(self.old, heir, &places)?;
+            let registry = &process.registry;
+            let leaving = registry.succeed(self.old, heir, &places, &mut *arrive)?;
             if leaving.is_some() {
                 self.leaving.set(leaving);
                 return Ok(());
@@ -659,42 +665,44 @@ fn land(
         let message = "the loader was shut down meanwhile";
         return Err(Error::new(ErrorKind::ShutDown, message).at(Stage::Activate));
     }
-    if let Some(replaced) = replaced {
-        // Live from here on, and nothing fails any more.
-        let succeeded = replaced.succeed(process, &record);
-        succeeded.map_err(|error| error.at(Stage::Activate))?;
+    // Once nothing fails any more, in one step with becoming Live.
+    let mut arrive = || {
+        let (mapped, account, names, links) = mapped.keep();
+        stages.end(Stage::Activate);
+        let times = mem::replace(stages, Stages::start()).into_inner();
+        // Set once: the record was made by this load.
+        let _first = record.times.set(times);
+        let times = record.times.get().map(Vec::as_slice).unwrap_or_default();
+        let (events, name) = (&process.events, &record.name);
+        events.push_timed(name, record.generation, EventKind::Live, times);
+        if let Some(Replaced { old, .. }) = replaced {
+            let kind = EventKind::Replaced(record.generation);
+            events.push(&old.name, old.generation, kind);
+        }
+        Loaded {
+            record: Arc::clone(&record),
+            mapped,
+            _account: account,
+            names,
+            _links: links,
+            descriptor,
+            destructors: destructors.clone(),
+            threads: threads.take(),
+        }
+    };
+    match replaced {
+        Some(replaced) => replaced
+            .succeed(process, &record, &mut arrive)
+            .map_err(|error| error.at(Stage::Activate))?,
+        None => process
+            .registry
+            .go_live(record.id, record.generation, arrive),
     }
     built.keep();
     announced.keep();
     settled.keep();
     shown.keep();
     claim.keep();
-    let (mapping, account, names, links) = mapped.keep();
-    process.registry.settle(Loaded {
-        record: Arc::clone(&record),
-        mapped: mapping,
-        _account: account,
-        names,
-        _links: links,
-        descriptor,
-        destructors,
-        threads: threads.take(),
-    });
-    stages.end(Stage::Activate);
-    let times = mem::replace(stages, Stages::start()).into_inner();
-    // Set once: the record was made by this load.
-    let _first = record.times.set(times);
-    let times = record.times.get().map(Vec::as_slice).unwrap_or_default();
-    let tell = || {
-        let (plugin, generation) = (&record.name, record.generation);
-        let kind = EventKind::Live;
-        process.events.push_timed(plugin, generation, kind, times);
-    };
-    match replaced {
-        // The switch has made it Live.
-        Some(_) => tell(),
-        None => process.registry.go_live(record.id, record.generation, tell),
-    }
     // Last, so that the search does not take the processor from the load; until then readers scan.
     for index in indexes().filter(|index| !index.is_small()) {
         process.indexer.ask(Arc::clone(index));
@@ -944,7 +952,7 @@ struct Mapping<'a> {
 }
 
 impl Mapping<'_> {
-    fn keep(mut self) -> Kept {
+    fn keep(&mut self) -> Kept {
         let (names, links) = (mem::take(&mut self.names), mem::take(&mut self.links));
         (self.mapped.take(), self.account.take(), names, links)
     }

@@ -273,6 +273,9 @@ pub struct EventRow {
     pub kind: String,
     /// Why; may be empty.
     pub message: String,
+    /// The load that replaced it, where that is what happened.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<u64>,
     /// How long the stages took: of its load, as far as that has come; of its unload where it was
     /// unloaded.
     pub stages: Vec<StageTime>,

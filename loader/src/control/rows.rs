@@ -310,6 +310,7 @@ pub(super) fn event(event: &Event) -> EventRow {
         | EventKind::Stalled(why)
         | EventKind::ThreadFailed(why)
         | EventKind::Probed(why) => why.to_string(),
+        EventKind::Replaced(by) => format!("by generation {by}"),
         EventKind::Zombie(reasons) | EventKind::Pinned(reasons) => reasons.join("; "),
         EventKind::CrashHandlerReplaced(signals) => {
             let signals: Vec<_> = signals.iter().map(|signal| signal.name()).collect();
@@ -321,6 +322,10 @@ pub(super) fn event(event: &Event) -> EventRow {
         | EventKind::Unloaded
         | EventKind::Collected => String::new(),
     };
+    let by = match event.kind {
+        EventKind::Replaced(by) => Some(by),
+        _ => None,
+    };
     EventRow {
         sequence: event.sequence,
         unix_micros: event.at.duration_since(UNIX_EPOCH).map_or(0, micros),
@@ -328,6 +333,7 @@ pub(super) fn event(event: &Event) -> EventRow {
         generation: event.generation,
         kind: event.kind.name().to_owned(),
         message,
+        by,
         stages: stages(&event.stages),
     }
 }
