@@ -5,8 +5,12 @@ mod kit;
 
 use std::fs;
 use std::path::Path;
+use std::process::Stdio;
 
-use kit::{Place, eventually};
+use plug_loader::{Params, PluginFn, Source};
+
+use kit::told::{self, Told, say};
+use kit::{Place, eventually, hostile};
 
 /// A version of a plugin whose `exit` waits while a file is there.
 const SOURCE: &str = r#"
@@ -135,4 +139,311 @@ fn an_old_version_in_use_is_told_with_its_holders_and_leaves_by_itself() {
     holding.release();
     eventually(|| (states(&place) == [("Live".to_owned(), 2)]).then_some(()));
     host.end().is(0, "", "");
+}
+
+type Twice = unsafe extern "C" fn(u64) -> u64;
+
+/// A host that has a handle to a plugin's function, and calls it when it is told to.
+fn host() {
+    let mut twice: Option<PluginFn<Twice>> = None;
+    told::host(|loader, trust, words| match words {
+        ["load", file] => {
+            let loaded = loader.load(trust, Source::path(file), &Params::new());
+            twice = loaded.expect("loads").function("twice").ok();
+        }
+        ["unload", name] => {
+            let deadline = plug_loader::Deadline::after(std::time::Duration::from_secs(60));
+            let _left = loader.unload(name, deadline).expect("unloads");
+        }
+        ["call"] => {
+            let twice = twice.expect("exported");
+            // SAFETY: the signature that was compared.
+            let answer = unsafe { twice.call((21,)) };
+            say(&format!("{answer:?}"));
+        }
+        _ => panic!("{words:?}"),
+    });
+}
+
+/// A version that refuses in the way that it is compiled to.
+const REFUSING: &str = r#"
+#include "plugin_api.h"
+#include <time.h>
+#include <unistd.h>
+
+static int32_t init(const plug_host_context *ctx) { (void)ctx; return PLUG_OK; }
+static void stop(void) {}
+
+#ifndef STATELESS
+static int32_t save(const plug_host_context *ctx, plug_put put, void *to) {
+#ifdef KEEPS
+    plug_raise(ctx, "the cache is being written");
+    return PLUG_FAILED;
+#endif
+#ifdef HANGS
+    const struct timespec nap = {0, 1000000};
+    while (access(HANGS, F_OK) == 0) {
+        nanosleep(&nap, NULL);
+    }
+#endif
+    (void)ctx;
+    put(to, 3, "abc", 3);
+    return PLUG_OK;
+}
+
+static int32_t restore(const plug_host_context *ctx, uint32_t version, const void *bytes, size_t len) {
+    (void)version, (void)bytes, (void)len;
+#ifdef REJECTS
+    plug_raise(ctx, "form 3 is from the future");
+    return PLUG_FAILED;
+#endif
+#ifdef SILENT
+    (void)ctx;
+    return -7;
+#endif
+    (void)ctx;
+    return PLUG_OK;
+}
+PLUG_HAND_OVER(save, restore);
+#endif
+
+#ifdef FOREVER
+PLUG_PERMANENT("its threads never end");
+#endif
+PLUG_PLUGIN("codec", "1.0.0", "for a test", "MIT", init, stop);
+#ifdef NARROW
+PLUG_EXPORT(uint32_t, twice, (uint32_t n)) { return 2 * n; }
+#elif defined DATA
+__attribute__((visibility("default"))) int twice = 2;
+#elif !defined MISSING
+PLUG_EXPORT(uint64_t, twice, (uint64_t n)) { return 2 * n; }
+#endif
+"#;
+
+#[test]
+fn each_refusal_has_its_text_and_leaves_the_old_version() {
+    if told::is_host() {
+        return host();
+    }
+    let place = Place::new();
+    let compiled = |name: &str, flags: &[&str]| {
+        let file = place.plugin(name, REFUSING, flags);
+        text(&file).to_owned()
+    };
+    let good = compiled("good", &[]);
+    let keeps = compiled("keeps", &["-DKEEPS"]);
+    let whole = fs::read(&good).expect("file");
+    let cut = place.dir.join("libcut.so");
+    fs::write(&cut, &whole[..48]).expect("file");
+    let hold = place.dir.join("hold");
+    fs::write(&hold, "").expect("file");
+    let hangs = compiled("hangs", &[&format!("-DHANGS=\"{}\"", hold.display())]);
+
+    let mut host = Told::new(
+        &place,
+        "each_refusal_has_its_text_and_leaves_the_old_version",
+    );
+    let replace = |file: &str| place.run(&["replace", "codec", file, "--wait", "30"]);
+    replace(&good).is(3, "", "plugctl: no plugin named codec\n");
+    for (old, new, code, refusal) in [
+        (
+            &good,
+            compiled("missing", &["-DMISSING"]),
+            5,
+            "activate: no exported symbol \"twice\"",
+        ),
+        (
+            &good,
+            compiled("data", &["-DDATA"]),
+            5,
+            "activate: symbol \"twice\": expected a function, found data",
+        ),
+        (
+            &good,
+            compiled("narrow", &["-DNARROW"]),
+            5,
+            "activate: function twice: expected fn(u64) -> u64, found fn(u32) -> u32; rebuild the \
+             older of the two",
+        ),
+        (
+            &keeps,
+            good.clone(),
+            1,
+            "activate: the old version refuses to save: the cache is being written",
+        ),
+        (
+            &good,
+            compiled("rejects", &["-DREJECTS"]),
+            1,
+            "activate: the new version refuses state 3: form 3 is from the future",
+        ),
+        (
+            &good,
+            compiled("silent", &["-DSILENT"]),
+            1,
+            "activate: the new version refuses state 3: no message given",
+        ),
+        (
+            &good,
+            compiled("stateless", &["-DSTATELESS"]),
+            1,
+            "activate: the old version saves its state; expected plug_restore_v1 in the new one, \
+             found none",
+        ),
+        (
+            &good,
+            text(&cut).to_owned(),
+            5,
+            "facts: ELF header at 0x0: expected 64 bytes, found the file ends at 0x30",
+        ),
+    ] {
+        host.tell(&format!("load {old}"));
+        let ended = replace(&new);
+        ended.is(code, "", &format!("plugctl: codec: {refusal}\n"));
+        assert_eq!(listed(&place).len(), 1, "{refusal}");
+        assert_eq!(host.tell("call"), "Ok(42)", "{refusal}");
+        host.tell("unload codec");
+    }
+
+    host.tell(&format!("load {hangs}"));
+    let late = place.run(&["replace", "codec", &good, "--wait", "0.2"]);
+    let why = "codec: activate: the old version has not saved its state when the deadline passed";
+    late.is(6, "", &format!("plugctl: {why}\n"));
+    assert_eq!(host.tell("call"), "Ok(42)");
+    let late = place.run(&["--json", "replace", "codec", &good, "--wait", "0.2"]);
+    let failure: serde_json::Value = serde_json::from_str(&late.stderr).expect("JSON");
+    assert_eq!(
+        (&failure["stage"], &failure["kind"], &failure["message"]),
+        (&"activate".into(), &"deadline".into(), &why.into())
+    );
+    // While one is under way, another one is refused.
+    let first = place
+        .command(&["replace", "codec", &good, "--wait", "60"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("plugctl");
+    eventually(|| (listed(&place).len() == 2).then_some(()));
+    replace(&good).is(
+        4,
+        "",
+        "plugctl: codec: claim: it is being replaced; try again when that is done\n",
+    );
+    fs::remove_file(&hold).expect("file");
+    let first = first.wait_with_output().expect("plugctl");
+    assert_eq!(first.status.code(), Some(0), "{first:?}");
+    assert_eq!(host.tell("call"), "Ok(42)");
+
+    let place = Place::new();
+    let forever = compiled("forever", &["-DFOREVER"]);
+    let host = place.serve("keeps", &["--workers", "1", &forever]);
+    place.run(&["replace", "codec", &good]).is(
+        4,
+        "",
+        "plugctl: codec: claim: it is permanent: its threads never end; it stays until the process \
+         ends\n",
+    );
+    place.run(&["replace", "codec", "/no/such.so"]).is(
+        3,
+        "",
+        "plugctl: /no/such.so: No such file or directory (os error 2)\n",
+    );
+    let mut load = place
+        .command(&["load", &hostile("constructor-slow")])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("plugctl");
+    eventually(|| {
+        let coming = listed(&place)
+            .into_iter()
+            .any(|(_, state, _)| state == "Coming");
+        coming.then_some(())
+    });
+    place.run(&["replace", "constructor-slow", &good]).is(
+        4,
+        "",
+        "plugctl: constructor-slow: claim: the plugin is Coming, not Live\n",
+    );
+    assert!(load.wait().expect("plugctl").success());
+    drop(host);
+}
+
+/// A version whose `save` and `restore` panic in some of them.
+const PANICKING: &str = r#"
+plug_api::params! {
+    /// what panics
+    pub static PANICS: string = "";
+}
+
+plug_api::hand_over! { save: save, restore: restore }
+
+fn save() -> Result<plug_api::State, plug_api::Error> {
+    assert!(PANICS.get() != "save", "no state to speak of");
+    Ok(plug_api::State { version: 1, bytes: Vec::new() })
+}
+
+fn restore(_state: &plug_api::State) -> plug_api::Result {
+    assert!(PANICS.get() != "restore", "no room for state");
+    Ok(())
+}
+
+plug_api::plugin! {
+    name: "panicking", version: "1.0.0", description: "for a test", license: "MIT",
+    init: |_| Ok(()), exit: || (),
+}
+"#;
+
+#[test]
+fn panics_of_save_and_restore_in_rust_are_refusals() {
+    let place = Place::new();
+    let file = place.rust_plugin("panicking", PANICKING);
+    let file = text(&file);
+    let host = place.serve("panics", &["--workers", "1"]);
+    let loaded = place.run(&["load", file, "panics=save"]);
+    assert_eq!(loaded.code, Some(0), "{loaded:?}");
+    let refused = "plugctl: panicking: activate: the old version refuses to save: panicked: no state \
+                   to speak of\n";
+    place
+        .run(&["replace", "panicking", file])
+        .is(1, "", refused);
+    assert_eq!(listed(&place), live("1.0.0", 1));
+    let unloaded = place.run(&["unload", "panicking", "--wait", "10"]);
+    assert_eq!(unloaded.code, Some(0), "{unloaded:?}");
+    let loaded = place.run(&["load", file]);
+    assert_eq!(loaded.code, Some(0), "{loaded:?}");
+    let refused = "plugctl: panicking: activate: the new version refuses state 1: panicked: no room \
+                   for state\n";
+    let replace = ["replace", "panicking", file, "panics=restore"];
+    place.run(&replace).is(1, "", refused);
+    // Parameters are the new version's, and checked like those of a load.
+    let replace = ["replace", "panicking", file, "panic=restore"];
+    place.run(&replace).is(
+        5,
+        "",
+        "plugctl: panicking: metadata: parameter panic: expected one of panics, found no such \
+         parameter; did you mean panics? declared as panics: string = \"\"; what panics\n",
+    );
+    assert_eq!(listed(&place), live("1.0.0", 3));
+    let replaced = place.run(&["replace", "panicking", file, "panics=save"]);
+    assert_eq!(replaced.code, Some(0), "{replaced:?}");
+    place
+        .run(&["params", "panicking", "panics"])
+        .is(0, "save\n", "");
+    // Events tell both versions.
+    let events = place.run(&["--json", "events"]).json();
+    let events = events.as_array().expect("rows");
+    let replaced = events.iter().position(|row| row["kind"] == "replaced");
+    let at = replaced.expect("told");
+    let (live, replaced) = (&events[at - 1], &events[at]);
+    assert_eq!(live["kind"], "live");
+    assert_eq!(replaced["by"], live["generation"]);
+    assert!(replaced["generation"].as_u64() < live["generation"].as_u64());
+    let text = place.run(&["events"]).stdout;
+    let by = format!(
+        " replaced panicking generation {}: by generation {}",
+        replaced["generation"], live["generation"]
+    );
+    assert!(text.lines().any(|line| line.ends_with(&by)), "{text}");
+    host.end().code_is(0);
 }

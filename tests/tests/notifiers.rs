@@ -219,7 +219,7 @@ fn kernel_2021_nobody_hears_that_a_plugin_goes_before_it_is_ready() {
 #[test]
 fn kernel_2021_a_version_that_replaces_another_is_ready_before_anybody_hears_of_either_going() {
     isolated!({
-        const ROUNDS: usize = 40;
+        const ROUNDS: usize = 20;
         let host = patient();
         let (log, _subscription) = noting(&host.loader, "one", "");
         let is_over = AtomicBool::new(false);
