@@ -9,8 +9,8 @@ use plug_loader::{Action, Matter};
 /// Operates the plugins of running hosts, and runs one.
 ///
 /// Exit codes: 0 done, 1 failed or nothing found, 2 usage, 3 not found, 4 refused at once (busy),
-/// 5 incompatible or damaged, 6 deadline passed, 7 zombie or pinned. Of several names all are
-/// attempted; the code is the first failure's.
+/// 5 incompatible or damaged, 6 deadline passed, 7 zombie or pinned, 128 and its number where a signal
+/// ended a watch. Of several names all are attempted; the code is the first failure's.
 #[derive(Debug, Parser)]
 #[command(name = "plugctl", version, arg_required_else_help = true)]
 pub(crate) struct Cli {
@@ -37,6 +37,9 @@ pub(crate) enum Command {
     Load(Load),
     /// Put another version in a plugin's place under calls, and tell what became of the old one.
     Replace(Replace),
+    /// Watch a plugin's file, for developers: whenever it has changed, it takes the plugin's place, or
+    /// is loaded. Ctrl-C ends it, with 130.
+    Watch(Watch),
     /// Unload plugins and tell how nobody was proved to be inside.
     Unload(Unload),
     /// Check files without a host.
@@ -145,7 +148,7 @@ pub(crate) struct Load {
 }
 
 /// How a file is loaded.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub(crate) struct Loading {
     /// Parameters for the plugin.
     #[arg(value_name = "KEY=VALUE", value_parser = key_value)]
@@ -172,6 +175,20 @@ pub(crate) struct Replace {
     /// The new version's file; or a name without a slash that is no file here, for the host's
     /// directives to tell which.
     pub(crate) file: PathBuf,
+    #[command(flatten)]
+    pub(crate) how: Loading,
+    /// How long the old version may take to save its state, and its users to leave it.
+    #[arg(long, value_name = "SECONDS", default_value_t = 5.0, value_parser = seconds)]
+    pub(crate) wait: f64,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Watch {
+    /// The plugin.
+    pub(crate) name: String,
+    /// Its file; or the folder in which that is called after the plugin, libNAME.so or NAME.so.
+    #[arg(value_name = "FILE|DIR")]
+    pub(crate) path: PathBuf,
     #[command(flatten)]
     pub(crate) how: Loading,
     /// How long the old version may take to save its state, and its users to leave it.

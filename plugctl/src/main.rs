@@ -31,6 +31,7 @@ mod sign;
 mod symbols;
 mod unload;
 mod verify;
+mod watch;
 mod workers;
 
 use std::process::ExitCode;
@@ -66,6 +67,7 @@ fn run(cli: &Cli, render: &Render) -> Outcome {
         Command::Hosts => hosts::run(render),
         Command::Load(args) => load::run(args, host, render),
         Command::Replace(args) => replace::run(args, host, render),
+        Command::Watch(args) => watch::run(args, host, render),
         Command::Unload(args) => unload::run(args, host, render),
         Command::Check(args) => check::run(args, render),
         Command::Config(args) => config::run(args, render),

@@ -207,6 +207,14 @@ impl Render {
         self.line(&format!("ready {socket}"));
     }
 
+    /// A file whose changes are taken up from now on.
+    pub(crate) fn watching(self, file: &str) {
+        if self.json {
+            return self.value(&serde_json::json!({ "watching": file }));
+        }
+        self.line(&format!("watching {file}"));
+    }
+
     pub(crate) fn hosts(self, hosts: &[LiveHost]) {
         if self.json {
             return self.value(&hosts);
