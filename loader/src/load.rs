@@ -30,8 +30,8 @@ use crate::gate;
 use crate::handover;
 use crate::image::libraries::Libraries;
 use crate::image::{
-    Bundle, Code, DEFAULT_MAX_SIZE, Dependency, Facts, Finding, ImageError, Info, Opened, Severity,
-    StageLink, Staged, admission, foreign_name, is_name, origin, validate,
+    Bundle, Code, DEFAULT_MAX_SIZE, Dependency, Facts, Finding, ImageError, Info, Opened, Original,
+    Severity, StageLink, Staged, admission, foreign_name, is_name, origin, validate,
 };
 use crate::lineage::{Lineage, Place};
 use crate::lingering::{Lingering, Why};
@@ -52,7 +52,7 @@ use crate::stages::Stages;
 use crate::sys::{code, dl, process_exit};
 use crate::taint::{self, Taint, Taints};
 use crate::threads::PluginThreads;
-use crate::trust::{Accounting, Origin, Source};
+use crate::trust::{Accounting, Order, Origin, Source};
 use crate::unload;
 use crate::zombies::{Until, Zombie};
 
@@ -438,6 +438,7 @@ fn run(
             wanted,
             descriptor: pass.descriptor,
             taints,
+            given: params,
             params: &told,
             settings: RefCell::new(settings),
             location,
@@ -461,6 +462,8 @@ struct Flight<'a> {
     /// Link-time address and size of the descriptor; none for a foreign library.
     descriptor: Option<(u64, u64)>,
     taints: Taints,
+    /// What was given for it.
+    given: &'a Params,
     /// What the plugin is told.
     params: &'a Params,
     /// What was declared and what it is set to; moved into the record.
@@ -780,6 +783,19 @@ fn describe(
         permanent: permanent(flight).map(Box::from),
         taints: flight.taints,
         source: SourceFile::new(flight.location.clone(), flight.opened.stamp()),
+        order: Order {
+            original: Original {
+                key: flight.opened.key(),
+                folder: flight.opened.folder(),
+                location: flight.location.clone(),
+            },
+            params: flight.given.clone(),
+            force: flight.wanted.force,
+            signature: flight.wanted.signature.map(Box::from),
+            accounting: flight.wanted.accounting,
+            nodelete: flight.wanted.rules.nodelete,
+            unique: flight.wanted.rules.unique,
+        },
         lineage: match flight.wanted.replaces {
             Some(replaced) => Arc::clone(&replaced.old.lineage),
             None => Arc::new(Lineage::new(claim.generation)),

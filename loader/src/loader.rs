@@ -39,6 +39,7 @@ use crate::snapshot::Snapshot;
 use crate::subscribers::{Subscriber, Subscription, Vote};
 use crate::suspects::{Entry as Quarantined, Quarantine};
 use crate::sys::process_exit;
+use crate::trial::Trial;
 use crate::trust::{Source, Trust};
 use crate::unload;
 use crate::verdict::Unloaded;
@@ -173,7 +174,31 @@ impl Loader {
         deadline: Deadline,
     ) -> Result<Replaced, Error> {
         calls::must_be_outside("replace")?;
-        replace::replace(self.process, trust.policy(), name, source, params, deadline)
+        let (process, policy) = (self.process, trust.policy());
+        replace::replace(process, policy, (name, None), source, params, deadline)
+    }
+
+    /// As [`Loader::replace`], and keeps what it takes to put the old version back: its very bytes,
+    /// whatever has become of its file.
+    ///
+    /// The switch has happened when this returns. What is returned tells whether the new version has
+    /// failed, waits for that as long as the host wants to, and rolls back when the host says so.
+    ///
+    /// Memory: the size of the old version's file, until the trial is dropped.
+    ///
+    /// # Errors
+    /// As [`Loader::replace`]; [`ErrorKind::Stage`] where the old version's copy cannot be read, and
+    /// nothing is replaced then.
+    pub fn replace_on_trial(
+        &self,
+        trust: &Trust,
+        name: &str,
+        source: Source,
+        params: &Params,
+        deadline: Deadline,
+    ) -> Result<Trial, Error> {
+        calls::must_be_outside("replace")?;
+        Trial::begin(self.process, trust.policy(), name, source, params, deadline)
     }
 
     /// Makes the running thread a worker named `name` until the value is dropped.

@@ -1,6 +1,7 @@
 //! The command line, parsed.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
@@ -177,6 +178,10 @@ pub(crate) struct Replace {
     pub(crate) file: PathBuf,
     #[command(flatten)]
     pub(crate) how: Loading,
+    /// Wait for so long, and where a call of the new version fails in that time, put the old one back:
+    /// its very bytes, as a new generation. Ends with 1 then.
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    pub(crate) roll_back_within: Option<Duration>,
     /// How long the old version may take to save its state, and its users to leave it.
     #[arg(long, value_name = "SECONDS", default_value_t = 5.0, value_parser = seconds)]
     pub(crate) wait: f64,
@@ -421,6 +426,20 @@ fn seconds(text: &str) -> Result<f64, String> {
         Ok(seconds) if (0.0..=3600.0).contains(&seconds) => Ok(seconds),
         _ => Err("expected seconds from 0 to 3600".to_owned()),
     }
+}
+
+/// A time such as `5s`, `500ms` or, in seconds, `5`.
+fn time(text: &str) -> Result<Duration, String> {
+    let (number, unit) = match text.strip_suffix("ms") {
+        Some(number) => (number, 1e-3),
+        None => (text.strip_suffix('s').unwrap_or(text), 1.0),
+    };
+    let expected = |_| "expected a time up to an hour, such as 5s or 500ms".to_owned();
+    let number = number.parse::<f64>().map_err(|_| String::new());
+    number
+        .and_then(|number| seconds(&(number * unit).to_string()))
+        .map(Duration::from_secs_f64)
+        .map_err(expected)
 }
 
 fn address(text: &str) -> Result<u64, String> {

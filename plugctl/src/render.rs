@@ -16,7 +16,7 @@ use crate::failure::{Failure, LINGERING};
 use crate::hosts::LiveHost;
 use plug_loader::control::messages::{
     AccountRow, DepartedRow, EventRow, LoadReply, ParamRow, PluginRow, ReplaceReply, ResolvedRow,
-    StageTime, SymbolRow, UnloadReply, WorkerRow,
+    StageTime, SymbolRow, TrialRow, UnloadReply, WorkerRow,
 };
 use plug_loader::{Directives, Quarantined};
 
@@ -342,15 +342,35 @@ impl Render {
         if self.json {
             return self.value(reply);
         }
-        let (plugin, former) = (&reply.plugin, &reply.former);
+        let (new, old) = (&reply.plugin, &*reply.old_version);
+        self.succession(new, &reply.stages, old, &reply.former);
+        match &reply.trial {
+            Some(trial) if trial.verdict == "kept" => {
+                self.line(&format!(
+                    "generation {}: none of its calls failed: it is kept",
+                    new.generation
+                ));
+            }
+            Some(TrialRow {
+                plugin: Some(back),
+                former: Some(former),
+                stages,
+                ..
+            }) => self.succession(back, stages, &new.version, former),
+            _ => {}
+        }
+    }
+
+    /// One version in the place of another one, of which this became.
+    fn succession(self, new: &PluginRow, stages: &[StageTime], old: &str, former: &UnloadReply) {
         self.line(&format!(
             "{}, generation {}, is {} in the place of {}, generation {}; in {}",
-            versioned(&plugin.name, &plugin.version),
-            plugin.generation,
-            plugin.state,
-            versioned(&former.name, &reply.old_version),
+            versioned(&new.name, &new.version),
+            new.generation,
+            new.state,
+            versioned(&former.name, old),
             former.generation,
-            micros(total(&reply.stages))
+            micros(total(stages))
         ));
         if former.verdict == "unloaded" {
             self.departed(former, &format!("generation {}: ", former.generation));

@@ -4,26 +4,27 @@ use std::time::Duration;
 
 use crate::args;
 use crate::client::Replies;
-use crate::failure::{DEADLINE, Failure, LINGERING, Outcome};
+use crate::failure::{DEADLINE, FAILED, Failure, LINGERING, Outcome};
 use crate::hosts;
 use crate::load::{Wanted, account, fields};
 use crate::render::{Render, micros};
-use plug_loader::control::messages::{ReplaceCall, ReplaceReply};
+use plug_loader::control::messages::{PluginRow, ReplaceCall, ReplaceReply, TrialRow, UnloadReply};
 
 /// Opens the file and has it take the plugin's place.
 pub(crate) fn run(args: &args::Replace, host: Option<&str>, render: &Render) -> Outcome {
     let wait = Duration::from_secs_f64(args.wait);
     let wanted = Wanted::open(&args.file)?;
-    let reply = replace(&args.name, &wanted, &args.how, wait, host, render)?;
+    let times = (wait, args.roll_back_within);
+    let reply = replace(&args.name, &wanted, &args.how, times, host, render)?;
     Ok(tell(&reply, wait, render))
 }
 
-/// Has it take the place of the plugin `name`.
+/// Has it take the place of the plugin `name`, with so long a wait and so long a trial.
 pub(crate) fn replace(
     name: &str,
     wanted: &Wanted,
     how: &args::Loading,
-    wait: Duration,
+    (wait, trial): (Duration, Option<Duration>),
     host: Option<&str>,
     render: &Render,
 ) -> Result<ReplaceReply, Failure> {
@@ -37,6 +38,7 @@ pub(crate) fn replace(
         account: account(how),
         params: fields(how),
         wait_micros: in_micros(wait),
+        trial_micros: trial.map(in_micros),
     };
     let mut client = hosts::connect(host)?;
     client.send("Replace", &call, Replies::One, wanted.descriptor())?;
@@ -46,19 +48,37 @@ pub(crate) fn replace(
     })
 }
 
-/// Tells what a replace did. It did what was asked for; what stays of the old version has its code.
+/// Tells what a replace did. It did what was asked for; what stays of the old version has its code, and
+/// so has a new version that failed.
 pub(crate) fn tell(reply: &ReplaceReply, wait: Duration, render: &Render) -> u8 {
     render.replaced(reply);
-    let Some(failure) = left(reply, wait) else {
-        return 0;
-    };
-    render.failure(&failure);
-    failure.code
+    let mut failures: Vec<Failure> = left(&reply.former, wait).into_iter().collect();
+    if let Some(trial) = &reply.trial {
+        failures.splice(0..0, failed(&reply.plugin, trial));
+        let former = trial.former.as_ref();
+        failures.extend(former.and_then(|former| left(former, wait)));
+    }
+    for failure in &failures {
+        render.failure(failure);
+    }
+    failures.first().map_or(0, |failure| failure.code)
 }
 
-/// What stays of the old version.
-fn left(reply: &ReplaceReply, wait: Duration) -> Option<Failure> {
-    let former = &reply.former;
+/// That the new version failed on trial, and what came of that.
+fn failed(new: &PluginRow, trial: &TrialRow) -> Option<Failure> {
+    let end = match trial.verdict.as_str() {
+        "kept" => return None,
+        "rolled_back" => "it was rolled back".to_owned(),
+        _ => format!("it stays, since it was not rolled back: {}", trial.why),
+    };
+    let (after, fault) = (micros(trial.after_micros), &trial.fault);
+    let of = format!("{}, generation {},", new.name, new.generation);
+    let message = format!("{of} was on trial for {after} when {fault}; {end}");
+    Some(Failure::new(FAILED, &trial.verdict, message).of(&new.name))
+}
+
+/// What stays of a version that was replaced.
+fn left(former: &UnloadReply, wait: Duration) -> Option<Failure> {
     let of = format!("{}, generation {},", former.name, former.generation);
     let why = former.reasons.join("; ");
     let (code, message) = match former.verdict.as_str() {
@@ -73,11 +93,10 @@ fn left(reply: &ReplaceReply, wait: Duration) -> Option<Failure> {
         ),
         "in_use" if !former.holders.is_empty() => {
             let waited = micros(in_micros(wait));
+            let leaves = "it leaves when nobody is inside any more";
             (
                 DEADLINE,
-                format!(
-                    "{of} is still in use after {waited}; it leaves when nobody is inside any more"
-                ),
+                format!("{of} is still in use after {waited}; {leaves}"),
             )
         }
         _ => (DEADLINE, why),

@@ -275,7 +275,7 @@ impl Watch {
         match in_force {
             Some(_) => {
                 let wait = Duration::from_secs_f64(self.args.wait);
-                let reply = replace(name, &wanted, how, wait, host, render)?;
+                let reply = replace(name, &wanted, how, (wait, None), host, render)?;
                 let _code = tell(&reply, wait, render);
             }
             None => {

@@ -10,7 +10,7 @@ use std::process::Stdio;
 use plug_loader::{Params, PluginFn, Source};
 
 use kit::told::{self, Told, say};
-use kit::{Place, eventually, hostile};
+use kit::{Ended, Place, eventually, hostile};
 
 /// A version of a plugin whose `exit` waits while a file is there.
 const SOURCE: &str = r#"
@@ -34,6 +34,11 @@ fn text(path: &Path) -> &str {
     path.to_str().expect("text")
 }
 
+/// Runs plugctl to its end.
+fn run(place: &Place, args: &[&str]) -> Ended {
+    place.run(args).without_waits()
+}
+
 /// The file of a version, whose `exit` waits while `hold` is there.
 fn version(place: &Place, version: &str, hold: &str, flags: &[&str]) -> String {
     let source = SOURCE.replace("@VERSION@", version).replace("@HOLD@", hold);
@@ -43,7 +48,7 @@ fn version(place: &Place, version: &str, hold: &str, flags: &[&str]) -> String {
 
 /// What `list` says of the plugins: version, state and generation.
 fn listed(place: &Place) -> Vec<(String, String, u64)> {
-    let rows = place.run(&["--json", "list"]).json();
+    let rows = run(place, &["--json", "list"]).json();
     let rows = rows.as_array().expect("rows").iter().map(|row| {
         let text = |key: &str| row[key].as_str().expect(key).to_owned();
         let generation = row["generation"].as_u64().expect("generation");
@@ -65,14 +70,14 @@ fn both_versions_are_told_and_what_became_of_the_old_one() {
     let pinned = version(&place, "4.0.0", "/no/such/file", &["-Wl,-z,nodelete"]);
     let host = place.serve("one", &["--workers", "1", &one]);
 
-    place.run(&["replace", "codec", &two]).is(
+    run(&place, &["replace", "codec", &two]).is(
         0,
         "codec 2.0.0, generation 2, is Live in the place of codec 1.0.0, generation 1; in 1 ms\n\
          generation 1: quiesced 1 worker in 1 ms: 1 idle, 0 drained\n",
         "",
     );
     assert_eq!(listed(&place), live("2.0.0", 2));
-    let reply = place.run(&["--json", "replace", "codec", &late]).json();
+    let reply = run(&place, &["--json", "replace", "codec", &late]).json();
     assert_eq!(reply["plugin"]["generation"], 3);
     assert_eq!(reply["plugin"]["version"], "3.0.0");
     assert_eq!(reply["old_version"], "2.0.0");
@@ -84,7 +89,7 @@ fn both_versions_are_told_and_what_became_of_the_old_one() {
 
     // Its exit does not return in time.
     fs::write(&hold, "").expect("file");
-    let ended = place.run(&["replace", "codec", &pinned, "--wait", "2"]);
+    let ended = run(&place, &["replace", "codec", &pinned, "--wait", "4"]);
     let why = "plugctl: codec, generation 3, is closed but still mapped until its holders let go: \
                its exit has not returned; the thread plug-exit is in it";
     assert_eq!(
@@ -101,7 +106,7 @@ fn both_versions_are_told_and_what_became_of_the_old_one() {
     fs::remove_file(&hold).expect("file");
     eventually(|| (listed(&place) == live("4.0.0", 4)).then_some(()));
 
-    let ended = place.run(&["replace", "codec", &one]);
+    let ended = run(&place, &["replace", "codec", &one]);
     assert_eq!(ended.code, Some(7), "{ended:?}");
     let why = "plugctl: codec, generation 4, is closed but stays mapped for ever: ";
     assert!(ended.stderr.starts_with(why), "{ended:?}");
@@ -116,11 +121,11 @@ fn an_old_version_in_use_is_told_with_its_holders_and_leaves_by_itself() {
     holding.hold();
     let host = place.serve("use", &["--workers", "1", holding.file()]);
     eventually(|| {
-        let workers = place.run(&["workers", "--json"]).json();
+        let workers = run(&place, &["workers", "--json"]).json();
         (workers[0]["inside"][0]["plugin"] == "holding").then_some(())
     });
     let replace = ["replace", "holding", holding.file(), "--wait", "0.2"];
-    place.run(&replace).is(
+    run(&place, &replace).is(
         6,
         "holding 1.0.0, generation 2, is Live in the place of holding 1.0.0, generation 1; in 1 ms\n",
         "plugctl: holding, generation 1, is still in use after 200.0 ms; it leaves when nobody is \
@@ -243,7 +248,7 @@ fn each_refusal_has_its_text_and_leaves_the_old_version() {
         &place,
         "each_refusal_has_its_text_and_leaves_the_old_version",
     );
-    let replace = |file: &str| place.run(&["replace", "codec", file, "--wait", "30"]);
+    let replace = |file: &str| run(&place, &["replace", "codec", file, "--wait", "30"]);
     replace(&good).is(3, "", "plugctl: no plugin named codec\n");
     for (old, new, code, refusal) in [
         (
@@ -306,11 +311,14 @@ fn each_refusal_has_its_text_and_leaves_the_old_version() {
     }
 
     host.tell(&format!("load {hangs}"));
-    let late = place.run(&["replace", "codec", &good, "--wait", "0.2"]);
+    let late = run(&place, &["replace", "codec", &good, "--wait", "0.2"]);
     let why = "codec: activate: the old version has not saved its state when the deadline passed";
     late.is(6, "", &format!("plugctl: {why}\n"));
     assert_eq!(host.tell("call"), "Ok(42)");
-    let late = place.run(&["--json", "replace", "codec", &good, "--wait", "0.2"]);
+    let late = run(
+        &place,
+        &["--json", "replace", "codec", &good, "--wait", "0.2"],
+    );
     let failure: serde_json::Value = serde_json::from_str(&late.stderr).expect("JSON");
     assert_eq!(
         (&failure["stage"], &failure["kind"], &failure["message"]),
@@ -337,13 +345,13 @@ fn each_refusal_has_its_text_and_leaves_the_old_version() {
     let place = Place::new();
     let forever = compiled("forever", &["-DFOREVER"]);
     let host = place.serve("keeps", &["--workers", "1", &forever]);
-    place.run(&["replace", "codec", &good]).is(
+    run(&place, &["replace", "codec", &good]).is(
         4,
         "",
         "plugctl: codec: claim: it is permanent: its threads never end; it stays until the process \
          ends\n",
     );
-    place.run(&["replace", "codec", "/no/such.so"]).is(
+    run(&place, &["replace", "codec", "/no/such.so"]).is(
         3,
         "",
         "plugctl: /no/such.so: No such file or directory (os error 2)\n",
@@ -360,7 +368,7 @@ fn each_refusal_has_its_text_and_leaves_the_old_version() {
             .any(|(_, state, _)| state == "Coming");
         coming.then_some(())
     });
-    place.run(&["replace", "constructor-slow", &good]).is(
+    run(&place, &["replace", "constructor-slow", &good]).is(
         4,
         "",
         "plugctl: constructor-slow: claim: the plugin is Coming, not Live\n",
@@ -400,38 +408,34 @@ fn panics_of_save_and_restore_in_rust_are_refusals() {
     let file = place.rust_plugin("panicking", PANICKING);
     let file = text(&file);
     let host = place.serve("panics", &["--workers", "1"]);
-    let loaded = place.run(&["load", file, "panics=save"]);
+    let loaded = run(&place, &["load", file, "panics=save"]);
     assert_eq!(loaded.code, Some(0), "{loaded:?}");
     let refused = "plugctl: panicking: activate: the old version refuses to save: panicked: no state \
                    to speak of\n";
-    place
-        .run(&["replace", "panicking", file])
-        .is(1, "", refused);
+    run(&place, &["replace", "panicking", file]).is(1, "", refused);
     assert_eq!(listed(&place), live("1.0.0", 1));
-    let unloaded = place.run(&["unload", "panicking", "--wait", "10"]);
+    let unloaded = run(&place, &["unload", "panicking", "--wait", "10"]);
     assert_eq!(unloaded.code, Some(0), "{unloaded:?}");
-    let loaded = place.run(&["load", file]);
+    let loaded = run(&place, &["load", file]);
     assert_eq!(loaded.code, Some(0), "{loaded:?}");
     let refused = "plugctl: panicking: activate: the new version refuses state 1: panicked: no room \
                    for state\n";
     let replace = ["replace", "panicking", file, "panics=restore"];
-    place.run(&replace).is(1, "", refused);
+    run(&place, &replace).is(1, "", refused);
     // Parameters are the new version's, and checked like those of a load.
     let replace = ["replace", "panicking", file, "panic=restore"];
-    place.run(&replace).is(
+    run(&place, &replace).is(
         5,
         "",
         "plugctl: panicking: metadata: parameter panic: expected one of panics, found no such \
          parameter; did you mean panics? declared as panics: string = \"\"; what panics\n",
     );
     assert_eq!(listed(&place), live("1.0.0", 3));
-    let replaced = place.run(&["replace", "panicking", file, "panics=save"]);
+    let replaced = run(&place, &["replace", "panicking", file, "panics=save"]);
     assert_eq!(replaced.code, Some(0), "{replaced:?}");
-    place
-        .run(&["params", "panicking", "panics"])
-        .is(0, "save\n", "");
+    run(&place, &["params", "panicking", "panics"]).is(0, "save\n", "");
     // Events tell both versions.
-    let events = place.run(&["--json", "events"]).json();
+    let events = run(&place, &["--json", "events"]).json();
     let events = events.as_array().expect("rows");
     let replaced = events.iter().position(|row| row["kind"] == "replaced");
     let at = replaced.expect("told");
@@ -439,11 +443,172 @@ fn panics_of_save_and_restore_in_rust_are_refusals() {
     assert_eq!(live["kind"], "live");
     assert_eq!(replaced["by"], live["generation"]);
     assert!(replaced["generation"].as_u64() < live["generation"].as_u64());
-    let text = place.run(&["events"]).stdout;
+    let text = run(&place, &["events"]).stdout;
     let by = format!(
         " replaced panicking generation {}: by generation {}",
         replaced["generation"], live["generation"]
     );
     assert!(text.lines().any(|line| line.ends_with(&by)), "{text}");
+    host.end().code_is(0);
+}
+
+/// A version on trial; @BODY@ is what each block of the stream does.
+const TRIED: &str = r#"
+#include "plug_filter.h"
+
+static int instance;
+static uint32_t form = @FORM@;
+
+static void *create(const plug_host_context *ctx, const plug_params *params) {
+    (void)ctx, (void)params;
+    return &instance;
+}
+
+static int32_t process(void *self, const uint8_t *input, size_t len, const plug_sink *out) {
+    (void)self, (void)input, (void)len, (void)out;
+    @BODY@
+    return PLUG_OK;
+}
+
+static int32_t finish(void *self, const plug_sink *out) {
+    (void)self, (void)out;
+    return PLUG_OK;
+}
+
+static void destroy(void *self) { (void)self; }
+
+static int32_t init(const plug_host_context *ctx) { (void)ctx; return PLUG_OK; }
+static void stop(void) {}
+
+static int32_t save(const plug_host_context *ctx, plug_put put, void *to) {
+    (void)ctx;
+    put(to, form, "", 0);
+    return PLUG_OK;
+}
+
+static int32_t restore(const plug_host_context *ctx, uint32_t version, const void *bytes, size_t len) {
+    (void)bytes, (void)len;
+    if (version > form) {
+        plug_raise(ctx, "the state is from the future");
+        return PLUG_FAILED;
+    }
+    return PLUG_OK;
+}
+
+static const plug_filter_v1 TABLE = {create, process, finish, destroy};
+PLUG_INTERFACES(PLUG_FILTER_V1(TABLE));
+PLUG_HAND_OVER(save, restore);
+PLUG_PLUGIN_WITH_INTERFACES("tried", "@VERSION@", "for a test", "MIT", init, stop);
+"#;
+
+#[test]
+fn a_version_on_trial_is_kept_or_rolled_back_and_the_reason_is_told() {
+    let place = Place::new();
+    let build = |version: &str, form: &str, body: &str| {
+        let source = TRIED
+            .replace("@VERSION@", version)
+            .replace("@FORM@", form)
+            .replace("@BODY@", body);
+        let file = place.plugin(&format!("tried-{version}"), &source, &[]);
+        text(&file).to_owned()
+    };
+    let raises = "plug_raise(plug_context(), \"the table is empty\");";
+    let one = build("1.0.0", "1", "");
+    let two = build("2.0.0", "1", "");
+    let fails = build("3.0.0", "1", raises);
+    let fails_in_the_future = build("4.0.0", "2", raises);
+    let host = place.serve("tries", &["--workers", "1", &one]);
+    let replace = |file: &str, within: &str| {
+        run(
+            &place,
+            &[
+                "replace",
+                "tried",
+                file,
+                "--roll-back-within",
+                within,
+                "--wait",
+                "30",
+            ],
+        )
+    };
+    let switched = |new: &str, n: u64, old: &str, m: u64| {
+        format!(
+            "tried {new}, generation {n}, is Live in the place of tried {old}, generation {m}; in 1 ms"
+        )
+    };
+    // How many were idle is the worker's affair, and what it has on its stack.
+    let lines = |ended: &Ended| {
+        let is_ours =
+            |line: &&str| !line.contains(": quiesced ") && !line.contains(" pointer stays ");
+        let lines = ended.stdout.lines().filter(is_ours);
+        lines.map(kit::masked).collect::<Vec<_>>()
+    };
+
+    let kept = replace(&two, "300ms");
+    assert_eq!((kept.code, kept.stderr.as_str()), (Some(0), ""), "{kept:?}");
+    let expected = [
+        switched("2.0.0", 2, "1.0.0", 1),
+        "generation 2: none of its calls failed: it is kept".to_owned(),
+    ];
+    assert_eq!(lines(&kept), expected.map(|line| kit::masked(&line)));
+
+    // The old version's file is not what is loaded again.
+    fs::write(&two, "something else").expect("file");
+    let back = replace(&fails, "60s");
+    let fault = "plugctl: tried, generation 3, was on trial for 1 ms when plug.filter failed: the table is \
+                 empty; it was rolled back";
+    assert_eq!(
+        (back.code, kit::masked(&back.stderr)),
+        (Some(1), kit::masked(fault)),
+        "{back:?}"
+    );
+    let expected = [
+        switched("3.0.0", 3, "2.0.0", 2),
+        switched("2.0.0", 4, "3.0.0", 3),
+    ];
+    assert_eq!(lines(&back), expected.map(|line| kit::masked(&line)));
+    assert_eq!(listed(&place), live("2.0.0", 4));
+
+    let args = [
+        "--json",
+        "replace",
+        "tried",
+        &fails,
+        "--roll-back-within",
+        "60",
+    ];
+    let back = run(&place, &args);
+    assert_eq!(back.code, Some(1), "{back:?}");
+    let reply: serde_json::Value = serde_json::from_str(&back.stdout).expect("JSON");
+    let trial = &reply["trial"];
+    assert_eq!(trial["verdict"], "rolled_back");
+    assert_eq!(trial["fault"], "plug.filter failed: the table is empty");
+    assert_eq!(trial["plugin"]["generation"], 6);
+    assert_eq!(trial["plugin"]["version"], "2.0.0");
+    assert_eq!(trial["former"]["verdict"], "unloaded");
+    let failure: serde_json::Value = serde_json::from_str(&back.stderr).expect("JSON");
+    assert_eq!(failure["kind"], "rolled_back");
+
+    // The old version does not take its state.
+    let stays = replace(&fails_in_the_future, "60s");
+    let why = "plugctl: tried, generation 7, was on trial for 1 ms when plug.filter failed: the table is \
+               empty; it stays, since it was not rolled back: tried: activate: the new version \
+               refuses state 2: the state is from the future";
+    assert_eq!(
+        (stays.code, kit::masked(&stays.stderr)),
+        (Some(1), kit::masked(why)),
+        "{stays:?}"
+    );
+    assert_eq!(
+        lines(&stays),
+        [kit::masked(&switched("4.0.0", 7, "2.0.0", 6))]
+    );
+    assert_eq!(listed(&place), live("4.0.0", 7));
+    let wrong = run(
+        &place,
+        &["replace", "tried", &one, "--roll-back-within", "2h"],
+    );
+    wrong.code_is(2);
     host.end().code_is(0);
 }

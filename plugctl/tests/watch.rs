@@ -77,7 +77,17 @@ impl Watching {
         })
     }
 
+    /// Its next line on the standard error stream but those that tell of a wait.
     fn err(&self) -> String {
+        loop {
+            let line = self.next_err();
+            if !line.starts_with("plugctl: waiting for ") {
+                return line;
+            }
+        }
+    }
+
+    fn next_err(&self) -> String {
         self.err
             .recv_timeout(Duration::from_secs(60))
             .expect("a line")

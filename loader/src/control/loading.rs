@@ -6,15 +6,17 @@
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::fs::fstat;
 
 use super::jobs::Job;
 use super::messages::{Field, LoadReply, ReplaceReply};
-use super::methods::{Answer, Host, wait};
+use super::methods::{Answer, Host, bounded, wait};
 use super::rows;
 use super::wire::{self, Fault, Parameters};
 use crate::deadline::Deadline;
+use crate::error::Error;
 use crate::params::Params;
 use crate::trust::{Accounting, Source};
 
@@ -56,20 +58,19 @@ impl Host {
         let name: String = parameters.take("name")?;
         let (source, params) = self.wanted(&mut parameters, descriptors)?;
         let wait = wait(&mut parameters)?;
+        let trial: Option<u64> = parameters.take("trial_micros")?;
+        let trial = trial
+            .map(|micros| bounded(micros, "trial_micros"))
+            .transpose()?;
         parameters.end()?;
         let host = Arc::clone(self);
         let work = move || {
-            let (loader, deadline) = (&host.loader, Deadline::after(wait));
-            match loader.replace(&host.trust, &name, source, &params, deadline) {
-                Ok(replaced) => wire::reply(
-                    &ReplaceReply {
-                        plugin: rows::plugin(loader, &replaced.plugin),
-                        stages: rows::stages(replaced.plugin.load_times()),
-                        old_version: replaced.old.version().to_owned(),
-                        former: rows::former(&replaced.old, replaced.former),
-                    },
-                    false,
-                ),
+            let replaced = match trial {
+                None => host.replaced(&name, source, &params, wait),
+                Some(time) => host.tried(&name, source, &params, wait, time),
+            };
+            match replaced {
+                Ok(reply) => wire::reply(&reply, false),
                 Err(error) => wire::error(&rows::fault(&error, &name)),
             }
         };
@@ -77,6 +78,46 @@ impl Host {
             name: "replace",
             work: Box::new(work),
         }))
+    }
+
+    /// What a replace answers.
+    fn replaced(
+        &self,
+        name: &str,
+        source: Source,
+        params: &Params,
+        wait: Duration,
+    ) -> Result<ReplaceReply, Error> {
+        let deadline = Deadline::after(wait);
+        let replaced = self
+            .loader
+            .replace(&self.trust, name, source, params, deadline)?;
+        Ok(rows::replaced(&self.loader, &replaced))
+    }
+
+    /// What a replace answers that is on trial for this time.
+    fn tried(
+        &self,
+        name: &str,
+        source: Source,
+        params: &Params,
+        wait: Duration,
+        time: Duration,
+    ) -> Result<ReplaceReply, Error> {
+        let (loader, trust) = (&self.loader, &self.trust);
+        let deadline = Deadline::after(wait);
+        let trial = loader.replace_on_trial(trust, name, source, params, deadline)?;
+        // As it is when it takes the place.
+        let reply = rows::replaced(loader, trial.replaced());
+        let fault = trial.wait(time);
+        let rolled_back = fault.map(|fault| {
+            let back = trial.roll_back(trust, Deadline::after(wait));
+            (fault, back)
+        });
+        Ok(ReplaceReply {
+            trial: Some(rows::trial(loader, rolled_back)),
+            ..reply
+        })
     }
 
     /// What is to be loaded, and the parameters for it.

@@ -354,6 +354,9 @@ pub struct ReplaceCall {
     pub params: Vec<Field>,
     /// How long the old version has for saving its state, and its users for leaving it.
     pub wait_micros: u64,
+    /// For how long the new version is on trial, at most; none for one that is kept in any case.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trial_micros: Option<u64>,
 }
 
 /// Parameters of `Unload`.
@@ -460,6 +463,30 @@ pub struct ReplaceReply {
     /// What became of the old one: `generation` is its own, and the verdict unloaded, zombie, pinned
     /// or, where it is left to leave by itself, `in_use`.
     pub former: UnloadReply,
+    /// How its trial ended, if it was on trial.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trial: Option<TrialRow>,
+}
+
+/// How the trial of a new version ended: `Trial` of the interface.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TrialRow {
+    /// kept; `rolled_back`; or stayed, of one that failed and could not be rolled back.
+    pub verdict: String,
+    /// What failed; empty where nothing did.
+    pub fault: String,
+    /// How long after it took the place that was.
+    pub after_micros: u64,
+    /// Why it was not rolled back; empty where it was, and where it was not to be.
+    pub why: String,
+    /// The old version as it is Live again, by its new generation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plugin: Option<PluginRow>,
+    /// How long each stage of that load took.
+    pub stages: Vec<StageTime>,
+    /// What became of the new version that was rolled back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub former: Option<UnloadReply>,
 }
 
 /// Reply of `Unload`, and what became of a version that was replaced.

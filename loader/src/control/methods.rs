@@ -362,10 +362,15 @@ impl Host {
 /// How long the caller wants to wait.
 pub(super) fn wait(parameters: &mut Parameters) -> Result<Duration, Fault> {
     let micros: u64 = parameters.take("wait_micros")?;
-    let wait = Duration::from_micros(micros);
-    match wait > LONGEST_WAIT {
-        true => Err(Fault::InvalidParameter("wait_micros".to_owned())),
-        false => Ok(wait),
+    bounded(micros, "wait_micros")
+}
+
+/// So many microseconds, unless they are too many for `what` they are for.
+pub(super) fn bounded(micros: u64, what: &str) -> Result<Duration, Fault> {
+    let time = Duration::from_micros(micros);
+    match time > LONGEST_WAIT {
+        true => Err(Fault::InvalidParameter(what.to_owned())),
+        false => Ok(time),
     }
 }
 

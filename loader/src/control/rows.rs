@@ -9,7 +9,7 @@ use plug_readside::state::State;
 use super::messages::{
     AccountRow, DepartedRow, DependencyRow, EditRow, EventRow, Field, HolderRow, InsideRow,
     LeakSiteRow, LeaksRow, LingeringRow, ObservedRow, ParamRow, ParamsReply, PluginRow, ProofRow,
-    Refused, ResolvedRow, StageTime, SymbolRow, UnloadReply, WorkerRow,
+    Refused, ReplaceReply, ResolvedRow, StageTime, SymbolRow, TrialRow, UnloadReply, WorkerRow,
 };
 use super::wire::Fault;
 use crate::error::{Error, ErrorKind, Holder, HolderKind, Stage};
@@ -22,7 +22,9 @@ use crate::loader::Loader;
 use crate::plugin::Plugin;
 use crate::presence::WorkerInfo;
 use crate::quiesce::Proof;
+use crate::replace::Replaced;
 use crate::settings::ParamSetting;
+use crate::trial::Fault as TrialFault;
 use crate::verdict::{LeakSite, Leaks, Unloaded};
 
 pub(super) fn plugin(loader: &Loader, plugin: &Plugin) -> PluginRow {
@@ -389,6 +391,49 @@ pub(super) fn unloaded(unloaded: Unloaded) -> UnloadReply {
         reasons: left.reasons,
         ..UnloadReply::default()
     }
+}
+
+pub(super) fn replaced(loader: &Loader, replaced: &Replaced) -> ReplaceReply {
+    ReplaceReply {
+        plugin: plugin(loader, &replaced.plugin),
+        stages: stages(replaced.plugin.load_times()),
+        old_version: replaced.old.version().to_owned(),
+        former: former(&replaced.old, replaced.former.clone()),
+        trial: None,
+    }
+}
+
+/// How a trial ended: with the failure and what came of rolling back, if it came to that.
+pub(super) fn trial(
+    loader: &Loader,
+    ended: Option<(TrialFault, Result<Replaced, Error>)>,
+) -> TrialRow {
+    let mut row = TrialRow {
+        verdict: "kept".to_owned(),
+        fault: String::new(),
+        after_micros: 0,
+        why: String::new(),
+        plugin: None,
+        stages: Vec::new(),
+        former: None,
+    };
+    let Some((fault, back)) = ended else {
+        return row;
+    };
+    (row.fault, row.after_micros) = (fault.to_string(), micros(fault.after));
+    match back {
+        Ok(back) => {
+            row.verdict = "rolled_back".to_owned();
+            row.plugin = Some(plugin(loader, &back.plugin));
+            row.stages = stages(back.plugin.load_times());
+            row.former = Some(former(&back.old, back.former));
+        }
+        Err(error) => {
+            row.verdict = "stayed".to_owned();
+            row.why = format!("{error:#}");
+        }
+    }
+    row
 }
 
 /// What became of a version that was replaced.

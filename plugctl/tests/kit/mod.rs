@@ -241,6 +241,14 @@ impl Ended {
         );
     }
 
+    /// Without what a busy machine adds: that somebody is waited for.
+    pub(crate) fn without_waits(mut self) -> Self {
+        let lines = self.stderr.split_inclusive('\n');
+        let lines = lines.filter(|line| !line.starts_with("plugctl: waiting for "));
+        self.stderr = lines.collect();
+        self
+    }
+
     /// Checks the exit code alone.
     #[track_caller]
     pub(crate) fn code_is(&self, code: i32) {
