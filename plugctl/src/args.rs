@@ -179,7 +179,8 @@ pub(crate) struct Replace {
     #[command(flatten)]
     pub(crate) how: Loading,
     /// Wait for so long, and where a call of the new version fails in that time, put the old one back:
-    /// its very bytes, as a new generation. Ends with 1 then.
+    /// its very bytes, as a new generation. Ends with 1 then. The host does that by itself, also where
+    /// this program is ended.
     #[arg(long, value_name = "TIME", value_parser = time)]
     pub(crate) roll_back_within: Option<Duration>,
     /// How long the old version may take to save its state, and its users to leave it.

@@ -537,10 +537,9 @@ fn a_version_on_trial_is_kept_or_rolled_back_and_the_reason_is_told() {
             "tried {new}, generation {n}, is Live in the place of tried {old}, generation {m}; in 1 ms"
         )
     };
-    // How many were idle is the worker's affair, and what it has on its stack.
+    // How many were idle is the worker's affair.
     let lines = |ended: &Ended| {
-        let is_ours =
-            |line: &&str| !line.contains(": quiesced ") && !line.contains(" pointer stays ");
+        let is_ours = |line: &&str| !line.contains(": quiesced ");
         let lines = ended.stdout.lines().filter(is_ours);
         lines.map(kit::masked).collect::<Vec<_>>()
     };
