@@ -7,6 +7,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Stdio;
 
+use plug_loader::authority::detached_path;
 use plug_loader::{Params, PluginFn, Source};
 
 use kit::told::{self, Told, say};
@@ -501,17 +502,61 @@ PLUG_HAND_OVER(save, restore);
 PLUG_PLUGIN_WITH_INTERFACES("tried", "@VERSION@", "for a test", "MIT", init, stop);
 "#;
 
+/// The file of a version that takes state up to `form`.
+fn tried(place: &Place, version: &str, form: &str, body: &str) -> String {
+    let source = TRIED
+        .replace("@VERSION@", version)
+        .replace("@FORM@", form)
+        .replace("@BODY@", body);
+    let file = place.plugin(&format!("tried-{version}"), &source, &[]);
+    text(&file).to_owned()
+}
+
+#[test]
+fn a_version_is_rolled_back_under_the_signature_that_it_had() {
+    let place = Place::new();
+    let one = tried(&place, "1.0.0", "1", "");
+    let raises = "plug_raise(plug_context(), \"no luck\");";
+    let two = tried(&place, "2.0.0", "1", raises);
+    let keys = place.dir.join("keys");
+    fs::create_dir(&keys).expect("folder");
+    let (public, secret) = (keys.join("a.pub"), place.dir.join("a.key"));
+    let (public, secret) = (text(&public), text(&secret));
+    run(&place, &["keygen", "-W", "-p", public, "-s", secret]).code_is(0);
+    run(&place, &["sign", "-W", "-s", secret, &one]).code_is(0);
+    let args = [
+        "--workers",
+        "1",
+        "--signatures",
+        "enforce",
+        "--keys",
+        text(&keys),
+        &one,
+    ];
+    let host = place.serve("signed", &args);
+    let replace = ["replace", "tried", &two, "--roll-back-within", "60"];
+    let unsigned = run(&place, &replace);
+    assert_eq!((unsigned.code, unsigned.stdout.as_str()), (Some(5), ""));
+    let why = "plugctl: tried: verify: signature: expected one by a trusted key, found none";
+    assert!(unsigned.stderr.starts_with(why), "{unsigned:?}");
+    assert_eq!(listed(&place), live("1.0.0", 1));
+
+    run(&place, &["sign", "-W", "-s", secret, &two]).code_is(0);
+    // Neither the old version's file nor its signature is there any more.
+    fs::remove_file(&one).expect("file");
+    fs::remove_file(detached_path(Path::new(&one))).expect("signature");
+    let back = run(&place, &replace);
+    assert_eq!(back.code, Some(1), "{back:?}");
+    let end = "plug.filter failed: no luck; it was rolled back\n";
+    assert!(back.stderr.ends_with(end), "{back:?}");
+    assert_eq!(listed(&place)[0].0, "1.0.0");
+    host.end().code_is(0);
+}
+
 #[test]
 fn a_version_on_trial_is_kept_or_rolled_back_and_the_reason_is_told() {
     let place = Place::new();
-    let build = |version: &str, form: &str, body: &str| {
-        let source = TRIED
-            .replace("@VERSION@", version)
-            .replace("@FORM@", form)
-            .replace("@BODY@", body);
-        let file = place.plugin(&format!("tried-{version}"), &source, &[]);
-        text(&file).to_owned()
-    };
+    let build = |version: &str, form: &str, body: &str| tried(&place, version, form, body);
     let raises = "plug_raise(plug_context(), \"the table is empty\");";
     let one = build("1.0.0", "1", "");
     let two = build("2.0.0", "1", "");
