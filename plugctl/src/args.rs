@@ -192,7 +192,8 @@ pub(crate) struct Replace {
 pub(crate) struct Watch {
     /// The plugin.
     pub(crate) name: String,
-    /// Its file; or the folder in which that is called after the plugin, libNAME.so or NAME.so.
+    /// Its file; or the folder in which that is called after the plugin, libNAME.so or NAME.so. A link
+    /// is watched where it lies, and not where it leads.
     #[arg(value_name = "FILE|DIR")]
     pub(crate) path: PathBuf,
     #[command(flatten)]
