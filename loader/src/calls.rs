@@ -32,6 +32,8 @@ struct ThreadCalls {
     shared: [Cell<u32>; SHARED],
     /// How many such calls there are, also beyond the room above.
     n_shared: Cell<usize>,
+    /// Whether the loader asks a plugin for something that it may refuse.
+    is_asking: Cell<bool>,
     /// Why the call in progress fails: an owned box, or null. Null outside of all calls.
     raised: Cell<*mut Message>,
     /// Why an imported function failed that was called outside of all calls, as on a thread that the
@@ -87,6 +89,7 @@ thread_local! {
             was_worker: Cell::new(false),
             shared: [const { Cell::new(0) }; SHARED],
             n_shared: Cell::new(0),
+            is_asking: Cell::new(false),
             raised: Cell::new(std::ptr::null_mut()),
             n_untold: Cell::new(0),
             untold: [const { Cell::new(0) }; UNTOLD],
@@ -181,6 +184,23 @@ fn within<R>(address: usize, job: impl FnOnce() -> R) -> R {
         Leave(outer)
     });
     job()
+}
+
+/// Runs `job`, in which the loader asks a plugin for something that it may refuse by raising a message.
+pub(crate) fn asking<R>(job: impl FnOnce() -> R) -> R {
+    THREAD.with(|thread| thread.is_asking.set(true));
+    let answer = job();
+    THREAD.with(|thread| thread.is_asking.set(false));
+    answer
+}
+
+/// The function or table whose call in progress fails where it raises a message; none outside of all
+/// calls, in the loader's own and where it is [`asking`].
+pub(crate) fn failing() -> Option<usize> {
+    THREAD.with(|thread| {
+        let address = thread.inside.load(Ordering::Relaxed);
+        (address > JOB && !thread.is_asking.get()).then_some(address)
+    })
 }
 
 /// Keeps `message` for the call in progress on this thread; dropped where there is none.

@@ -9,6 +9,7 @@ use plug_api::threads::ThreadsV1;
 
 use crate::calls;
 use crate::deadline::{Deadline, lock_until};
+use crate::faults::Faults;
 use crate::params::Params;
 use crate::roll::Roll;
 use crate::sys::code;
@@ -70,6 +71,7 @@ struct HostState {
     services: &'static Services,
     threads: PluginThreads,
     roll: Roll,
+    faults: Faults,
 }
 
 /// The service that every plugin finds without the host's doing.
@@ -88,7 +90,7 @@ pub(crate) struct Context {
 }
 
 // SAFETY: `table.host` points at `state`, which is only read after it was made, apart from the
-// services, the threads and the roll, which have their own locks.
+// services, the threads, the roll and the faults, which have their own locks.
 unsafe impl Send for Context {}
 // SAFETY: as above.
 unsafe impl Sync for Context {}
@@ -106,6 +108,7 @@ impl Context {
             services,
             threads,
             roll: Roll::default(),
+            faults: Faults::default(),
         });
         let host: *mut HostState = &raw mut *state;
         let table = Box::new(HostContext {
@@ -130,6 +133,11 @@ impl Context {
     /// What of the plugin's can be cancelled.
     pub(crate) fn roll(&self) -> &Roll {
         &self.state.roll
+    }
+
+    /// Calls of the plugin's that failed.
+    pub(crate) fn faults(&self) -> &Faults {
+        &self.state.faults
     }
 
     pub(crate) fn as_ptr(&self) -> *const HostContext {
@@ -227,9 +235,15 @@ unsafe extern "C" fn service(
     table
 }
 
-unsafe extern "C" fn raise(_host: *mut c_void, message: Str) {
+unsafe extern "C" fn raise(host: *mut c_void, message: Str) {
+    // SAFETY: plugins pass back the pointer they were given.
+    let state = unsafe { state(host) };
     // SAFETY: the plugin lends the message for the call.
-    calls::raise(unsafe { code::text(message) }.into());
+    let message: Box<str> = unsafe { code::text(message) }.into();
+    if let Some(address) = calls::failing() {
+        state.faults.note(address, &message);
+    }
+    calls::raise(message);
 }
 
 unsafe extern "C" fn spawn(host: *mut c_void, name: Str, run: Run, data: *mut c_void) -> i32 {

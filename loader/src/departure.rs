@@ -133,6 +133,7 @@ impl Departure {
     /// As [`Departure::wait`] of one that was replaced: on a thread of the loader's, which goes on
     /// where the deadline passes.
     pub(crate) fn wait_replaced(mut self, deadline: Deadline) -> Result<Unloaded, Error> {
+        self.deadline = deadline;
         self.start();
         self.shared.wait(deadline)
     }
@@ -269,7 +270,12 @@ impl Shared {
             return;
         }
         let wanted = || matches!(self.lock().progress, Progress::Going(..));
-        let workers = match unload::drain(self.process, &self.record, deadline, wanted) {
+        // Whoever is inside of one without a way back is waited for as long as it takes.
+        let patience = match self.has_way_back {
+            true => deadline,
+            false => Deadline::after(Duration::MAX),
+        };
+        let workers = match unload::drain(self.process, &self.record, patience, wanted) {
             Ok(workers) => workers,
             Err(why) => {
                 match why {

@@ -32,6 +32,10 @@ pub enum EventKind {
     Coming,
     /// It is usable: its `init` has succeeded.
     Live,
+    /// Another version has its place, the load with this number: that is Live and has its name and its
+    /// handles. Told in one step with that one's [`EventKind::Live`], right after it; what becomes of
+    /// this one is told as in an unload.
+    Replaced(u64),
     /// A load failed; where and why.
     Failed(Option<Stage>, Box<str>),
     /// It is being unloaded, or its load failed after it was Coming: calls and pins refuse.
@@ -64,6 +68,7 @@ impl EventKind {
             Self::Probed(_) => "probed",
             Self::Coming => "coming",
             Self::Live => "live",
+            Self::Replaced(_) => "replaced",
             Self::Failed(..) => "failed",
             Self::Going => "going",
             Self::Stalled(_) => "stalled",

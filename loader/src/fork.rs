@@ -80,6 +80,7 @@ impl HeldPins {
                 kept.pins.hold(deadline)?,
                 context.threads().hold(deadline)?,
                 context.roll().hold(deadline)?,
+                context.faults().hold(deadline)?,
                 kept.settings.hold(deadline)?,
                 kept.source.hold(deadline)?,
                 lineage,

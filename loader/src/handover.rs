@@ -68,7 +68,7 @@ fn saved(
     let job = move || {
         let gate = calls::enter(None, record.id, By::Word(record.live_word()), save)?;
         // SAFETY: the gate keeps the plugin mapped, the record its context.
-        let saved = unsafe { code::save(save, record.context.as_ptr()) };
+        let saved = calls::asking(|| unsafe { code::save(save, record.context.as_ptr()) });
         gate.finish().map(|()| saved)
     };
     let (outcome, thread) = Executor::start(c"plug-save")?.run(Some(deadline), job)?;

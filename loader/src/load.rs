@@ -32,8 +32,8 @@ use crate::gate;
 use crate::handover;
 use crate::image::libraries::Libraries;
 use crate::image::{
-    Bundle, Code, DEFAULT_MAX_SIZE, Dependency, Facts, Finding, ImageError, Info, Opened, Severity,
-    StageLink, Staged, admission, foreign_name, is_name, origin, plugin_import, validate,
+    Bundle, Code, DEFAULT_MAX_SIZE, Dependency, Facts, Finding, ImageError, Info, Opened, Original,
+    Severity, StageLink, Staged, admission, foreign_name, is_name, origin, plugin_import, validate,
 };
 use crate::imports::{Binding, References};
 use crate::lineage::{Lineage, Object, Place};
@@ -56,7 +56,7 @@ use crate::stages::Stages;
 use crate::sys::{code, dl, process_exit};
 use crate::taint::{self, Taint, Taints};
 use crate::threads::PluginThreads;
-use crate::trust::{Accounting, Origin, Source};
+use crate::trust::{Accounting, Order, Origin, Source};
 use crate::unload;
 use crate::zombies::{Until, Zombie};
 
@@ -289,12 +289,17 @@ impl Replaced<'_> {
         handed
     }
 
-    /// Puts `heir` in the place.
+    /// Puts `heir` in the place; `arrive` is as in [`Registry::succeed`](crate::registry::Registry).
     ///
     /// # Errors
     /// What handles were asked for and it has not; [`ErrorKind::Gone`] where there is no place any
     /// more. Nothing has changed then.
-    fn succeed(&self, process: &Process, heir: &Record) -> Result<(), Error> {
+    fn succeed(
+        &self,
+        process: &Process,
+        heir: &Record,
+        arrive: &mut dyn FnMut() -> Loaded,
+    ) -> Result<(), Error> {
         checkpoint::pass("replace.switch")?;
         loop {
             let (n_changes, objects) = self.old.lineage.objects();
@@ -309,9 +314,9 @@ impl Replaced<'_> {
             });
             let places: Vec<Place> = places.collect::<Result<_, Error>>()?;
             // Handles may be asked for meanwhile, and then all of it is looked for again.
-            let leaving = process
-                .registry
-                .succeed(self.old, heir, (n_changes, &places))?;
+            let registry = &process.registry;
+            let asked = (n_changes, &*places);
+            let leaving = registry.succeed(self.old, heir, asked, &mut *arrive)?;
             if leaving.is_some() {
                 self.leaving.set(leaving);
                 return Ok(());
@@ -464,6 +469,7 @@ fn run(
             wanted,
             descriptor: pass.descriptor,
             taints,
+            given: params,
             params: &told,
             settings: RefCell::new(settings),
             location,
@@ -488,6 +494,8 @@ struct Flight<'a> {
     /// Link-time address and size of the descriptor; none for a foreign library.
     descriptor: Option<(u64, u64)>,
     taints: Taints,
+    /// What was given for it.
+    given: &'a Params,
     /// What the plugin is told.
     params: &'a Params,
     /// What was declared and what it is set to; moved into the record.
@@ -707,43 +715,45 @@ fn land(
         let message = "the loader was shut down meanwhile";
         return Err(Error::new(ErrorKind::ShutDown, message).at(Stage::Activate));
     }
-    if let Some(replaced) = replaced {
-        // Live from here on, and nothing fails any more.
-        let succeeded = replaced.succeed(process, &record);
-        succeeded.map_err(|error| error.at(Stage::Activate))?;
+    // Once nothing fails any more, in one step with becoming Live.
+    let mut arrive = || {
+        let (mapped, account, references, names, links) = mapped.keep();
+        stages.end(Stage::Activate);
+        let times = mem::replace(stages, Stages::start()).into_inner();
+        // Set once: the record was made by this load.
+        let _first = record.times.set(times);
+        let times = record.times.get().map(Vec::as_slice).unwrap_or_default();
+        let (events, name) = (&process.events, &record.name);
+        events.push_timed(name, record.generation, EventKind::Live, times);
+        if let Some(Replaced { old, .. }) = replaced {
+            let kind = EventKind::Replaced(record.generation);
+            events.push(&old.name, old.generation, kind);
+        }
+        Loaded {
+            record: Arc::clone(&record),
+            mapped,
+            _account: account,
+            names,
+            _links: links,
+            descriptor,
+            destructors: destructors.clone(),
+            threads: threads.take(),
+            references,
+        }
+    };
+    match replaced {
+        Some(replaced) => replaced
+            .succeed(process, &record, &mut arrive)
+            .map_err(|error| error.at(Stage::Activate))?,
+        None => process
+            .registry
+            .go_live(record.id, record.generation, arrive),
     }
     built.keep();
     announced.keep();
     settled.keep();
     shown.keep();
     claim.keep();
-    let (mapping, account, references, names, links) = mapped.keep();
-    process.registry.settle(Loaded {
-        record: Arc::clone(&record),
-        mapped: mapping,
-        _account: account,
-        names,
-        _links: links,
-        descriptor,
-        destructors,
-        threads: threads.take(),
-        references,
-    });
-    stages.end(Stage::Activate);
-    let times = mem::replace(stages, Stages::start()).into_inner();
-    // Set once: the record was made by this load.
-    let _first = record.times.set(times);
-    let times = record.times.get().map(Vec::as_slice).unwrap_or_default();
-    let tell = || {
-        let (plugin, generation) = (&record.name, record.generation);
-        let kind = EventKind::Live;
-        process.events.push_timed(plugin, generation, kind, times);
-    };
-    match replaced {
-        // The switch has made it Live.
-        Some(_) => tell(),
-        None => process.registry.go_live(record.id, record.generation, tell),
-    }
     // Last, so that the search does not take the processor from the load; until then readers scan.
     for index in indexes().filter(|index| !index.is_small()) {
         process.indexer.ask(Arc::clone(index));
@@ -821,6 +831,19 @@ fn describe(
         permanent: permanent(flight).map(Box::from),
         taints: flight.taints,
         source: SourceFile::new(flight.location.clone(), flight.opened.stamp()),
+        order: Order {
+            original: Original {
+                key: flight.opened.key(),
+                folder: flight.opened.folder(),
+                location: flight.location.clone(),
+            },
+            params: flight.given.clone(),
+            force: flight.wanted.force,
+            signature: flight.wanted.signature.map(Box::from),
+            accounting: flight.wanted.accounting,
+            nodelete: flight.wanted.rules.nodelete,
+            unique: flight.wanted.rules.unique,
+        },
         lineage: match flight.wanted.replaces {
             Some(replaced) => Arc::clone(&replaced.old.lineage),
             None => Arc::new(Lineage::new(claim.generation)),
@@ -996,7 +1019,7 @@ struct Mapping<'a> {
 }
 
 impl Mapping<'_> {
-    fn keep(mut self) -> Kept {
+    fn keep(&mut self) -> Kept {
         let (names, links) = (mem::take(&mut self.names), mem::take(&mut self.links));
         let references = self.references.take();
         let (mapped, account) = (self.mapped.take(), self.account.take());

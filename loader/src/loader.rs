@@ -40,6 +40,7 @@ use crate::snapshot::Snapshot;
 use crate::subscribers::{Subscriber, Subscription, Vote};
 use crate::suspects::{Entry as Quarantined, Quarantine};
 use crate::sys::process_exit;
+use crate::trial::Trial;
 use crate::trust::{Source, Trust};
 use crate::unload;
 use crate::verdict::Unloaded;
@@ -136,7 +137,7 @@ impl Loader {
         }
     }
 
-    /// As [`Loader::load`] with its providers: the plugin, and those that were loaded for it.
+    /// As [`Loader::load`]: the plugin, and the providers that were loaded for it, if they were to be.
     pub(crate) fn load_with_providers(
         &self,
         trust: &Trust,
@@ -145,7 +146,10 @@ impl Loader {
     ) -> Result<(Plugin, Vec<Plugin>), Error> {
         let (process, policy) = (self.process, trust.policy());
         let load = |source| load::load(process, policy, source, params);
-        dependencies::with_providers(process, policy, source, None, load)
+        match source.with_providers {
+            true => dependencies::with_providers(process, policy, source, None, load),
+            false => load(source).map(|plugin| (plugin, Vec::new())),
+        }
     }
 
     /// What a load of `source` [with its providers](Source::with_providers) would load, in order, and
@@ -214,11 +218,41 @@ impl Loader {
     ) -> Result<Replaced, Error> {
         calls::must_be_outside("replace")?;
         let (process, policy) = (self.process, trust.policy());
-        let replace = |source| replace::replace(process, policy, name, source, params, deadline);
+        let replace =
+            |source| replace::replace(process, policy, (name, None), source, params, deadline);
         match source.with_providers {
             true => dependencies::with_providers(process, policy, source, Some(name), replace)
                 .map(|it| it.0),
             false => replace(source),
+        }
+    }
+
+    /// As [`Loader::replace`], and keeps what it takes to put the old version back: its very bytes,
+    /// whatever has become of its file.
+    ///
+    /// The switch has happened when this returns. What is returned tells whether the new version has
+    /// failed, waits for that as long as the host wants to, and rolls back when the host says so.
+    ///
+    /// Memory: the size of the old version's file, until the trial is dropped.
+    ///
+    /// # Errors
+    /// As [`Loader::replace`]; [`ErrorKind::Stage`] where the old version's copy cannot be read, and
+    /// nothing is replaced then.
+    pub fn replace_on_trial(
+        &self,
+        trust: &Trust,
+        name: &str,
+        source: Source,
+        params: &Params,
+        deadline: Deadline,
+    ) -> Result<Trial, Error> {
+        calls::must_be_outside("replace")?;
+        let (process, policy) = (self.process, trust.policy());
+        let begin = |source| Trial::begin(process, policy, name, source, params, deadline);
+        match source.with_providers {
+            true => dependencies::with_providers(process, policy, source, Some(name), begin)
+                .map(|it| it.0),
+            false => begin(source),
         }
     }
 

@@ -36,6 +36,7 @@ use crate::signature::Signature;
 use crate::source_file::{Drift, SourceFile};
 use crate::sys::{clock, code, dl};
 use crate::taint::Taints;
+use crate::trust::Order;
 use crate::worker::Worker;
 
 /// What is known about one load, in plain memory that outlives the plugin.
@@ -79,6 +80,8 @@ pub(crate) struct Record {
     pub(crate) taints: Taints,
     /// The file it was loaded from.
     pub(crate) source: SourceFile,
+    /// What it was loaded with, to load its bytes once more.
+    pub(crate) order: Order,
     /// The versions that replaced it or that it replaced, and where handles lead.
     pub(crate) lineage: Arc<Lineage>,
     /// What it imports; slots of its image lead here.
@@ -125,6 +128,12 @@ impl Part {
             generation: record.generation,
             index: self.index.as_ptr(),
         }
+    }
+
+    /// The bytes of its original, while its copy is there.
+    pub(crate) fn original(&self) -> Option<Vec<u8>> {
+        let bytes = self.link.upgrade()?.bytes().ok()?;
+        Some(undone(&bytes, &self.undo))
     }
 
     /// Whether a run-time address lies in it.
@@ -197,9 +206,7 @@ impl Record {
 
     /// The bytes of the plugin's original, while its copy is there.
     fn original(&self) -> Option<Vec<u8>> {
-        let plugin = self.parts.first()?;
-        let bytes = plugin.link.upgrade()?.bytes().ok()?;
-        Some(undone(&bytes, &plugin.undo))
+        self.parts.first()?.original()
     }
 
     /// Run-time addresses of the parts that are mapped, the plugin's first.
@@ -472,7 +479,9 @@ impl Plugin {
         let job = move || {
             let gate = calls::enter(None, id, By::Word(word), address)?;
             // SAFETY: the gate keeps the plugin mapped, the record its context.
-            let status = unsafe { code::set_param(address, context.context.as_ptr(), &told) };
+            let status = calls::asking(|| unsafe {
+                code::set_param(address, context.context.as_ptr(), &told)
+            });
             gate.finish().map(|()| status)
         };
         let executor = Executor::start(c"plug-param").map_err(of)?;

@@ -250,12 +250,13 @@ impl Registry {
         self.changed.notify_all();
     }
 
-    /// Makes a plugin Live and has that told before anybody can take it: nobody hears that it goes
-    /// first. `tell` takes no lock but the events'.
-    pub(crate) fn go_live(&self, id: u32, generation: u64, tell: impl FnOnce()) {
-        let writer = self.lock();
+    /// Makes a plugin Live, and `arrive` gives what an unload takes of it and tells that it is Live,
+    /// before anybody can take it: nobody hears that it goes first. `arrive` takes no lock but the
+    /// events'.
+    pub(crate) fn go_live(&self, id: u32, generation: u64, arrive: impl FnOnce() -> Loaded) {
+        let mut writer = self.lock();
         set(id, generation, State::Live);
-        tell();
+        writer.settle(arrive());
         drop(writer);
         self.changed.notify_all();
     }
@@ -355,21 +356,6 @@ impl Registry {
         }
     }
 
-    /// Hands a load that became Live to whoever unloads it one day.
-    pub(crate) fn settle(&self, loaded: Loaded) {
-        let mut writer = self.lock();
-        let generation = loaded.record.generation;
-        if let Some(entry) = writer
-            .entries
-            .iter_mut()
-            .find(|e| e.generation == generation)
-        {
-            entry.loaded = Some(loaded);
-        }
-        drop(writer);
-        self.changed.notify_all();
-    }
-
     /// Takes a Live plugin: it is Going from here on, and calls and pins refuse.
     pub(crate) fn take(&self, name: &str, generation: Option<u64>) -> Result<Leaving, Error> {
         let canonical = canonical(name);
@@ -431,8 +417,9 @@ impl Registry {
     }
 
     /// Puts `heir` in the place of `old` in one step: its name and all handles lead there, and calls
-    /// that `old` refuses from here on find it. None, and nothing is done, where `places` are not
-    /// those of what is asked for by now: see [`Lineage::switch`](crate::lineage::Lineage::switch).
+    /// that `old` refuses from here on find it. In the same step `arrive` does what it does in
+    /// [`Registry::go_live`]. None, and nothing is done, where `places` are not those of what is asked
+    /// for by now: see [`Lineage::switch`](crate::lineage::Lineage::switch).
     ///
     /// # Errors
     /// As [`Registry::take`]; nothing is done.
@@ -441,6 +428,7 @@ impl Registry {
         old: &Record,
         heir: &Record,
         places: (u64, &[Place]),
+        arrive: impl FnOnce() -> Loaded,
     ) -> Result<Option<Leaving>, Error> {
         let mut writer = self.lock();
         if writer.shut_down {
@@ -471,6 +459,7 @@ impl Registry {
         if let Some(entry) = entries.find(|entry| entry.generation == heir.generation) {
             entry.standing = Standing::Named;
         }
+        writer.settle(arrive());
         drop(writer);
         self.changed.notify_all();
         Ok(loaded.map(|loaded| Leaving { loaded }))
@@ -762,6 +751,15 @@ impl Registry {
 }
 
 impl Writer {
+    /// Keeps what became Live for whoever unloads it one day.
+    fn settle(&mut self, loaded: Loaded) {
+        let generation = loaded.record.generation;
+        let mut entries = self.entries.iter_mut();
+        if let Some(entry) = entries.find(|entry| entry.generation == generation) {
+            entry.loaded = Some(loaded);
+        }
+    }
+
     /// Gives up, in a forked child, the plugins whose load or unload was under way on a thread
     /// that is not there: they refuse all calls and stay mapped, and their names are free.
     ///

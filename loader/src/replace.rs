@@ -2,7 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-use std::sync::Arc;
+use std::time::Instant;
 
 use plug_readside::state::{self, State};
 
@@ -24,16 +24,20 @@ use crate::verdict::Unloaded;
 pub struct Replaced {
     /// The new version, which all handles lead to.
     pub plugin: Plugin,
+    /// The old one: what it was, whatever became of it.
+    pub old: Plugin,
     /// What became of the old one; [`ErrorKind::Deadline`], with the holders, of one that is still
     /// in use: it leaves by itself.
     pub former: Result<Unloaded, Error>,
+    /// When the new one took the place, or a little later.
+    pub(crate) switched: Instant,
 }
 
-/// See [`Loader::replace`](crate::Loader::replace).
+/// See [`Loader::replace`](crate::Loader::replace); only the load `only`, if that is given.
 pub(crate) fn replace(
     process: &'static Process,
     policy: &Policy,
-    name: &str,
+    (name, only): (&str, Option<u64>),
     source: Source,
     params: &Params,
     deadline: Deadline,
@@ -43,6 +47,12 @@ pub(crate) fn replace(
     let found = process.registry.record(name);
     let missing = || Error::new(ErrorKind::NotFound, "no plugin of this name");
     let old = found.ok_or_else(missing).map_err(of)?;
+    if let Some(wanted) = only.filter(|wanted| *wanted != old.generation) {
+        let found = old.generation;
+        let message =
+            format!("expected generation {wanted}, found {found}: another load has its name");
+        return Err(of(Error::new(ErrorKind::Gone, message)));
+    }
     if let Some(reason) = &old.permanent {
         let message = format!("it is permanent: {reason}; it stays until the process ends");
         return Err(of(Error::new(ErrorKind::Permanent, message)));
@@ -53,7 +63,12 @@ pub(crate) fn replace(
         return Err(of(Error::new(ErrorKind::Busy, message)));
     }
     let (plugin, leaving) = load::replace(process, policy, &old, source, params, deadline)?;
-    drop::<Arc<_>>(old);
+    let (old, switched) = (Plugin::new(old), Instant::now());
     let former = Departure::of_replaced(process, leaving).wait_replaced(deadline);
-    Ok(Replaced { plugin, former })
+    Ok(Replaced {
+        plugin,
+        old,
+        former,
+        switched,
+    })
 }

@@ -16,6 +16,8 @@ use std::fs::{self, File};
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
+use plug_readside::departed;
+
 use crate::crash::memory::{PAGE, copy_readable};
 use crate::plugin::Record;
 use crate::sys::{actions, data};
@@ -370,7 +372,8 @@ impl Search<'_> {
                 let hits = self.hits(at, copy, library);
                 for (place, address) in hits {
                     let is_told = |stream: &usize| (*stream..stream + STREAM).contains(&place);
-                    if self.buffered.iter().any(is_told) {
+                    // Plugins that left may have been where this one is.
+                    if self.buffered.iter().any(is_told) || departed::holds(place) {
                         continue;
                     }
                     let kind = match library {

@@ -8,6 +8,7 @@ use crate::digest::Digest;
 use crate::directives::Directives;
 use crate::error::Error;
 use crate::image::{Original, Rule};
+use crate::params::Params;
 use crate::policy::Policy;
 
 /// The host's word that the files it loads are native code it is willing to run.
@@ -87,6 +88,38 @@ pub enum Accounting {
     /// And for each block who allocated it, by up to 12 frames of the plugin's and of its private
     /// dependencies': 5 to 20 us an allocation more.
     Sites,
+}
+
+/// What a load was asked for, beside the bytes: enough to load the same bytes once more.
+#[derive(Debug)]
+pub(crate) struct Order {
+    /// The file that they were of.
+    pub(crate) original: Original,
+    /// What the host gave, over what its directives gave.
+    pub(crate) params: Params,
+    pub(crate) force: bool,
+    pub(crate) signature: Option<Box<[u8]>>,
+    pub(crate) accounting: Accounting,
+    pub(crate) nodelete: Rule,
+    pub(crate) unique: Rule,
+}
+
+impl Order {
+    /// A source of these bytes of the file that messages call `path`, which may bring libraries with
+    /// these digests and no others.
+    pub(crate) fn again(&self, bytes: OwnedFd, path: &str, brought: Vec<Digest>) -> Source {
+        Source {
+            name: None,
+            permanent: false,
+            force: self.force,
+            signature: self.signature.as_deref().map(<[u8]>::to_vec),
+            accounting: self.accounting,
+            nodelete: self.nodelete,
+            unique: self.unique,
+            brought: Some(brought),
+            ..Source::copy_of(self.original.clone(), bytes, path)
+        }
+    }
 }
 
 #[derive(Debug)]

@@ -1,6 +1,7 @@
 //! The command line, parsed.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
@@ -9,8 +10,8 @@ use plug_loader::{Action, Matter};
 /// Operates the plugins of running hosts, and runs one.
 ///
 /// Exit codes: 0 done, 1 failed or nothing found, 2 usage, 3 not found, 4 refused at once (busy),
-/// 5 incompatible or damaged, 6 deadline passed, 7 zombie or pinned. Of several names all are
-/// attempted; the code is the first failure's.
+/// 5 incompatible or damaged, 6 deadline passed, 7 zombie or pinned, 128 and its number where a signal
+/// ended a watch. Of several names all are attempted; the code is the first failure's.
 #[derive(Debug, Parser)]
 #[command(name = "plugctl", version, arg_required_else_help = true)]
 pub(crate) struct Cli {
@@ -35,6 +36,11 @@ pub(crate) enum Command {
     Hosts,
     /// Load a plugin: the host gets the very file that is opened here, or finds one by its directives.
     Load(Load),
+    /// Put another version in a plugin's place under calls, and tell what became of the old one.
+    Replace(Replace),
+    /// Watch a plugin's file, for developers: whenever it has changed, it takes the plugin's place, or
+    /// is loaded. Ctrl-C ends it, with 130.
+    Watch(Watch),
     /// Unload plugins and tell how nobody was proved to be inside.
     Unload(Unload),
     /// Check files without a host.
@@ -135,19 +141,26 @@ pub(crate) struct Load {
     /// The file; or a name without a slash that is no file here, for the host's directives to tell
     /// which.
     pub(crate) file: PathBuf,
-    /// Parameters for the plugin.
-    #[arg(value_name = "KEY=VALUE", value_parser = key_value)]
-    pub(crate) params: Vec<(String, String)>,
+    #[command(flatten)]
+    pub(crate) how: Loading,
     /// Load it under this name instead of its own.
     #[arg(long)]
     pub(crate) name: Option<String>,
+    /// Load nothing; print what --with-deps would load, in its order.
+    #[arg(long, conflicts_with_all = ["params", "permanent", "force", "account", "leaks"])]
+    pub(crate) dry_run: bool,
+}
+
+/// How a file is loaded.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Loading {
+    /// Parameters for the plugin.
+    #[arg(value_name = "KEY=VALUE", value_parser = key_value)]
+    pub(crate) params: Vec<(String, String)>,
     /// Load the plugins that it imports functions of as well, before it: those that are not there, by
     /// their names, as the host's directives tell their files.
     #[arg(long)]
     pub(crate) with_deps: bool,
-    /// Load nothing; print what --with-deps would load, in its order.
-    #[arg(long, conflicts_with_all = ["params", "permanent", "force", "account", "leaks"])]
-    pub(crate) dry_run: bool,
     /// Never unload it.
     #[arg(long)]
     pub(crate) permanent: bool,
@@ -161,6 +174,40 @@ pub(crate) struct Load {
     /// some microseconds an allocation.
     #[arg(long)]
     pub(crate) leaks: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Replace {
+    /// The plugin.
+    pub(crate) name: String,
+    /// The new version's file; or a name without a slash that is no file here, for the host's
+    /// directives to tell which.
+    pub(crate) file: PathBuf,
+    #[command(flatten)]
+    pub(crate) how: Loading,
+    /// Wait for so long, and where a call of the new version fails in that time, put the old one back:
+    /// its very bytes, as a new generation. Ends with 1 then. The host does that by itself, also where
+    /// this program is ended.
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    pub(crate) roll_back_within: Option<Duration>,
+    /// How long the old version may take to save its state, and its users to leave it.
+    #[arg(long, value_name = "SECONDS", default_value_t = 5.0, value_parser = seconds)]
+    pub(crate) wait: f64,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Watch {
+    /// The plugin.
+    pub(crate) name: String,
+    /// Its file; or the folder in which that is called after the plugin, libNAME.so or NAME.so. A link
+    /// is watched where it lies, and not where it leads.
+    #[arg(value_name = "FILE|DIR")]
+    pub(crate) path: PathBuf,
+    #[command(flatten)]
+    pub(crate) how: Loading,
+    /// How long the old version may take to save its state, and its users to leave it.
+    #[arg(long, value_name = "SECONDS", default_value_t = 5.0, value_parser = seconds)]
+    pub(crate) wait: f64,
 }
 
 /// What a host asks of signatures.
@@ -392,6 +439,20 @@ fn seconds(text: &str) -> Result<f64, String> {
         Ok(seconds) if (0.0..=3600.0).contains(&seconds) => Ok(seconds),
         _ => Err("expected seconds from 0 to 3600".to_owned()),
     }
+}
+
+/// A time such as `5s`, `500ms` or, in seconds, `5`.
+fn time(text: &str) -> Result<Duration, String> {
+    let (number, unit) = match text.strip_suffix("ms") {
+        Some(number) => (number, 1e-3),
+        None => (text.strip_suffix('s').unwrap_or(text), 1.0),
+    };
+    let expected = |_| "expected a time up to an hour, such as 5s or 500ms".to_owned();
+    let number = number.parse::<f64>().map_err(|_| String::new());
+    number
+        .and_then(|number| seconds(&(number * unit).to_string()))
+        .map(Duration::from_secs_f64)
+        .map_err(expected)
 }
 
 fn address(text: &str) -> Result<u64, String> {

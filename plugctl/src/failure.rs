@@ -120,7 +120,9 @@ impl Failure {
             | ErrorKind::Signature
             | ErrorKind::Denied
             | ErrorKind::Directives
-            | ErrorKind::Quarantined => INCOMPATIBLE,
+            | ErrorKind::Quarantined
+            | ErrorKind::NoInterface
+            | ErrorKind::InterfaceVersion => INCOMPATIBLE,
             ErrorKind::Deadline => DEADLINE,
             _ => FAILED,
         };
@@ -146,7 +148,8 @@ impl Failure {
             | "self_deadlock" | "in_use" => BUSY,
             "damaged" | "not_admitted" | "incompatible" | "parameter" | "map" | "unsigned"
             | "signature" | "denied" | "quarantined" | "no_symbol" | "not_a_function"
-            | "signature_mismatch" | "provider_version" | "cycle" | "unbound" => INCOMPATIBLE,
+            | "signature_mismatch" | "no_interface" | "interface_version" | "provider_version"
+            | "cycle" | "unbound" => INCOMPATIBLE,
             "deadline" => DEADLINE,
             "zombie" | "pinned" => LINGERING,
             _ => FAILED,

@@ -23,6 +23,7 @@ mod params;
 mod probe;
 mod quarantine;
 mod render;
+mod replace;
 mod resolve;
 mod secret;
 mod serve;
@@ -30,6 +31,7 @@ mod sign;
 mod symbols;
 mod unload;
 mod verify;
+mod watch;
 mod workers;
 
 use std::process::ExitCode;
@@ -64,6 +66,8 @@ fn run(cli: &Cli, render: &Render) -> Outcome {
         Command::Serve(args) => serve::run(args, render),
         Command::Hosts => hosts::run(render),
         Command::Load(args) => load::run(args, host, render),
+        Command::Replace(args) => replace::run(args, host, render),
+        Command::Watch(args) => watch::run(args, host, render),
         Command::Unload(args) => unload::run(args, host, render),
         Command::Check(args) => check::run(args, render),
         Command::Config(args) => config::run(args, render),

@@ -15,8 +15,8 @@ use crate::demangle::demangle;
 use crate::failure::{Failure, LINGERING};
 use crate::hosts::LiveHost;
 use plug_loader::control::messages::{
-    AccountRow, DepartedRow, EventRow, LoadReply, ParamRow, PlannedRow, PluginRow, ResolvedRow,
-    StageTime, SymbolRow, UnloadReply, UnusedRow, WorkerRow,
+    AccountRow, DepartedRow, EventRow, LoadReply, ParamRow, PlannedRow, PluginRow, ReplaceReply,
+    ResolvedRow, StageTime, SymbolRow, TrialRow, UnloadReply, UnusedRow, WorkerRow,
 };
 use plug_loader::{Directives, Quarantined};
 
@@ -207,6 +207,14 @@ impl Render {
         self.line(&format!("ready {socket}"));
     }
 
+    /// A file whose changes are taken up from now on.
+    pub(crate) fn watching(self, file: &str) {
+        if self.json {
+            return self.value(&serde_json::json!({ "watching": file }));
+        }
+        self.line(&format!("watching {file}"));
+    }
+
     pub(crate) fn hosts(self, hosts: &[LiveHost]) {
         if self.json {
             return self.value(&hosts);
@@ -326,10 +334,9 @@ impl Render {
             ));
         }
         let plugin = &reply.plugin;
-        let version = spaced(&plugin.version);
         self.line(&format!(
-            "{}{version} is {} at {}: {} bytes, generation {}, in {}",
-            plugin.name,
+            "{} is {} at {}: {} bytes, generation {}, in {}",
+            versioned(&plugin.name, &plugin.version),
             plugin.state,
             plugin.base,
             plugin.size,
@@ -372,6 +379,46 @@ impl Render {
         }
     }
 
+    /// A version that took the place of another one, and how that left, if it did.
+    pub(crate) fn replaced(self, reply: &ReplaceReply) {
+        if self.json {
+            return self.value(reply);
+        }
+        let (new, old) = (&reply.plugin, &*reply.old_version);
+        self.succession(new, &reply.stages, old, &reply.former);
+        match &reply.trial {
+            Some(trial) if trial.verdict == "kept" => {
+                self.line(&format!(
+                    "generation {}: none of its calls failed: it is kept",
+                    new.generation
+                ));
+            }
+            Some(TrialRow {
+                plugin: Some(back),
+                former: Some(former),
+                stages,
+                ..
+            }) => self.succession(back, stages, &new.version, former),
+            _ => {}
+        }
+    }
+
+    /// One version in the place of another one, of which this became.
+    fn succession(self, new: &PluginRow, stages: &[StageTime], old: &str, former: &UnloadReply) {
+        self.line(&format!(
+            "{}, generation {}, is {} in the place of {}, generation {}; in {}",
+            versioned(&new.name, &new.version),
+            new.generation,
+            new.state,
+            versioned(&former.name, old),
+            former.generation,
+            micros(total(stages))
+        ));
+        if former.verdict == "unloaded" {
+            self.departed(former, &format!("generation {}: ", former.generation));
+        }
+    }
+
     /// What unloads saw; one object where one was asked for, else an array.
     pub(crate) fn unloaded(self, replies: &[UnloadReply], asked: usize) {
         if self.json {
@@ -386,33 +433,39 @@ impl Render {
             self.line(&format!("{} has left: what held it has ended", reply.name));
         }
         for reply in replies.iter().filter(|reply| reply.verdict == "unloaded") {
-            let of = |proof: &str| reply.workers.iter().filter(|w| w.proof == proof).count();
-            let drain = reply.stages.iter().find(|stage| stage.name == "drain");
             let name = if asked == 1 {
                 String::new()
             } else {
                 format!("{}: ", reply.name)
             };
-            self.line(&format!(
-                "{name}quiesced {} in {}: {} idle, {} drained",
-                plural(reply.workers.len() as u64, "worker"),
-                micros(drain.map_or(0, |stage| stage.micros)),
-                of("idle"),
-                of("drained")
-            ));
-            for warning in &reply.warnings {
-                self.line(&format!("{name}a pointer stays behind: {warning}"));
-            }
-            if let Some(leaks) = &reply.leaks {
-                self.line(&format!("{name}left {}", holds(&leaks.account)));
-                for site in &leaks.sites {
-                    let (blocks, bytes) = (plural(site.blocks, "block"), site.bytes);
-                    let by = match site.symbol.as_str() {
-                        "" => "an unknown function".into(),
-                        symbol => self.name(symbol),
-                    };
-                    self.line(&format!("  {blocks} of {bytes} bytes by {by}"));
-                }
+            self.departed(reply, &name);
+        }
+    }
+
+    /// How nobody was inside of a plugin that was unloaded, and what it left behind; each line begins
+    /// with `name`.
+    fn departed(self, reply: &UnloadReply, name: &str) {
+        let of = |proof: &str| reply.workers.iter().filter(|w| w.proof == proof).count();
+        let drain = reply.stages.iter().find(|stage| stage.name == "drain");
+        self.line(&format!(
+            "{name}quiesced {} in {}: {} idle, {} drained",
+            plural(reply.workers.len() as u64, "worker"),
+            micros(drain.map_or(0, |stage| stage.micros)),
+            of("idle"),
+            of("drained")
+        ));
+        for warning in &reply.warnings {
+            self.line(&format!("{name}a pointer stays behind: {warning}"));
+        }
+        if let Some(leaks) = &reply.leaks {
+            self.line(&format!("{name}left {}", holds(&leaks.account)));
+            for site in &leaks.sites {
+                let (blocks, bytes) = (plural(site.blocks, "block"), site.bytes);
+                let by = match site.symbol.as_str() {
+                    "" => "an unknown function".into(),
+                    symbol => self.name(symbol),
+                };
+                self.line(&format!("  {blocks} of {bytes} bytes by {by}"));
             }
         }
     }
@@ -811,6 +864,14 @@ fn marks(taints: &str, drift: &str) -> String {
     };
     let parts = [taints, drift].into_iter().filter(|part| !part.is_empty());
     parts.collect::<Vec<_>>().join(" ")
+}
+
+/// A plugin's name with its version, if it declares one.
+fn versioned(name: &str, version: &str) -> String {
+    match version {
+        "" => name.to_owned(),
+        version => format!("{name} {version}"),
+    }
 }
 
 fn total(stages: &[StageTime]) -> u64 {

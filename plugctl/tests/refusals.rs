@@ -6,21 +6,16 @@
 mod kit;
 
 use std::collections::HashMap;
-use std::env;
-use std::io::{self, BufRead, BufReader, Lines, Write};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::Stdio;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use plug_loader::control::Options;
-use plug_loader::{Config, Loader, Params, Plugin, PluginPin, Policy, Source, Trust};
+use plug_loader::{Loader, Params, Plugin, PluginPin, Source, Trust};
 
+use kit::told::{self, Told};
 use kit::{Ended, Place, eventually, example, hostile};
-
-/// Set in hosts, to the host's name.
-const HOST: &str = "PLUGCTL_TEST_HOST";
 
 type Stuck = unsafe extern "C" fn(*const u32) -> u64;
 
@@ -95,81 +90,10 @@ fn act(loader: &Loader, trust: &Trust, held: &mut Held, words: &[&str]) {
     }
 }
 
-/// Tells the test, on a line of its own among those of the test runner.
-fn say(what: &str) {
-    writeln!(io::stdout(), "\n{what}").expect("the test listens");
-}
-
-/// A host that does what its standard input says, until that ends.
+/// The host of a test, if this process is to be one.
 fn host() {
-    let Ok(name) = env::var(HOST) else {
-        panic!("not a host");
-    };
-    let mut config = Config::default();
-    config.stall_warning = Some(Duration::from_millis(100));
-    let loader = Loader::new(config).expect("first");
-    // SAFETY: the tests load their own plugins.
-    let trust = unsafe { Trust::new(Policy::default()) };
-    let mut options = Options::default();
-    options.name = Some(name);
-    let _server = loader.serve_control(&trust, options).expect("socket");
     let mut held = Held::default();
-    say("ready");
-    for line in io::stdin().lines() {
-        let line = line.expect("text");
-        let words: Vec<&str> = line.split(' ').collect();
-        act(&loader, &trust, &mut held, &words);
-        say("done");
-    }
-}
-
-/// A host that is told what to do; killed when dropped.
-struct Told {
-    child: Child,
-    orders: ChildStdin,
-    answers: Lines<BufReader<ChildStdout>>,
-}
-
-impl Told {
-    /// A host in `place`, run by the test of this name.
-    fn new(place: &Place, test: &str) -> Self {
-        let mut child = Command::new(env::current_exe().expect("own binary"))
-            .args([test, "--exact", "--nocapture", "--test-threads=1"])
-            .env(HOST, "told")
-            .env("XDG_RUNTIME_DIR", &place.dir)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("host");
-        let orders = child.stdin.take().expect("piped");
-        let answers = BufReader::new(child.stdout.take().expect("piped")).lines();
-        let mut told = Self {
-            child,
-            orders,
-            answers,
-        };
-        told.wait_for("ready");
-        told
-    }
-
-    fn wait_for(&mut self, answer: &str) {
-        let said = self
-            .answers
-            .find(|line| line.as_ref().is_ok_and(|l| l == answer));
-        assert!(said.is_some(), "the host ended before it was {answer}");
-    }
-
-    fn tell(&mut self, order: &str) {
-        writeln!(self.orders, "{order}").expect("the host listens");
-        self.wait_for("done");
-    }
-}
-
-impl Drop for Told {
-    fn drop(&mut self) {
-        let _killed = self.child.kill();
-        let _reaped = self.child.wait();
-    }
+    told::host(|loader, trust, words| act(loader, trust, &mut held, words));
 }
 
 /// The rows of the table of holders, cells by heads, numbers as they are.
@@ -197,7 +121,7 @@ fn table(ended: &Ended) -> Vec<HashMap<&str, &str>> {
 
 #[test]
 fn holders_are_told_as_a_table_and_in_json() {
-    if env::var_os(HOST).is_some() {
+    if told::is_host() {
         return host();
     }
     let place = Place::new();
@@ -411,7 +335,7 @@ PLUG_EXPORT(uint64_t, cling, (const uint32_t *released)) {
 
 #[test]
 fn one_that_a_thread_keeps_says_what_holds_it() {
-    if env::var_os(HOST).is_some() {
+    if told::is_host() {
         return host();
     }
     let place = Place::new();

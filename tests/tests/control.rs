@@ -242,6 +242,11 @@ fn wrong_calls_get_the_errors_of_the_specification() {
             client.fail("Load", &nothing),
             ("dev.plug.Host.NoDescriptor".to_owned(), json!({}))
         );
+        let nothing = json!({"name": "a", "file": 0, "path": "x", "params": [], "wait_micros": 0});
+        assert_eq!(
+            client.fail("Replace", &nothing),
+            ("dev.plug.Host.NoDescriptor".to_owned(), json!({}))
+        );
     });
 }
 
@@ -382,7 +387,7 @@ fn load_takes_the_descriptor_it_names() {
         served.host.unload("checksum");
         let before = process::descriptors();
         let mut client = served.client();
-        let params = json!([{"key": "a", "value": "1"}]);
+        let params = json!([{"key": "wrap", "value": "76"}]);
         let reply = parameters_of(&load(
             &mut client,
             &useful("base64"),

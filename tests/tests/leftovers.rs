@@ -421,3 +421,28 @@ fn a_pointer_in_the_hosts_data_is_told_and_holds_nothing() {
         }
     });
 }
+
+#[test]
+fn what_the_loader_remembers_of_plugins_that_left_is_no_pointer_that_stays() {
+    isolated!({
+        let host = Host::new();
+        let scratch = Scratch::new("grows");
+        let mut before = Vec::new();
+        let mut overlapping = 0;
+        // Each is larger, so that it reaches over the place where the last one was.
+        for size in 1..=12 {
+            let source = format!(
+                "{FIXTURE}\nPLUG_EXPORT(uint64_t, grown, (void)) {{ static char big[{size} << 16]; \
+                 return (uint64_t)(uintptr_t)big; }}\n"
+            );
+            let file = c_plugin(&scratch, &format!("grows{size}"), &source);
+            let (start, end) = host.load(&file).expect("loads").range();
+            let inside = |other: &usize| start < *other && *other < end;
+            overlapping += before.iter().filter(|other| inside(other)).count();
+            before.push(start);
+            let report = host.unload("leaver");
+            assert!(report.warnings.is_empty(), "{:?}", report.warnings);
+        }
+        assert!(overlapping > 0, "{before:x?}");
+    });
+}

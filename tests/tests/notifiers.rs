@@ -1,7 +1,8 @@
 //! Subscribers in the host: what they are told and when, what they may refuse, and that nothing they do
 //! harms a load. Tests of races that the kernel's notifiers had are named by the year.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -197,7 +198,7 @@ fn kernel_2021_nobody_hears_that_a_plugin_goes_before_it_is_ready() {
             }
             unloader.join().expect("no panic");
         });
-        let mut by_load = std::collections::BTreeMap::<u64, Vec<&str>>::new();
+        let mut by_load = BTreeMap::<u64, Vec<&str>>::new();
         for event in host.loader.events(0, Deadline::now()) {
             let own = by_load.entry(event.generation).or_default();
             own.push(event.kind.name());
@@ -212,6 +213,79 @@ fn kernel_2021_nobody_hears_that_a_plugin_goes_before_it_is_ready() {
         let heard = kinds(&log, "checksum", ("base64", "live"));
         let heard: Vec<_> = heard.into_iter().filter(|kind| *kind != "failed").collect();
         assert_eq!(heard, whole.repeat(ROUNDS));
+    });
+}
+
+#[test]
+fn kernel_2021_a_version_that_replaces_another_is_ready_before_anybody_hears_of_either_going() {
+    isolated!({
+        const ROUNDS: usize = 20;
+        let host = patient();
+        let (log, _subscription) = noting(&host.loader, "one", "");
+        let is_over = AtomicBool::new(false);
+        let by = |file| {
+            let source = Source::path(useful(file)).named("codec");
+            let (trust, params) = (&host.trust, Params::new());
+            let replaced = host
+                .loader
+                .replace(trust, "codec", source, &params, seconds(60));
+            replaced.is_ok()
+        };
+        thread::scope(|scope| {
+            // Takes whatever became Live at once.
+            scope.spawn(|| {
+                while !is_over.load(Ordering::SeqCst) {
+                    let _gone = host.loader.unload("codec", seconds(60));
+                }
+            });
+            let mut replaced = 0;
+            while replaced < ROUNDS {
+                let source = Source::path(useful("checksum")).named("codec");
+                let _loaded = host.loader.load(&host.trust, source, &Params::new());
+                replaced += usize::from(by("base64"));
+                // The ring keeps the last of them.
+                replaced += usize::from(by("wordcount"));
+            }
+            is_over.store(true, Ordering::SeqCst);
+        });
+        let mut by_load = BTreeMap::<u64, Vec<&str>>::new();
+        let mut before = None;
+        let mut heard = 0;
+        for event in host.loader.events(0, Deadline::now()) {
+            let own = by_load.entry(event.generation).or_default();
+            own.push(event.kind.name());
+            if let EventKind::Replaced(by) = event.kind {
+                heard += 1;
+                assert!(by > event.generation, "{event:?}");
+                // Told in one step: nobody comes in between.
+                assert_eq!(before, Some((by, EventKind::Live)), "{event:?}");
+            }
+            before = Some((event.generation, event.kind.clone()));
+        }
+        assert!(heard > 0);
+        // Those that were refused before they had a number, and the two whose beginning is forgotten.
+        by_load.remove(&0);
+        by_load.pop_first();
+        by_load.pop_first();
+        for (load, kinds) in &by_load {
+            let is_right = match kinds.as_slice() {
+                ["coming", "live", "replaced", "going", "unloaded"] => true,
+                ["coming", "live", "going", "unloaded"] => true,
+                // What it was to replace had left.
+                ["coming", "going", "failed"] | ["failed"] => true,
+                // The one that was left at the end.
+                ["coming", "live"] => by_load.range(load + 1..).all(|(_, k)| k.len() < 4),
+                _ => false,
+            };
+            assert!(is_right, "{load}: {kinds:?}");
+        }
+        // Subscribers hear it in that order, too.
+        host.useful("checksum");
+        let told = kinds(&log, "codec", ("checksum", "live"));
+        let ready = told.iter().zip(told.iter().skip(1));
+        assert!(ready.clone().any(|(_, kind)| *kind == "replaced"));
+        let mut ready = ready.filter(|(_, kind)| **kind == "replaced");
+        assert!(ready.all(|(before, _)| *before == "live"), "{told:?}");
     });
 }
 

@@ -67,6 +67,13 @@ static TABLE: [Slot; KEPT] = [const {
     }
 }; KEPT];
 
+/// Whether an address is one of the table's: what stands there leads nowhere.
+#[must_use]
+pub fn holds(address: usize) -> bool {
+    let start = TABLE.as_ptr().addr();
+    (start..start.wrapping_add(size_of_val(&TABLE))).contains(&address)
+}
+
 /// Entries ever added. Written by the loader with its lock held (SeqCst: cold).
 static ADDED: AtomicU64 = AtomicU64::new(0);
 

@@ -279,6 +279,9 @@ pub struct EventRow {
     pub kind: String,
     /// Why; may be empty.
     pub message: String,
+    /// The load that replaced it, where that is what happened.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<u64>,
     /// How long the stages took: of its load, as far as that has come; of its unload where it was
     /// unloaded.
     pub stages: Vec<StageTime>,
@@ -352,6 +355,40 @@ pub struct PlanCall {
 pub struct UnloadUnusedCall {
     /// How long to wait for their users, in all.
     pub wait_micros: u64,
+}
+
+/// Parameters of `Replace`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReplaceCall {
+    /// The plugin in whose place it comes.
+    pub name: String,
+    /// As in [`LoadCall`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<u32>,
+    /// As in [`LoadCall`].
+    pub path: String,
+    /// Whether the new version is never to be unloaded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub permanent: Option<bool>,
+    /// As in [`LoadCall`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub force: Option<bool>,
+    /// As in [`LoadCall`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signature: Option<String>,
+    /// As in [`LoadCall`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub account: Option<String>,
+    /// As in [`LoadCall`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub with_providers: Option<bool>,
+    /// Parameters for the new version.
+    pub params: Vec<Field>,
+    /// How long the old version has for saving its state, and its users for leaving it.
+    pub wait_micros: u64,
+    /// For how long the new version is on trial, at most; none for one that is kept in any case.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trial_micros: Option<u64>,
 }
 
 /// Parameters of `Unload`.
@@ -489,7 +526,45 @@ pub struct UnusedRow {
     pub reasons: Vec<String>,
 }
 
-/// Reply of `Unload`.
+/// Reply of `Replace`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReplaceReply {
+    /// The new version, Live.
+    pub plugin: PluginRow,
+    /// How long each stage of its load took.
+    pub stages: Vec<StageTime>,
+    /// The version that the old one declares; may be empty.
+    pub old_version: String,
+    /// What became of the old one: `generation` is its own, and the verdict unloaded, zombie, pinned
+    /// or, where it is left to leave by itself, `in_use`.
+    pub former: UnloadReply,
+    /// How its trial ended, if it was on trial.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trial: Option<TrialRow>,
+}
+
+/// How the trial of a new version ended: `Trial` of the interface.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TrialRow {
+    /// kept; `rolled_back`; or stayed, of one that failed and could not be rolled back.
+    pub verdict: String,
+    /// What failed; empty where nothing did.
+    pub fault: String,
+    /// How long after it took the place that was.
+    pub after_micros: u64,
+    /// Why it was not rolled back; empty where it was, and where it was not to be.
+    pub why: String,
+    /// The old version as it is Live again, by its new generation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plugin: Option<PluginRow>,
+    /// How long each stage of that load took.
+    pub stages: Vec<StageTime>,
+    /// What became of the new version that was rolled back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub former: Option<UnloadReply>,
+}
+
+/// Reply of `Unload`, and what became of a version that was replaced.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UnloadReply {
     /// The plugin.

@@ -5,20 +5,17 @@
 #![forbid(unsafe_code)]
 
 use std::os::fd::OwnedFd;
-use std::path::Path;
 use std::process;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::fs::fstat;
 use serde::Serialize;
 
 use super::guard::{Guard, Guards};
 use super::jobs::Job;
 use super::listing::Listing;
 use super::messages::{
-    DESCRIPTION, DescribeReply, Field, INTERFACE, InfoReply, LoadReply, PlanReply, UnloadReply,
-    UnusedReply, VoteReply,
+    DESCRIPTION, DescribeReply, INTERFACE, InfoReply, UnloadReply, UnusedReply, VoteReply,
 };
 use super::rows;
 use super::wire::{self, Call, Fault, Parameters};
@@ -27,12 +24,11 @@ use crate::departure::Departure;
 use crate::error::ErrorKind;
 use crate::image::is_name;
 use crate::loader::Loader;
-use crate::params::Params;
 use crate::plugin::Plugin;
 use crate::registry::canonical;
 use crate::settlement;
 use crate::subscribers::Vote;
-use crate::trust::{Accounting, Source, Trust};
+use crate::trust::Trust;
 
 /// The interface that every varlink service has.
 const SERVICE: &str = "org.varlink.service";
@@ -40,7 +36,7 @@ const SERVICE: &str = "org.varlink.service";
 const SERVICE_DESCRIPTION: &str = include_str!("org.varlink.service.varlink");
 
 /// Longest wait for an unload: its plugin refuses calls meanwhile, whether or not the client
-/// that asked for it is still there.
+/// that asked for it is still there. The same for a replace, whose old version does.
 const LONGEST_WAIT: Duration = Duration::from_secs(3600);
 
 /// What methods work on.
@@ -142,6 +138,7 @@ impl Host {
             }
             (INTERFACE, "Load") => self.load(parameters, descriptors),
             (INTERFACE, "Plan") => self.plan(parameters, descriptors),
+            (INTERFACE, "Replace") => self.replace(parameters, descriptors),
             (INTERFACE, "Unload") => self.unload(parameters, more),
             (INTERFACE, "UnloadUnused") => self.unload_unused(parameters),
             (INTERFACE, "Info") => self.named(parameters).map(|plugin| self.info(&plugin)),
@@ -319,118 +316,6 @@ impl Host {
         plugin.ok_or(Fault::NotFound(name))
     }
 
-    fn load(
-        self: &Arc<Self>,
-        mut parameters: Parameters,
-        mut descriptors: Vec<OwnedFd>,
-    ) -> Result<Answer, Fault> {
-        let file: Option<usize> = parameters.take("file")?;
-        let path: String = parameters.take("path")?;
-        let name: Option<String> = parameters.take("name")?;
-        let permanent: Option<bool> = parameters.take("permanent")?;
-        let force: Option<bool> = parameters.take("force")?;
-        let signature: Option<String> = parameters.take("signature")?;
-        let account: Option<String> = parameters.take("account")?;
-        let with_providers: Option<bool> = parameters.take("with_providers")?;
-        let given: Vec<Field> = parameters.take("params")?;
-        parameters.end()?;
-        let source = self.source(file, path, name, &mut descriptors)?;
-        let source = match permanent {
-            Some(true) => source.permanent(),
-            Some(false) | None => source,
-        };
-        let source = match force {
-            Some(true) => source.force(),
-            Some(false) | None => source,
-        };
-        let source = match signature {
-            Some(text) => source.signature(text),
-            None => source,
-        };
-        let source = source.accounted(match account.as_deref() {
-            None => Accounting::Off,
-            Some("counts") => Accounting::Counts,
-            Some("sites") => Accounting::Sites,
-            Some(_) => return Err(Fault::InvalidParameter("account".to_owned())),
-        });
-        let params = given
-            .into_iter()
-            .fold(Params::new(), |all, field| all.with(field.key, field.value));
-        let host = Arc::clone(self);
-        let work = move || {
-            let loaded = match with_providers {
-                Some(true) => host
-                    .loader
-                    .load_with_providers(&host.trust, source, &params),
-                Some(false) | None => {
-                    let loaded = host.loader.load(&host.trust, source, &params);
-                    loaded.map(|plugin| (plugin, Vec::new()))
-                }
-            };
-            let row = |plugin| rows::plugin(&host.loader, plugin);
-            match loaded {
-                Ok((plugin, providers)) => wire::reply(
-                    &LoadReply {
-                        plugin: row(&plugin),
-                        stages: rows::stages(plugin.load_times()),
-                        providers: providers.iter().map(row).collect(),
-                    },
-                    false,
-                ),
-                Err(error) => wire::error(&rows::fault(&error, error.plugin_name())),
-            }
-        };
-        Ok(Answer::Job(Job {
-            name: "load",
-            work: Box::new(work),
-        }))
-    }
-
-    /// What a call tells to load: a file that came with it, or a name.
-    fn source(
-        &self,
-        file: Option<usize>,
-        path: String,
-        name: Option<String>,
-        descriptors: &mut Vec<OwnedFd>,
-    ) -> Result<Source, Fault> {
-        let source = match file {
-            Some(file) if file < descriptors.len() => {
-                self.sent(descriptors.swap_remove(file), &path)?
-            }
-            Some(_) => return Err(Fault::NoDescriptor),
-            None => Source::plugin(path),
-        };
-        Ok(match name {
-            Some(name) => source.named(name),
-            None => source,
-        })
-    }
-
-    fn plan(
-        self: &Arc<Self>,
-        mut parameters: Parameters,
-        mut descriptors: Vec<OwnedFd>,
-    ) -> Result<Answer, Fault> {
-        let file: Option<usize> = parameters.take("file")?;
-        let path: String = parameters.take("path")?;
-        let name: Option<String> = parameters.take("name")?;
-        parameters.end()?;
-        let source = self.source(file, path, name, &mut descriptors)?;
-        let host = Arc::clone(self);
-        let work = move || match host.loader.plan(&source) {
-            Ok(plan) => {
-                let steps = plan.steps.into_iter().map(rows::planned).collect();
-                wire::reply(&PlanReply { steps }, false)
-            }
-            Err(error) => wire::error(&rows::fault(&error, error.plugin_name())),
-        };
-        Ok(Answer::Job(Job {
-            name: "plan",
-            work: Box::new(work),
-        }))
-    }
-
     fn unload_unused(self: &Arc<Self>, mut parameters: Parameters) -> Result<Answer, Fault> {
         let wait = wait(&mut parameters)?;
         parameters.end()?;
@@ -446,20 +331,6 @@ impl Host {
             name: "unload",
             work: Box::new(work),
         }))
-    }
-
-    /// A file that came with a call.
-    fn sent(&self, file: OwnedFd, path: &str) -> Result<Source, Fault> {
-        let size = fstat(&file).map_or(0, |stat| u64::try_from(stat.st_size).unwrap_or(0));
-        if size > self.max_file {
-            let most = self.max_file;
-            return Err(rows::refused(
-                "open",
-                "open",
-                format!("{path:?}: expected at most {most} bytes, found {size}"),
-            ));
-        }
-        Ok(Source::opened(file, Path::new(path)))
     }
 
     fn unload(self: &Arc<Self>, mut parameters: Parameters, more: bool) -> Result<Answer, Fault> {
@@ -510,12 +381,17 @@ impl Host {
 }
 
 /// How long the caller wants to wait.
-fn wait(parameters: &mut Parameters) -> Result<Duration, Fault> {
+pub(super) fn wait(parameters: &mut Parameters) -> Result<Duration, Fault> {
     let micros: u64 = parameters.take("wait_micros")?;
-    let wait = Duration::from_micros(micros);
-    match wait > LONGEST_WAIT {
-        true => Err(Fault::InvalidParameter("wait_micros".to_owned())),
-        false => Ok(wait),
+    bounded(micros, "wait_micros")
+}
+
+/// So many microseconds, unless they are too many for `what` they are for.
+pub(super) fn bounded(micros: u64, what: &str) -> Result<Duration, Fault> {
+    let time = Duration::from_micros(micros);
+    match time > LONGEST_WAIT {
+        true => Err(Fault::InvalidParameter(what.to_owned())),
+        false => Ok(time),
     }
 }
 

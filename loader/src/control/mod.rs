@@ -40,6 +40,7 @@ mod directory;
 mod guard;
 mod jobs;
 mod listing;
+mod loading;
 pub mod messages;
 mod methods;
 mod rows;

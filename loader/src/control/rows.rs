@@ -9,7 +9,8 @@ use plug_readside::state::State;
 use super::messages::{
     AccountRow, DepartedRow, DependencyRow, EditRow, EventRow, Field, HolderRow, InsideRow,
     LeakSiteRow, LeaksRow, LingeringRow, ObservedRow, ParamRow, ParamsReply, PlannedRow, PluginRow,
-    ProofRow, Refused, ResolvedRow, StageTime, SymbolRow, UnloadReply, UnusedRow, WorkerRow,
+    ProofRow, Refused, ReplaceReply, ResolvedRow, StageTime, SymbolRow, TrialRow, UnloadReply,
+    UnusedRow, WorkerRow,
 };
 use super::wire::Fault;
 use crate::dependencies::PlannedLoad;
@@ -23,7 +24,9 @@ use crate::loader::Loader;
 use crate::plugin::Plugin;
 use crate::presence::WorkerInfo;
 use crate::quiesce::Proof;
+use crate::replace::Replaced;
 use crate::settings::ParamSetting;
+use crate::trial::Fault as TrialFault;
 use crate::verdict::{LeakSite, Leaks, Unloaded};
 
 pub(super) fn plugin(loader: &Loader, plugin: &Plugin) -> PluginRow {
@@ -342,6 +345,7 @@ pub(super) fn event(event: &Event) -> EventRow {
         | EventKind::Stalled(why)
         | EventKind::ThreadFailed(why)
         | EventKind::Probed(why) => why.to_string(),
+        EventKind::Replaced(by) => format!("by generation {by}"),
         EventKind::Zombie(reasons) | EventKind::Pinned(reasons) => reasons.join("; "),
         EventKind::CrashHandlerReplaced(signals) => {
             let signals: Vec<_> = signals.iter().map(|signal| signal.name()).collect();
@@ -353,6 +357,10 @@ pub(super) fn event(event: &Event) -> EventRow {
         | EventKind::Unloaded
         | EventKind::Collected => String::new(),
     };
+    let by = match event.kind {
+        EventKind::Replaced(by) => Some(by),
+        _ => None,
+    };
     EventRow {
         sequence: event.sequence,
         unix_micros: event.at.duration_since(UNIX_EPOCH).map_or(0, micros),
@@ -360,6 +368,7 @@ pub(super) fn event(event: &Event) -> EventRow {
         generation: event.generation,
         kind: event.kind.name().to_owned(),
         message,
+        by,
         stages: stages(&event.stages),
     }
 }
@@ -414,6 +423,64 @@ pub(super) fn unloaded(unloaded: Unloaded) -> UnloadReply {
         observed: left.observed.as_ref().map(observed),
         reasons: left.reasons,
         ..UnloadReply::default()
+    }
+}
+
+pub(super) fn replaced(loader: &Loader, replaced: &Replaced) -> ReplaceReply {
+    ReplaceReply {
+        plugin: plugin(loader, &replaced.plugin),
+        stages: stages(replaced.plugin.load_times()),
+        old_version: replaced.old.version().to_owned(),
+        former: former(&replaced.old, replaced.former.clone()),
+        trial: None,
+    }
+}
+
+/// How a trial ended: with the failure and what came of rolling back, if it came to that.
+pub(super) fn trial(
+    loader: &Loader,
+    ended: Option<(TrialFault, Result<Replaced, Error>)>,
+) -> TrialRow {
+    let mut row = TrialRow {
+        verdict: "kept".to_owned(),
+        fault: String::new(),
+        after_micros: 0,
+        why: String::new(),
+        plugin: None,
+        stages: Vec::new(),
+        former: None,
+    };
+    let Some((fault, back)) = ended else {
+        return row;
+    };
+    (row.fault, row.after_micros) = (fault.to_string(), micros(fault.after));
+    match back {
+        Ok(back) => {
+            row.verdict = "rolled_back".to_owned();
+            row.plugin = Some(plugin(loader, &back.plugin));
+            row.stages = stages(back.plugin.load_times());
+            row.former = Some(former(&back.old, back.former));
+        }
+        Err(error) => {
+            row.verdict = "stayed".to_owned();
+            row.why = format!("{error:#}");
+        }
+    }
+    row
+}
+
+/// What became of a version that was replaced.
+pub(super) fn former(old: &Plugin, former: Result<Unloaded, Error>) -> UnloadReply {
+    match former {
+        Ok(verdict) => unloaded(verdict),
+        Err(error) => UnloadReply {
+            name: old.name().to_owned(),
+            generation: old.generation(),
+            verdict: "in_use".to_owned(),
+            reasons: vec![error.to_string()],
+            holders: error.blockers().iter().map(holder).collect(),
+            ..UnloadReply::default()
+        },
     }
 }
 

@@ -7,15 +7,14 @@
 
 use std::env;
 use std::ffi::CString;
-use std::fs::File;
-use std::io::{self, Seek, Write};
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{MemfdFlags, OFlags, SealFlags, fcntl_add_seals, fcntl_setfl, memfd_create};
+use rustix::fs::{OFlags, fcntl_setfl};
 use rustix::io::{Errno, read};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{
@@ -28,6 +27,7 @@ use super::request::{Limits, Request};
 use super::{FILE, REPORT, REQUEST, VARIABLE};
 use crate::deadline::Deadline;
 use crate::error::{Error, ErrorKind};
+use crate::image::sealed;
 use crate::sys::clock;
 use crate::sys::spawn::spawn;
 
@@ -45,9 +45,10 @@ pub(crate) fn run(plan: &Probe, bytes: &[u8], request: &Request) -> Result<Repor
         let message = format!("probe: {what}: {error}");
         Error::new(ErrorKind::Probe, message).because(error)
     };
-    let file = sealed(bytes).map_err(|error| failed("copy the file", error))?;
+    let file = sealed("plug-probe", bytes).map_err(|error| failed("copy the file", error))?;
     let text = request.write(Limits::of(plan));
-    let request = sealed(&text).map_err(|error| failed("write the request", error))?;
+    let request =
+        sealed("plug-probe", &text).map_err(|error| failed("write the request", error))?;
     let (said, tell) =
         pipe_with(PipeFlags::CLOEXEC).map_err(|error| failed("make a pipe", error.into()))?;
     fcntl_setfl(&said, OFlags::NONBLOCK).map_err(|error| failed("make a pipe", error.into()))?;
@@ -61,21 +62,6 @@ pub(crate) fn run(plan: &Probe, bytes: &[u8], request: &Request) -> Result<Repor
     drop((file, tell, request));
     let (heard, exit) = child.watch(&said, plan.deadline);
     Ok(Report::read(&heard, exit, began.elapsed()))
-}
-
-/// A memory file with these bytes that nobody can change, the probe and its plugin included.
-fn sealed(bytes: &[u8]) -> io::Result<OwnedFd> {
-    let file = memfd_create(
-        "plug-probe",
-        MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING,
-    )?;
-    let mut writer = File::from(file);
-    writer.write_all(bytes)?;
-    // The probe reads on from where this file is.
-    writer.rewind()?;
-    let all = SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
-    fcntl_add_seals(&writer, all)?;
-    Ok(writer.into())
 }
 
 fn start(program: &Path, descriptors: &[std::os::fd::BorrowedFd<'_>]) -> io::Result<Child> {

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each test file uses a part of the kit")]
 
+pub(crate) mod told;
+
 use std::env;
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
@@ -76,6 +78,34 @@ impl Place {
     /// Compiles a plugin in C++.
     pub(crate) fn cpp_plugin(&self, name: &str, source: &str) -> PathBuf {
         self.compile("g++", &format!("{name}.cpp"), name, source, &[])
+    }
+
+    /// Builds a plugin in Rust, with plug-api and nothing else.
+    pub(crate) fn rust_plugin(&self, name: &str, source: &str) -> PathBuf {
+        let api = Path::new(env!("CARGO_MANIFEST_DIR")).join("../plugin-api");
+        let folder = self.dir.join(name);
+        fs::create_dir_all(folder.join("src")).expect("folder");
+        let manifest = format!(
+            "[package]\nname = {name:?}\nversion = \"1.0.0\"\nedition = \"2024\"\n\n\
+             [lib]\ncrate-type = [\"cdylib\"]\n\n\
+             [dependencies]\nplug-api = {{ path = {api:?} }}\n\n[workspace]\n"
+        );
+        fs::write(folder.join("Cargo.toml"), manifest).expect("file");
+        fs::write(folder.join("src/lib.rs"), source).expect("file");
+        let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+        cargo.args(["build", "--offline", "--quiet", "--target-dir", "target"]);
+        cargo.current_dir(&folder);
+        // The environment of a test run is not the stranger's.
+        for variable in [
+            "RUSTFLAGS",
+            "CARGO_ENCODED_RUSTFLAGS",
+            "RUSTC_WORKSPACE_WRAPPER",
+        ] {
+            cargo.env_remove(variable);
+        }
+        let output = cargo.output().expect("cargo");
+        assert!(output.status.success(), "{output:?}");
+        folder.join(format!("target/debug/lib{name}.so"))
     }
 
     fn compile(
@@ -209,6 +239,14 @@ impl Ended {
             (Some(code), masked(stdout), masked(stderr)),
             "{self:?}"
         );
+    }
+
+    /// Without what a busy machine adds: that somebody is waited for.
+    pub(crate) fn without_waits(mut self) -> Self {
+        let lines = self.stderr.split_inclusive('\n');
+        let lines = lines.filter(|line| !line.starts_with("plugctl: waiting for "));
+        self.stderr = lines.collect();
+        self
     }
 
     /// Checks the exit code alone.
