@@ -28,7 +28,7 @@ use crate::crash::registers::Registers;
 use crate::deadline::{Deadline, Patience};
 use crate::error::{Doubt, Holder, HolderKind};
 use crate::footprint::{ledger, remains};
-use crate::plugin::Record;
+use crate::record::Record;
 use crate::sys::actions::{self, Action};
 use crate::sys::task;
 use crate::worker::Workers;

@@ -20,7 +20,7 @@ use crate::image::{
     StageLink, Staged, next_nonce, plan, root, stage_made, undo, unique_names,
 };
 use crate::index::OwnedIndex;
-use crate::plugin::{Destructors, Part};
+use crate::record::{Destructors, Part};
 use crate::sys::{code, dl, link_map};
 
 /// What becomes of what would pin a load.

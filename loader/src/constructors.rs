@@ -17,7 +17,7 @@ use crate::checkpoint;
 use crate::deadline::{Deadline, write_until};
 use crate::error::{Error, ErrorKind, Stage};
 use crate::executor::{Ending, Executor, Outcome};
-use crate::plugin::{self, Destructors, Record};
+use crate::record::{self, Destructors, Record};
 use crate::stages::Stages;
 use crate::sys::arguments::{Arguments, arguments};
 use crate::sys::code;
@@ -152,7 +152,7 @@ fn bind(record: &Record) -> Result<(), Error> {
 /// Tells the plugin its parameters, which it may refuse.
 fn set_params(record: &Record) -> Result<(), Error> {
     for (param, value) in record.settings.to_set() {
-        let setter = plugin::setter(record, &param)?;
+        let setter = record::setter(record, &param)?;
         // SAFETY: the plugin is constructed, and nobody unloads it while it is Coming.
         let status = unsafe { code::set_param(setter, record.context.as_ptr(), &value) };
         let raised = calls::take_raised();

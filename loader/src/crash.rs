@@ -24,8 +24,8 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::error::{Error, ErrorKind};
 use crate::events::EventKind;
-use crate::plugin::Record;
 use crate::process::Process;
+use crate::record::Record;
 use crate::sys::alternate_stack::{self, AlternateStack};
 
 use signal::CrashSignal;

@@ -23,11 +23,11 @@ use crate::footprint::{self, blocks, descriptors, ledger};
 use crate::image;
 use crate::indexer;
 use crate::lineage::{self, Lineage};
-use crate::load;
-use crate::plugin::Record;
 use crate::process::Process;
 use crate::reaper;
+use crate::record::Record;
 use crate::registry;
+use crate::runtimes;
 use crate::sys::{dl, membarrier, process_exit, task};
 use crate::worker;
 
@@ -150,7 +150,7 @@ fn hold(process: &'static Process) -> Option<Held> {
     let constructors = constructors::hold(Deadline::after(POLITENESS));
     let soon = Deadline::after(PATIENCE);
     let flights = process.flights.hold(soon)?;
-    let runtimes = load::hold_runtimes(soon)?;
+    let runtimes = runtimes::hold(soon)?;
     let folders = image::hold_stage_folders(soon)?;
     let writer = process.registry.hold(soon)?;
     let (workers, answering) = process.workers.hold(soon)?;

@@ -10,7 +10,7 @@ use crate::checkpoint;
 use crate::deadline::Deadline;
 use crate::error::{CallError, Error, ErrorKind};
 use crate::executor::{Ending, Executor, Outcome};
-use crate::plugin::Record;
+use crate::record::Record;
 use crate::sys::code;
 
 /// Has `old`, which is Live and goes on, save its state and `new`, whose `init` ran, restore it.

@@ -10,7 +10,8 @@ use plug_readside::departed;
 
 use crate::checkpoint;
 use crate::deadline::{Deadline, lock_until};
-use crate::plugin::{Plugin, Record};
+use crate::plugin::Plugin;
+use crate::record::Record;
 
 /// A plugin that left the process.
 #[derive(Clone, Debug)]

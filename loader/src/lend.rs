@@ -22,8 +22,8 @@ use plug_readside::SymbolReader;
 use crate::calls::{self, By};
 use crate::error::HolderKind;
 use crate::pin::PluginPin;
-use crate::plugin::Record;
 use crate::process::Process;
+use crate::record::Record;
 use crate::roll::Cancel;
 use crate::task::pin_of_polled;
 

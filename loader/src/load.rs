@@ -2,14 +2,10 @@
 //! dropped in reverse.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashSet;
-use std::ffi::CString;
-use std::mem::{self, ManuallyDrop};
-use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::mem::{self};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, OnceLock};
 
 use plug_api::abi::Descriptor;
 use plug_readside::state::State;
@@ -20,48 +16,43 @@ use crate::checkpoint;
 use crate::constructors;
 use crate::context::Context;
 use crate::crash;
-use crate::deadline::{Deadline, lock_until};
+use crate::deadline::Deadline;
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Stage};
-use crate::events::{EventKind, Told};
-use crate::executor::{self, Ending, Executor};
+use crate::events::EventKind;
+use crate::executor::{Ending, Executor};
+use crate::footprint::Owner;
 use crate::footprint::account::{self, Account};
-use crate::footprint::{self, Owner};
 use crate::fork;
 use crate::gate;
 use crate::handover;
-use crate::image::libraries::Libraries;
 use crate::image::{
-    Bundle, Code, DEFAULT_MAX_SIZE, Dependency, Facts, Finding, ImageError, Info, Opened, Original,
-    Severity, StageLink, Staged, admission, foreign_name, is_name, origin, plugin_import, validate,
+    Bundle, DEFAULT_MAX_SIZE, Dependency, Facts, ImageError, Info, Opened, Original, Staged,
+    foreign_name, is_name, plugin_import, validate,
 };
 use crate::imports::{Binding, References};
+use crate::judgement::{judge, judge_brought};
 use crate::lineage::{Lineage, Object, Place};
-use crate::lingering::{Lingering, Why};
+use crate::lingering::Lingering;
 use crate::params::Params;
 use crate::pins::Pins;
-use crate::plugin::{Destructors, Export, Loaded, Part, Plugin, Record};
-use crate::policy::{Action, Matter, Policy};
+use crate::plugin::Plugin;
+use crate::policy::Policy;
 use crate::probe::request::Request;
 use crate::process::Process;
 use crate::providers;
-use crate::quiesce;
+use crate::record::{Destructors, Export, Loaded, Part, Record};
 use crate::registry::{Claim, Leaving, canonical, claim_error};
-use crate::remains;
+use crate::runtimes;
 use crate::screening;
 use crate::settings::Settings;
-use crate::settlement;
 use crate::source_file::SourceFile;
 use crate::stages::Stages;
-use crate::sys::{code, dl, process_exit};
+use crate::sys::{code, process_exit};
 use crate::taint::{self, Taint, Taints};
 use crate::threads::PluginThreads;
 use crate::trust::{Accounting, Order, Origin, Source};
-use crate::unload;
-use crate::zombies::{Until, Zombie};
-
-/// Time that threads which ran a plugin's code get to end before it stays mapped.
-const LAST_WORDS: Duration = Duration::from_secs(1);
+use crate::unwinding::{Announced, Mapping, Settled, Shown};
 
 /// Loads what `source` names, or shares the result of a load of the same file in flight.
 pub(crate) fn load(
@@ -504,60 +495,6 @@ struct Flight<'a> {
     imports: Cell<Vec<(Binding, u64)>>,
 }
 
-/// Refuses a file that the policy does not admit; tells what it is marked with otherwise.
-fn judge(
-    facts: &Facts,
-    bytes: &[u8],
-    opened: &Opened,
-    location: Option<&Path>,
-    policy: &Policy,
-) -> Result<Taints, Error> {
-    let objection = admission::objection(facts);
-    if let Some(finding) = &objection {
-        return Err(not_admitted(finding));
-    }
-    let rules = policy.rules(location.unwrap_or(Path::new("")));
-    let asks = |matter| rules.of(matter) != Action::Allow;
-    let needs_libraries = asks(Matter::MissingLibrary) || asks(Matter::UndefinedSymbol);
-    let libraries = needs_libraries.then(|| Libraries::of(facts, opened.folder()));
-    let mut judged = admission::traits(facts, bytes, rules, libraries.as_ref());
-    if asks(Matter::Path) {
-        judged.extend(location.and_then(|path| origin::exposure(path, rules)));
-    }
-    let findings: Vec<Finding> = judged.into_iter().map(|(_, finding)| finding).collect();
-    weigh(&findings)
-}
-
-/// The same for what it brings.
-fn judge_brought(bundle: &Bundle, policy: &Policy) -> Result<Taints, Error> {
-    let mut taints = Taints::default();
-    for member in bundle.members() {
-        taints.join(weigh(&member.findings(policy))?);
-    }
-    Ok(taints)
-}
-
-/// What follows from what was found.
-fn weigh(findings: &[Finding]) -> Result<Taints, Error> {
-    let mut taints = Taints::default();
-    for finding in findings {
-        match (finding.severity, finding.code) {
-            (Severity::Note, _) => {}
-            (Severity::Taint, Code::Matter(matter)) => {
-                tracing::warn!(target: "plug::load", %finding, "loaded and marked");
-                taints.add(matter.taint());
-            }
-            _ => return Err(not_admitted(finding)),
-        }
-    }
-    Ok(taints)
-}
-
-fn not_admitted(finding: &Finding) -> Error {
-    let message = format!("{finding}; the host's policy does not admit it");
-    Error::new(ErrorKind::NotAdmitted, message)
-}
-
 /// From the claim to Live.
 fn land(
     process: &'static Process,
@@ -577,7 +514,7 @@ fn land(
         version: flight.info.version().unwrap_or_default().into(),
         facts,
     };
-    keep_shared_runtimes(&bundle.dependencies);
+    runtimes::keep_shared(&bundle.dependencies);
     // SAFETY: the host vouched for the file through Trust.
     let shared = unsafe { bundle::open_shared(&bundle) };
     let account = account::open(flight.wanted.accounting);
@@ -861,256 +798,4 @@ fn permanent<'a>(flight: &'a Flight<'_>) -> Option<&'a str> {
         .permanent
         .then_some("the host loaded it as such");
     flight.info.permanent().or(hosts)
-}
-
-/// Hides the plugin from readers, unless kept.
-struct Shown {
-    process: &'static Process,
-    generation: u64,
-    kept: bool,
-}
-
-impl Shown {
-    fn keep(mut self) {
-        self.kept = true;
-    }
-}
-
-impl Drop for Shown {
-    fn drop(&mut self) {
-        if !self.kept {
-            self.process.registry.hide(self.generation);
-        }
-    }
-}
-
-/// Has those told that the plugin goes who were told that it comes, before it is gone, unless kept.
-struct Announced<'a> {
-    process: &'static Process,
-    record: &'a Record,
-    told: Option<Told>,
-}
-
-impl Announced<'_> {
-    fn keep(mut self) {
-        self.told = None;
-    }
-}
-
-impl Drop for Announced<'_> {
-    fn drop(&mut self) {
-        if let Some(told) = self.told.take() {
-            let (process, record) = (self.process, self.record);
-            let (id, generation) = (record.id, record.generation);
-            process.registry.advance(id, generation, State::Going);
-            let patience = process.config.subscriber_patience;
-            process.events.retract(told, patience);
-        }
-    }
-}
-
-/// Has threads end that ran the plugin's code, and destroy what is theirs, before readers no longer
-/// see it; unless kept.
-struct Settled<'a> {
-    process: &'static Process,
-    record: &'a Arc<Record>,
-    /// Threads of the loader's that ran its code.
-    threads: &'a RefCell<Vec<Ending>>,
-    /// One of them that has not ended in time.
-    running: RefCell<Option<String>>,
-    owed: &'a RefCell<Option<(Why, Option<Until>)>>,
-}
-
-impl Settled<'_> {
-    /// The threads are the unload's to wait for.
-    fn keep(self) {
-        let _kept = ManuallyDrop::new(self);
-    }
-
-    /// Has whoever may run the plugin's code stop, before its destructors: its threads, its handlers,
-    /// and what threads destroy for it. Whether all of that has ended.
-    fn silence(&self) -> bool {
-        self.wait_for_threads() && self.settle().is_none()
-    }
-
-    /// Whether the loader's threads that ran its code have ended.
-    fn wait_for_threads(&self) -> bool {
-        if let Err(reason) = executor::wait_all(self.threads.take(), LAST_WORDS) {
-            self.running.borrow_mut().get_or_insert(reason);
-        }
-        self.running.borrow().is_none()
-    }
-
-    /// Has threads destroy what is theirs, and waits for whoever is inside: why the plugin stays,
-    /// if it does, and what it waits for.
-    fn settle(&self) -> Option<(Why, Option<Until>)> {
-        let record = self.record;
-        let has_callbacks = footprint::has_callbacks(record.generation);
-        let for_ever = settlement::withdraw(record);
-        if !for_ever.is_empty() {
-            return Some((Why::for_ever(for_ever), None));
-        }
-        if has_callbacks {
-            // They could enter until it was Going, before the first of its constructors was undone.
-            let soon = Deadline::after(LAST_WORDS);
-            let go_on = |_| ControlFlow::Continue(());
-            let (workers, presence) = (&self.process.workers, &self.process.presence);
-            if quiesce::drain(workers, presence, record, soon, go_on).is_err() {
-                let reason = "a handler of its own has not returned";
-                return Some((Why::from(reason.to_owned()), None));
-            }
-        }
-        let soon = Deadline::after(LAST_WORDS);
-        let settled = settlement::settle(self.process, record, soon);
-        // What was to be undone is undone.
-        let until = Until::Settled { destroyed: true };
-        settled.err().map(|owed| (Why::owed(owed), Some(until)))
-    }
-}
-
-impl Drop for Settled<'_> {
-    fn drop(&mut self) {
-        self.record.context.threads().stop();
-        let mut owed = match self.wait_for_threads() {
-            true => self.settle(),
-            // Its code may still run: it stays, and for ever.
-            false => self.running.take().map(|reason| (Why::from(reason), None)),
-        };
-        if owed.is_none() {
-            let held = unload::held(self.process, self.record, Deadline::after(LAST_WORDS));
-            owed = held.err().map(|held| (held.0, Some(held.1)));
-        }
-        if owed.is_none() {
-            settlement::release(self.record);
-        }
-        self.owed.replace(owed);
-    }
-}
-
-/// What is left of a mapping that is kept.
-type Kept = (
-    Option<dl::Mapped>,
-    Option<account::Open>,
-    Option<References>,
-    Vec<CString>,
-    Vec<Arc<StageLink>>,
-);
-
-/// Gives the mapping back to ld.so, unless kept, and reports what stays.
-///
-/// What stays is a zombie as after an unload: readers see it, and it is collected when it goes.
-struct Mapping<'a> {
-    process: &'static Process,
-    owner: Owner,
-    mapped: Option<dl::Mapped>,
-    /// Outlives the mapping, whose imports lead to it.
-    account: Option<account::Open>,
-    /// What it imports stays as long as it is mapped.
-    references: Option<References>,
-    /// Why it may not be given back, and what it waits for: threads still run its code, or owe it
-    /// something.
-    owed: &'a RefCell<Option<(Why, Option<Until>)>>,
-    names: Vec<CString>,
-    links: Vec<Arc<StageLink>>,
-    left: &'a mut Option<Lingering>,
-    pinned_because: Vec<String>,
-    /// Known once the plugin is described.
-    record: Option<Arc<Record>>,
-}
-
-impl Mapping<'_> {
-    fn keep(&mut self) -> Kept {
-        let (names, links) = (mem::take(&mut self.names), mem::take(&mut self.links));
-        let references = self.references.take();
-        let (mapped, account) = (self.mapped.take(), self.account.take());
-        (mapped, account, references, names, links)
-    }
-}
-
-impl Drop for Mapping<'_> {
-    fn drop(&mut self) {
-        let Some(mapped) = self.mapped.take() else {
-            return;
-        };
-        if self.record.is_none() {
-            // Nothing has run that could be settled.
-            footprint::release(self.owner);
-        }
-        let (mapped, why, until) = match self.owed.take() {
-            Some((why, until)) => (Some(mapped), why, until),
-            // SAFETY: the plugin never was Live, so nobody has called it or holds a pointer into
-            // it; what its constructors and init left behind was undone, and threads that ran its
-            // code have ended and owe it nothing.
-            None => match unsafe { mapped.close() } {
-                Ok(()) => match remains::of(self.record.as_deref(), &self.names) {
-                    reasons if reasons.is_empty() => return,
-                    reasons => (None, Why::for_ever(reasons), None),
-                },
-                Err(refusal) => (None, refusal.to_string().into(), None),
-            },
-        };
-        let pinned_because = mem::take(&mut self.pinned_because);
-        let is_pinned = mapped.is_some() && until.is_none() || !pinned_because.is_empty();
-        let Some(record) = self.record.take() else {
-            *self.left = Some(why.lingering("", 0, &pinned_because, is_pinned));
-            // Its imports lead there for ever.
-            let _open = ManuallyDrop::new((self.account.take(), self.references.take()));
-            return;
-        };
-        let generation = record.generation;
-        let lingering = why.lingering(&record.name, generation, &pinned_because, is_pinned);
-        self.process.registry.show(&record);
-        self.process.registry.bury(Zombie {
-            lingering: lingering.clone(),
-            id: record.id,
-            record: Arc::clone(&record),
-            loaded: Some(Loaded {
-                record,
-                mapped,
-                _account: self.account.take(),
-                names: mem::take(&mut self.names),
-                _links: mem::take(&mut self.links),
-                descriptor: None,
-                destructors: Destructors::default(),
-                threads: Vec::new(),
-                references: self.references.take(),
-            }),
-            until,
-        });
-        let reasons = lingering.reasons.clone();
-        let kind = if is_pinned {
-            EventKind::Pinned(reasons)
-        } else {
-            EventKind::Zombie(reasons)
-        };
-        self.process
-            .events
-            .push(&lingering.plugin, generation, kind);
-        *self.left = Some(lingering);
-    }
-}
-
-/// The runtimes kept, for [`keep_shared_runtimes`]. Held while ld.so opens one.
-static KEPT: Mutex<Option<HashSet<String>>> = Mutex::new(None);
-
-/// Keeps loads from opening runtimes, for a fork.
-pub(crate) fn hold_runtimes(deadline: Deadline) -> Option<impl Sized> {
-    lock_until(&KEPT, deadline)
-}
-
-/// Makes sure that the plugin is not the first to bring the C++ and unwinding runtimes in: they
-/// could bind to weak symbols of the plugin and pin it for ever.
-fn keep_shared_runtimes(needed: &[Dependency]) {
-    for Dependency { name, .. } in needed {
-        if !matches!(name.as_str(), "libstdc++.so.6" | "libgcc_s.so.1") {
-            continue;
-        }
-        let mut kept = KEPT.lock().unwrap_or_else(PoisonError::into_inner);
-        if kept.get_or_insert_default().insert(name.clone()) {
-            // SAFETY: the system's own runtime libraries, which the plugin would bring in anyway.
-            if let Err(error) = unsafe { dl::keep(name) } {
-                tracing::debug!(target: "plug::load", library = name, %error, "not kept");
-            }
-        }
-    }
 }

@@ -10,8 +10,9 @@ use plug_readside::state;
 
 use crate::calls::By;
 use crate::error::{CallError, HolderKind};
+use crate::handles::PluginInterface;
 use crate::pins::Ticket;
-use crate::plugin::{PluginInterface, Record};
+use crate::record::Record;
 use crate::worker::Worker;
 
 /// A counted promise that a plugin stays; an unload waits until it is dropped.

@@ -14,7 +14,7 @@ use plug_readside::gate;
 
 use crate::deadline::{Deadline, lock_until};
 use crate::error::{Holder, HolderKind};
-use crate::plugin::Record;
+use crate::record::Record;
 use crate::stack::outermost_in;
 use crate::sys::task;
 use crate::worker::{WorkerRow, Workers};

@@ -15,7 +15,7 @@ use crate::witness;
 ///
 /// # Errors
 /// Those of [`Registry::provider`](crate::registry::Registry::provider); those of
-/// [`Record::place_of`](crate::plugin::Record::place_of), with the import.
+/// [`Record::place_of`](crate::record::Record::place_of), with the import.
 pub(crate) fn refer(
     process: &Process,
     user: &str,

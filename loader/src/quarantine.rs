@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crate::config::Config;
 use crate::crash::headers::Object;
 use crate::crash::memory::{Memory, PAGE};
-use crate::plugin::Record;
+use crate::record::Record;
 use crate::sys::clock;
 use crate::sys::pages::{Reserved, protect};
 

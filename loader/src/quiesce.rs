@@ -11,9 +11,9 @@ use rustix::io;
 
 use crate::deadline::{Deadline, Patience};
 use crate::error::{Error, ErrorKind, Holder, HolderKind};
-use crate::plugin::Record;
 use crate::presence::Presence;
 use crate::reaper;
+use crate::record::Record;
 use crate::sys::membarrier;
 use crate::worker::{WorkerRow, Workers};
 

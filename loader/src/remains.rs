@@ -4,7 +4,7 @@
 
 use std::ffi::{CStr, CString};
 
-use crate::plugin::Record;
+use crate::record::Record;
 use crate::sys::link_map::{self, Holder};
 
 /// Looks which of the objects that ld.so called `names` it still has: one reason for each, with

@@ -19,7 +19,7 @@ use std::os::unix::fs::FileExt;
 use plug_readside::departed;
 
 use crate::crash::memory::{PAGE, copy_readable};
-use crate::plugin::Record;
+use crate::record::Record;
 use crate::sys::{actions, data};
 
 /// Where a pointer into a plugin was found.

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use crate::crash::backtrace::{Found, Frame, Place};
 use crate::error::{Holder, HolderKind};
-use crate::plugin::Record;
+use crate::record::Record;
 use crate::stack::{Activity, outermost_in};
 use crate::sys::task;
 

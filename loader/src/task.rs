@@ -22,8 +22,10 @@ use crate::calls::{self, By};
 use crate::deadline::Deadline;
 use crate::error::{CallError, Error, HolderKind};
 use crate::executor::Executor;
+use crate::handles::PluginFn;
 use crate::pin::PluginPin;
-use crate::plugin::{Plugin, PluginFn, Record};
+use crate::plugin::Plugin;
+use crate::record::Record;
 use crate::roll::Cancel;
 use crate::signature::Signature;
 

@@ -12,9 +12,9 @@ use crate::error::{Error, ErrorKind, Stage};
 use crate::faults::Raised;
 use crate::image::sealed;
 use crate::params::Params;
-use crate::plugin::Record;
 use crate::policy::Policy;
 use crate::process::Process;
+use crate::record::Record;
 use crate::replace::{self, Replaced};
 use crate::trust::{Source, Trust};
 

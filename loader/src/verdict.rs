@@ -9,8 +9,8 @@ use crate::error::Stage;
 use crate::footprint::account::Balance;
 use crate::footprint::blocks::Frames;
 use crate::lingering::{Lingering, Observed};
-use crate::plugin::Record;
 use crate::quiesce::WorkerProof;
+use crate::record::Record;
 use crate::roots::Root;
 
 /// How an unload ended. What it says was observed, not assumed.

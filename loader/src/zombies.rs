@@ -9,8 +9,8 @@ use crate::deadline::Deadline;
 use crate::farewell::Farewell;
 use crate::footprint::ledger;
 use crate::lingering::Lingering;
-use crate::plugin::{Loaded, Record};
 use crate::recheck::Recheck;
+use crate::record::{Loaded, Record};
 use crate::registry::Registry;
 use crate::sys::dl;
 
