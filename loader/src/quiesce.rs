@@ -14,7 +14,7 @@ use crate::error::{Error, ErrorKind, Holder, HolderKind};
 use crate::presence::Presence;
 use crate::reaper;
 use crate::record::Record;
-use crate::sys::membarrier;
+use crate::sys::{clock, membarrier};
 use crate::worker::{WorkerRow, Workers};
 
 /// How a worker was proved outside a plugin.
@@ -156,6 +156,8 @@ pub(crate) fn drain(
             if !holders.is_empty() {
                 return Err(Undrained::Held(holders));
             }
+            // Whoever held it has left since; a look or two later that is seen.
+            clock::nap(Duration::from_micros(50));
         }
     }
 }

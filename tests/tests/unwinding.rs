@@ -182,7 +182,7 @@ fn load_failing_at_every_point_leaves_nothing() {
         let unbuilt = ["end of second", "end of first", "destructor of third"];
         for point in failing_points() {
             let expected: Vec<&str> = match point {
-                "load.constructors" | "load.init" => [built, unbuilt].concat(),
+                "load.constructors" | "load.bind" | "load.init" => [built, unbuilt].concat(),
                 "load.activate" => [&built[..], &["init", "exit"], &unbuilt].concat(),
                 _ => Vec::new(),
             };
