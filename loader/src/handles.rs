@@ -185,7 +185,7 @@ impl<T: Interface> PluginInterface<T> {
     ///
     /// # Safety
     /// - What `call` does with the functions is what the interface allows.
-    /// - No function pointer and nothing the plugin made leaves `call`, unless a [`PluginPin`]
+    /// - No function pointer and nothing the plugin made leaves `call`, unless a [`PluginPin`](crate::PluginPin)
     ///   is held for as long as it is used.
     #[inline]
     pub unsafe fn call_raw_on<R>(
