@@ -5,6 +5,7 @@
 
 use std::cell::Cell;
 use std::mem::ManuallyDrop;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering, compiler_fence};
 
 use plug_readside::gate::{self, Count, GateRow, Raised};
@@ -509,12 +510,42 @@ impl Entered<'_> {
     /// Leaves, and turns a message that the plugin raised into an error.
     #[inline]
     pub(crate) fn finish(self) -> Result<(), CallError> {
-        drop(self);
         match THREAD.with(|thread| thread.raised.get().is_null()) {
-            true => Ok(()),
-            false => Err(CallError::Raised(take_raised().unwrap_or_default())),
+            true => {
+                drop(self);
+                Ok(())
+            }
+            false => Err(self.failed()),
         }
     }
+
+    /// Leaves a call that failed. What the plugin raised itself is noted already; here, what it
+    /// imports has raised and it has not taken.
+    #[cold]
+    #[inline(never)]
+    fn failed(self) -> CallError {
+        let raised = THREAD.with(|thread| thread.raised.get());
+        // SAFETY: null, or made by Message::keep() and owned by this thread.
+        let is_imported = unsafe { raised.as_ref() }.is_some_and(|message| message.imported);
+        let address = failing().filter(|_| is_imported);
+        drop(self);
+        let message = take_raised().unwrap_or_default();
+        if let (Some(address), Some(note)) = (address, NOTE.get()) {
+            note(address, &message);
+        }
+        CallError::Raised(message)
+    }
+}
+
+/// Notes that the call of what is at an address failed for this reason.
+pub(crate) type Note = fn(usize, &str);
+
+/// Set by whoever knows whose address it is.
+static NOTE: OnceLock<Note> = OnceLock::new();
+
+/// Lets calls be noted that fail because what a plugin imports has failed. The first one counts.
+pub(crate) fn set_note(note: Note) {
+    let _first = NOTE.set(note);
 }
 
 impl Drop for Entered<'_> {

@@ -262,6 +262,10 @@ impl Drop for Brought {
     fn drop(&mut self) {
         self.expected.clear();
         for plugin in self.loaded.drain(..).rev() {
+            // Somebody may want it for itself by now.
+            if !plugin.is_automatic() {
+                continue;
+            }
             let (name, patience) = (plugin.name(), self.process.config.load_patience);
             match unload(self.process, &plugin, Deadline::after(patience)) {
                 Ok(Unloaded::Gone(_)) => {}
@@ -281,7 +285,13 @@ fn unload(
     plugin: &Plugin,
     deadline: Deadline,
 ) -> Result<Unloaded, Error> {
-    Departure::begin(process, plugin.name(), Some(plugin.generation()))?.wait(deadline)
+    let departure = Departure::begin(process, plugin.name(), Some(plugin.generation()))?;
+    if !plugin.is_automatic() {
+        departure.cancel();
+        let message = "it is wanted for itself by now";
+        return Err(Error::new(ErrorKind::InUse, message).plugin(plugin.name()));
+    }
+    departure.wait(deadline)
 }
 
 /// What became of each plugin, in the order in which they were unloaded.

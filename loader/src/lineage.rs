@@ -165,6 +165,11 @@ impl Lineage {
         Some(bearing)
     }
 
+    /// Whether this version is the one that handles and imports lead to.
+    pub(crate) fn is_in_force(&self, generation: u64) -> bool {
+        self.lock().generation == generation
+    }
+
     /// Has the plugin `user` count as one that imports something, before it does.
     pub(crate) fn expect(self: &Arc<Self>, user: &str) -> Expected {
         self.lock().expected.push(user.into());

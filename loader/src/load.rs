@@ -89,34 +89,52 @@ pub(crate) fn load(
             _ => source.signature,
         };
         let opened = open(source.origin)?;
-        process.flights.join(
-            (
-                opened.key(),
-                name.clone(),
-                permanent,
-                force,
-                accounting,
-                rules,
-                policy.clone(),
-                signature.as_deref().map(Digest::of),
-            ),
-            deadline,
-            || {
-                let wanted = Wanted {
-                    name: name.as_deref(),
+        loop {
+            let result = process.flights.join(
+                (
+                    opened.key(),
+                    name.clone(),
                     permanent,
                     force,
-                    signature: signature.as_deref(),
                     accounting,
                     rules,
-                    policy,
-                    brought: source.brought.as_deref(),
-                    automatic: source.automatic,
-                    replaces: None,
+                    policy.clone(),
+                    signature.as_deref().map(Digest::of),
+                ),
+                deadline,
+                || {
+                    let wanted = Wanted {
+                        name: name.as_deref(),
+                        permanent,
+                        force,
+                        signature: signature.as_deref(),
+                        accounting,
+                        rules,
+                        policy,
+                        brought: source.brought.as_deref(),
+                        automatic: source.automatic,
+                        replaces: None,
+                    };
+                    fly(process, &opened, wanted, params, deadline, named)
+                },
+            );
+            // One that is loaded for its users alone may be unloaded again with them, and is wanted for
+            // itself from here on: where it leaves just now, it is loaded anew.
+            let is_wanted = source.automatic
+                || match &result {
+                    Ok(plugin) if plugin.is_automatic() => {
+                        process.registry.want(plugin.generation())
+                    }
+                    Err(error) if error.kind() == ErrorKind::AlreadyLoaded => {
+                        process.registry.want_named(error.plugin_name());
+                        true
+                    }
+                    Ok(_) | Err(_) => true,
                 };
-                fly(process, &opened, wanted, params, deadline, named)
-            },
-        )
+            if is_wanted {
+                return result;
+            }
+        }
     })();
     let result = result.map_err(|error| error.plugin(named));
     log(&span, &result);

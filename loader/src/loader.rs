@@ -176,10 +176,8 @@ impl Loader {
                 let source = Source::plugin(name).with_providers();
                 let loaded = self.load(trust, source, &Params::new());
                 let loaded = loaded.or_else(|error| match self.plugin(name) {
-                    Some(plugin) if plugin.is_automatic() => {
-                        plugin.want();
-                        Ok(plugin)
-                    }
+                    // As another one's provider; from here on for itself.
+                    Some(plugin) if error.kind() == ErrorKind::AlreadyLoaded => Ok(plugin),
                     _ => Err(error),
                 });
                 (name.to_owned(), loaded)

@@ -194,7 +194,7 @@ impl Plugin {
     /// be replaced.
     #[must_use]
     pub fn used_by(&self) -> Vec<Box<str>> {
-        let users = self.record.lineage.users().into_iter();
+        let users = self.record.users().into_iter();
         let mut names: Vec<_> = users.map(|(name, _)| name).collect();
         names.dedup();
         names
@@ -204,11 +204,6 @@ impl Plugin {
     #[must_use]
     pub fn is_automatic(&self) -> bool {
         self.record.automatic.load(Ordering::Relaxed)
-    }
-
-    /// It is wanted for itself from here on.
-    pub(crate) fn want(&self) {
-        self.record.automatic.store(false, Ordering::Relaxed);
     }
 
     /// What it needs, by itself or through others: each library once, whether it has a copy of its

@@ -9,6 +9,7 @@ use plug_readside::state::MAX_PLUGINS;
 use rustix::fs::{MemfdFlags, memfd_create};
 
 use crate::audit;
+use crate::calls;
 use crate::config::{Capabilities, Config};
 use crate::context::Services;
 use crate::error::{Within, set_whereabouts};
@@ -65,6 +66,7 @@ impl Process {
         });
         if made {
             set_whereabouts(whereabouts);
+            calls::set_note(note_fault);
         }
         made.then_some(process)
     }
@@ -80,6 +82,17 @@ impl Process {
     /// The parts, if there are any.
     pub(crate) fn get() -> Option<&'static Self> {
         PROCESS.get()
+    }
+}
+
+/// Notes that a call of what is at `address` failed, with the plugin that it is of.
+fn note_fault(address: usize, message: &str) {
+    let Some(process) = Process::get() else {
+        return;
+    };
+    let mut records = process.registry.records().into_iter();
+    if let Some(record) = records.find(|record| record.part_at(address).is_some()) {
+        record.context.faults().note(address, message);
     }
 }
 

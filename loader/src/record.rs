@@ -187,6 +187,14 @@ impl Record {
         StateWord::new(self.generation, State::Live).0
     }
 
+    /// The plugins that import functions of it, by name and load; those of the version that is in force.
+    pub(crate) fn users(&self) -> Vec<(Box<str>, u64)> {
+        match self.lineage.is_in_force(self.generation) {
+            true => self.lineage.users(),
+            false => Vec::new(),
+        }
+    }
+
     /// The rows that readers are shown, one for each part that is mapped.
     pub(crate) fn rows(&self) -> impl Iterator<Item = Row> {
         let mapped = self.parts.iter().filter(|part| part.gone.get().is_none());

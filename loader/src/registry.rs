@@ -681,6 +681,11 @@ impl Writer {
 }
 
 impl Entry {
+    /// Whether another version has its place.
+    pub(crate) fn is_former(&self) -> bool {
+        self.standing == Standing::Former
+    }
+
     /// Whether this is the one that a name means.
     fn is(&self, canonical: &str) -> bool {
         self.standing == Standing::Named && &*self.canonical == canonical

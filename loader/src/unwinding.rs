@@ -215,6 +215,10 @@ impl Drop for Mapping<'_> {
                 Err(refusal) => (None, refusal.to_string().into(), None),
             },
         };
+        if until.is_none() {
+            // As in an unload: none of its code is expected to run any more.
+            drop(self.references.take());
+        }
         let pinned_because = mem::take(&mut self.pinned_because);
         let is_pinned = mapped.is_some() && until.is_none() || !pinned_because.is_empty();
         let Some(record) = self.record.take() else {

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use plug_readside::state::{self, State};
@@ -102,6 +103,28 @@ impl Registry {
         is_live.then(|| record.lineage.expect(user))
     }
 
+    /// The Live load `generation` is wanted for itself from here on, and not only for its users; false
+    /// where it is not Live any more.
+    pub(crate) fn want(&self, generation: u64) -> bool {
+        // No unload begins meanwhile.
+        let writer = self.lock();
+        let mut entries = writer.entries.iter();
+        let entry = entries.find(|entry| entry.generation == generation);
+        let record = entry.and_then(|entry| entry.record.as_ref());
+        let live = record.filter(|record| state::word(record.id).0 == record.live_word());
+        if let Some(record) = live {
+            record.automatic.store(false, Ordering::Relaxed);
+        }
+        live.is_some()
+    }
+
+    /// As [`Registry::want`], of the plugin of this name.
+    pub(crate) fn want_named(&self, name: &str) {
+        if let Some(record) = self.record(name) {
+            let _is_live = self.want(record.generation);
+        }
+    }
+
     /// Has no lineage keep anything for a load that a fork has made an end of.
     pub(crate) fn forget_lost_users(&self) {
         let writer = self.lock();
@@ -149,16 +172,21 @@ impl Writer {
                 || self.entries.iter().any(|entry| entry.generation == *user)
                 || zombies.any(|zombie| zombie.record.generation == *user)
         };
-        let users = record.lineage.users();
+        let users = record.users();
         users.into_iter().filter(is_there).collect()
     }
 
     /// A user in words.
     pub(crate) fn told(&self, (name, generation): &(Box<str>, u64)) -> String {
         let mut zombies = self.zombies.iter();
-        match zombies.any(|zombie| zombie.record.generation == *generation) {
-            true => format!("{name} (closed, and kept by its holders)"),
-            false => name.to_string(),
+        let mut entries = self.entries.iter();
+        let entry = entries.find(|entry| entry.generation == *generation);
+        if zombies.any(|zombie| zombie.record.generation == *generation) {
+            format!("{name} (closed, and kept by its holders)")
+        } else if entry.is_some_and(Entry::is_former) {
+            format!("{name} (replaced, and on its way out)")
+        } else {
+            name.to_string()
         }
     }
 

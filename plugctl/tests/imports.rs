@@ -4,6 +4,7 @@
 mod kit;
 
 use std::fs;
+use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
 
@@ -242,40 +243,206 @@ fn each_refusal_is_told_word_for_word() {
         "plugctl: base: going: it is used by user; unload that first\n",
     );
     let json = place.run(&["--json", "unload", "base"]);
-    assert!(
-        json.stderr.contains("\"in_use\"") || json.stdout.contains("\"in_use\""),
-        "{json:?}"
+    let both = format!("{}{}", json.stdout, json.stderr);
+    assert!(both.contains("\"in_use\""), "{json:?}");
+    let replace = |file: &str| place.run(&["replace", "base", file]);
+    let path = |name: &str, text: &str| {
+        let path = place.plugin(name, text, &[]);
+        path.to_str().expect("text").to_owned()
+    };
+    let newer = path("base2", &source("base", "2.0.0", &[]));
+    replace(&newer).is(
+        5,
+        "",
+        "plugctl: base: activate: import from_base of base ^1 by user: expected version ^1, found \
+         2.0.0\n",
     );
+    let other = source("base", "1.5.0", &[]).replace("from_base, (void)", "other_name, (void)");
+    replace(&path("base3", &other)).is(
+        5,
+        "",
+        "plugctl: base: activate: import from_base of base ^1 by user: no exported symbol \
+         \"from_base\"\n",
+    );
+    let other = source("base", "1.5.0", &[]).replace("from_base, (void)", "from_base, (int32_t n)");
+    let other = other.replace("{ return 1; }", "{ return (uint64_t)n; }");
+    replace(&path("base4", &other)).is(
+        5,
+        "",
+        "plugctl: base: activate: import from_base of base ^1 by user: function from_base: expected \
+         fn() -> u64, found fn(i32) -> u64; rebuild the older of the two\n",
+    );
+    let round = source("base", "1.5.0", &[("user", "*")]);
+    replace(&path("base5", &round)).is(
+        5,
+        "",
+        "plugctl: base: imports: import from_user of user *: plugins would import of each other: \
+         base -> user -> base\n",
+    );
+    replace(&path("base6", &source("base", "1.5.0", &[]))).code_is(0);
+    place
+        .run(&["info", "base", "-F", "used-by"])
+        .is(0, "user\n", "");
     place.run(&["unload", "user", "base"]).code_is(0);
 }
 
-/// Loads of a user and of its provider at the same time, by two clients.
+/// What holds a plugin at a point while a file is there.
+struct Hold {
+    file: PathBuf,
+    define: String,
+}
+
+impl Hold {
+    fn new(place: &Place) -> Self {
+        let file = place.dir.join("hold");
+        fs::write(&file, "").expect("file");
+        let define = format!("-DHOLD=\"{}\"", file.display());
+        Self { file, define }
+    }
+
+    /// Compiler's flags: `hold()` waits.
+    fn flags<'a>(&'a self, init: &'a str) -> [&'a str; 5] {
+        [
+            "-include",
+            "unistd.h",
+            "-D_DEFAULT_SOURCE",
+            &self.define,
+            init,
+        ]
+    }
+
+    fn release(&self) {
+        fs::remove_file(&self.file).expect("there");
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        // Where the test has failed, whoever waits ends all the same.
+        let _released = fs::remove_file(&self.file);
+    }
+}
+
+/// Waits until `list` shows `state`.
+fn until(place: &Place, state: &str) {
+    for _ in 0..3_000 {
+        if place.run(&["list"]).stdout.contains(state) {
+            return;
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+    panic!("{state} is not seen");
+}
+
+const WAITING: &str = "while (access(HOLD, F_OK) == 0) { usleep(1000); }";
+
+/// A provider on its way in is waited for, until it is there, has failed, or for half a minute.
 #[test]
-fn a_user_waits_for_a_provider_on_its_way_in() {
+fn a_provider_on_its_way_in_is_waited_for_and_no_longer() {
     let place = Place::new();
     let _host = place.finding();
-    let slow = "-DINIT=struct timespec t = {1, 0}; nanosleep(&t, NULL); return PLUG_OK;";
-    let base = place.node(
-        "base",
-        "1.4.0",
-        &[],
-        &["-include", "time.h", "-D_POSIX_C_SOURCE=200809L", slow],
-    );
     let user = place.node("user", "1.0.0", &[("base", "^1")], &[]);
-    thread::scope(|scope| {
-        let base = scope.spawn(|| place.run(&["load", &base]));
-        let mut coming = false;
-        for _ in 0..600 {
-            coming = place.run(&["list"]).stdout.contains("Coming");
-            if coming {
-                break;
+    for (end, code, told) in [
+        ("return PLUG_OK;", 0, ""),
+        (
+            "return PLUG_FAILED;",
+            3,
+            "plugctl: user: imports: import from_base of base ^1: base was waited for, and its load \
+             failed\n",
+        ),
+        (
+            "return PLUG_OK;",
+            6,
+            "plugctl: user: imports: import from_base of base ^1: base is still Coming\n",
+        ),
+    ] {
+        let hold = Hold::new(&place);
+        let init = format!("-DINIT={WAITING} {end}");
+        let base = place.node("base", "1.4.0", &[], &hold.flags(&init));
+        thread::scope(|scope| {
+            let hold = hold;
+            let coming = scope.spawn(|| place.run(&["load", &base]));
+            until(&place, "Coming");
+            let waiting = scope.spawn(|| place.run(&["load", &user]));
+            if code == 6 {
+                // Half a minute, by default.
+                let waited = waiting.join().expect("ends");
+                waited.code_is(code);
+                assert_eq!(
+                    waited.stderr.lines().last().unwrap_or_default(),
+                    told.trim_end()
+                );
+                hold.release();
+                coming.join().expect("ends").code_is(0);
+                return;
             }
-            thread::sleep(Duration::from_millis(10));
+            // One more load in the host: the user's, which waits.
+            thread::sleep(Duration::from_millis(500));
+            assert!(!waiting.is_finished(), "it did not wait");
+            hold.release();
+            let waited = waiting.join().expect("ends");
+            waited.code_is(code);
+            assert_eq!(
+                waited.stderr.lines().last().unwrap_or_default(),
+                told.trim_end()
+            );
+            coming.join().expect("ends");
+        });
+        for name in ["user", "base"] {
+            place.run(&["unload", name]);
         }
-        assert!(coming, "it is not seen on its way in");
-        let user = place.run(&["load", &user]);
-        user.code_is(0);
-        base.join().expect("ends").code_is(0);
+        assert_eq!(place.run(&["list"]).stdout.lines().count(), 1);
+    }
+}
+
+/// A provider on its way out is none, and a closed user that a thread keeps keeps its provider.
+#[test]
+fn plugins_on_their_way_out_are_told_as_such() {
+    let place = Place::new();
+    let _host = place.finding();
+    let user = place.node("user", "1.0.0", &[("base", "^1")], &[]);
+    let hold = Hold::new(&place);
+    let text = source("base", "1.4.0", &[]).replace(
+        "static void stop(void) {}",
+        &format!("static void stop(void) {{ {WAITING} }}"),
+    );
+    let base = place.plugin("base", &text, &hold.flags("-DNONE"));
+    place
+        .run(&["load", base.to_str().expect("text")])
+        .code_is(0);
+    thread::scope(|scope| {
+        let hold = hold;
+        let going = scope.spawn(|| place.run(&["unload", "base", "--wait", "60"]));
+        until(&place, "Going");
+        place.run(&["load", &user]).is(
+            4,
+            "",
+            "plugctl: user: imports: import from_base of base ^1: base is Going, not Live; load it \
+             again\n",
+        );
+        hold.release();
+        going.join().expect("ends").code_is(0);
     });
-    place.run(&["unload", "user", "base"]).code_is(0);
+    let base = place.node("base", "1.4.0", &[], &[]);
+    place.run(&["load", &base]).code_is(0);
+    let hold = Hold::new(&place);
+    let thread = format!(
+        "#include <pthread.h>\nstatic void *wait(void *none) {{ {WAITING} return none; }}\n"
+    );
+    let text = thread + &source("user", "1.0.0", &[("base", "^1")]);
+    let init = "-DINIT=pthread_t t; return pthread_create(&t, NULL, wait, NULL);";
+    let user = place.plugin("waiting", &text, &hold.flags(init));
+    place
+        .run(&["load", user.to_str().expect("text")])
+        .code_is(0);
+    place.run(&["unload", "user", "--wait", "0"]).code_is(7);
+    place.run(&["unload", "base"]).is(
+        4,
+        "",
+        "plugctl: base: going: it is used by user (closed, and kept by its holders); unload that \
+         first\n",
+    );
+    hold.release();
+    place.run(&["unload", "user", "--wait", "60"]).code_is(0);
+    place.run(&["unload", "base"]).code_is(0);
 }

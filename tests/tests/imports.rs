@@ -465,6 +465,16 @@ impl Gate {
     }
 }
 
+/// Begins a load, and waits until it has come to where it looks for what it imports. Who stands at another
+/// point stays there.
+fn arrives<T>(load: impl FnOnce() -> T) -> T {
+    let arriving = Gate::at("load.imports");
+    let load = load();
+    arriving.wait();
+    arriving.release(Verdict::Pass);
+    load
+}
+
 /// Waits until the load of a plugin has been going on for a while, with nothing coming of it.
 fn still_waits<T>(thread: &thread::ScopedJoinHandle<'_, T>) {
     thread::sleep(Duration::from_millis(200));
@@ -487,7 +497,7 @@ fn a_provider_on_its_way_in_is_waited_for() {
             thread::scope(|scope| {
                 let coming = scope.spawn(|| host.load(&numbers));
                 gate.wait();
-                let waiting = scope.spawn(|| host.load(&user));
+                let waiting = arrives(|| scope.spawn(|| host.load(&user)));
                 still_waits(&waiting);
                 // No lock is held meanwhile: others load, are listed and unloaded.
                 let source = format!(
@@ -518,7 +528,7 @@ fn a_provider_that_fails_in_init_fails_who_waits_for_it() {
         thread::scope(|scope| {
             let coming = scope.spawn(|| host.load(&numbers));
             gate.wait();
-            let waiting = scope.spawn(|| host.load(&user));
+            let waiting = arrives(|| scope.spawn(|| host.load(&user)));
             still_waits(&waiting);
             gate.release(Verdict::Fail);
             assert_eq!(refused(coming.join().unwrap()).0, ErrorKind::Injected);
@@ -751,9 +761,9 @@ fn plugins_that_import_of_each_other_are_refused() {
         thread::scope(|scope| {
             let c = scope.spawn(|| host.load(&c));
             gate.wait();
-            let b = scope.spawn(|| host.load(&b));
+            let b = arrives(|| scope.spawn(|| host.load(&b)));
             still_waits(&b);
-            let a = scope.spawn(|| host.load(&a));
+            let a = arrives(|| scope.spawn(|| host.load(&a)));
             still_waits(&a);
             gate.release(Verdict::Pass);
             // Whoever closes it is told, and with that the others have nobody.
@@ -1635,6 +1645,74 @@ fn a_failed_load_unloads_nothing_of_others() {
     });
 }
 
+/// The same where the load with providers came first.
+#[test]
+fn a_provider_that_is_asked_for_meanwhile_stays() {
+    isolated!({
+        let scratch = Scratch::new("imports");
+        let numbers = provider(&scratch, "1.2.0");
+        std::fs::rename(numbers, scratch.path().join("libnumbers.so")).unwrap();
+        let source = format!(
+            "#define INIT (void)ctx; return PLUG_FAILED;\n{PREFACE}\n\
+             PLUG_PLUGIN(\"user\", \"1.0.0\", \"x\", \"MIT\", init, stop);\n\
+             PLUG_IMPORT(\"numbers\", \"^1\", uint64_t, twice, (uint64_t n), (n));\n\
+             PLUG_EXPORT(uint64_t, odd, (uint64_t n)) {{ return twice(n) + 1; }}\n"
+        );
+        c_plugin(&scratch, "user", &source);
+        let host = directed(&scratch);
+        let gate = Gate::at("load.map");
+        thread::scope(|scope| {
+            let user = scope.spawn(|| {
+                let source = Source::plugin("user").with_providers();
+                host.loader.load(&host.trust, source, &Params::new())
+            });
+            gate.wait();
+            let own = scope.spawn(|| {
+                let source = Source::plugin("numbers").named("numbers");
+                host.loader.load(&host.trust, source, &Params::new())
+            });
+            still_waits(&own);
+            gate.release(Verdict::Pass);
+            assert!(user.join().unwrap().is_err());
+            // Whether it shared that load or came to it a moment later.
+            let numbers = match own.join().unwrap() {
+                Ok(numbers) => numbers,
+                Err(error) => {
+                    assert_eq!(error.kind(), ErrorKind::AlreadyLoaded, "{error}");
+                    host.loader.plugin("numbers").expect("there")
+                }
+            };
+            assert_eq!(numbers.state(), State::Live);
+            assert!(!numbers.is_automatic());
+        });
+        assert!(host.loader.unload_unused(seconds(5)).unwrap().is_empty());
+        host.unload("numbers");
+    });
+}
+
+/// A plugin that was loaded for others, and is then asked for by itself, is not thrown out as unused.
+#[test]
+fn a_provider_that_is_asked_for_later_stays() {
+    isolated!({
+        let scratch = Scratch::new("imports");
+        let numbers = provider(&scratch, "1.2.0");
+        let file = scratch.path().join("libnumbers.so");
+        std::fs::rename(numbers, &file).unwrap();
+        user(&scratch, "^1");
+        let host = directed(&scratch);
+        let source = Source::plugin("user").with_providers();
+        let user = host.loader.load(&host.trust, source, &Params::new());
+        user.expect("loads");
+        let numbers = host.loader.plugin("numbers").expect("there");
+        assert!(numbers.is_automatic());
+        assert_eq!(refused(host.load(&file)).0, ErrorKind::AlreadyLoaded);
+        assert!(!numbers.is_automatic());
+        host.unload("user");
+        assert!(host.loader.unload_unused(seconds(5)).unwrap().is_empty());
+        host.unload("numbers");
+    });
+}
+
 /// A load from another thread, shared by the init of what it waits for.
 #[test]
 fn an_init_that_loads_a_user_under_way_ends() {
@@ -1712,6 +1790,103 @@ fn a_pinned_user_keeps_nobody() {
         assert!(matches!(left, Ok(Unloaded::Pinned(_))), "{left:?}");
         let left = host.loader.unload("numbers", seconds(2));
         assert!(matches!(left, Ok(Unloaded::Gone(_))), "{left:?}");
+    });
+}
+
+/// The same of one whose load fails.
+#[test]
+fn a_failed_load_that_is_pinned_keeps_nobody() {
+    isolated!({
+        let scratch = Scratch::new("imports");
+        let host = Host::new();
+        host.load(provider(&scratch, "1.2.0")).expect("loads");
+        let source = format!(
+            "#define INIT (void)ctx; return PLUG_FAILED;\n{PREFACE}\n\
+             PLUG_PLUGIN(\"user\", \"1.0.0\", \"x\", \"MIT\", init, stop);\n\
+             PLUG_IMPORT(\"numbers\", \"^1\", uint64_t, twice, (uint64_t n), (n));\n"
+        );
+        let include = plug_tests::standalone::include();
+        let flags = ["-Wl,-z,nodelete", "-I", include.to_str().expect("text")];
+        let file = library(&scratch, "libuser.so", &source, &flags);
+        let error = host.load(file).expect_err("init fails");
+        assert!(
+            error.lingering().is_some_and(|left| left.is_pinned),
+            "{error}"
+        );
+        host.unload("numbers");
+    });
+}
+
+/// Whose users are shown where versions are there side by side, and which of them is to leave first.
+#[test]
+fn versions_that_were_replaced_show_and_are_shown_as_such() {
+    isolated!({
+        let scratch = Scratch::new("imports");
+        let host = Host::new();
+        let old = host.load(provider(&scratch, "1.2.0")).expect("loads");
+        let one = host.load(user(&scratch, "^1")).expect("loads");
+        let replace = |name: &str, file: PathBuf| {
+            let (source, params) = (Source::path(file), Params::new());
+            let soon = Deadline::after(Duration::from_millis(100));
+            host.loader
+                .replace(&host.trust, name, source, &params, soon)
+        };
+        let pin = old.pin().expect("Live");
+        let replaced = replace("numbers", provider(&scratch, "1.3.0")).expect("replaces");
+        assert!(replaced.former.is_err(), "pinned by the test");
+        assert!(old.used_by().is_empty());
+        assert_eq!(replaced.plugin.used_by(), ["user".into()]);
+        drop(pin);
+        let pin = one.pin().expect("Live");
+        let source =
+            format!("{PREFACE}\nPLUG_PLUGIN(\"user\", \"2.0.0\", \"x\", \"MIT\", init, stop);\n");
+        let replaced = replace("user", c_plugin(&scratch, "plain", &source)).expect("replaces");
+        assert!(replaced.former.is_err(), "pinned by the test");
+        let error = host.loader.unload("numbers", seconds(5)).expect_err("used");
+        assert_eq!(
+            error.to_string(),
+            "numbers: going: it is used by user (replaced, and on its way out); unload that first"
+        );
+        drop(pin);
+        while !host
+            .loader
+            .plugin("numbers")
+            .expect("there")
+            .used_by()
+            .is_empty()
+        {
+            thread::sleep(Duration::from_millis(1));
+        }
+        host.unload("numbers");
+    });
+}
+
+/// What a plugin imports fails, and it does not take that: then its own call has failed.
+#[test]
+fn a_failure_through_an_import_counts_on_trial() {
+    isolated!({
+        let scratch = Scratch::new("imports");
+        let host = Host::new();
+        host.load(provider(&scratch, "1.2.0")).expect("loads");
+        let first = host
+            .load(c_plugin(&scratch, "first", C_USER))
+            .expect("loads");
+        let second = Source::path(c_plugin(&scratch, "second", C_USER));
+        let params = Params::new();
+        let trial = host
+            .loader
+            .replace_on_trial(&host.trust, "user", second, &params, seconds(30))
+            .expect("replaces");
+        let user = &trial.replaced().plugin;
+        // Taken, and so no failure.
+        assert_eq!(call(user, "taken", 13), Ok(13));
+        assert_eq!(trial.fault(), None);
+        assert!(call(user, "odd", 13).is_err());
+        let fault = trial.fault().expect("noted");
+        assert_eq!(fault.to_string(), "odd failed: 13 is unlucky");
+        drop(trial);
+        host.unload("user");
+        host.unload("numbers");
     });
 }
 
