@@ -1,7 +1,7 @@
 //! Versions of one plugin that replace each other, and what handles of all of them lead to.
 //!
 //! Every function and table that somebody asked a version for has a route, shared by all its
-//! handles. Routes are never given back to the allocator, since handles are copied freely and
+//! handles, and every function that a plugin imports has one of its own. Routes are never given back to the allocator, since handles are copied freely and
 //! outlive everything; those of a lineage that is forgotten serve another one, under a number that
 //! no handle of the old one has.
 

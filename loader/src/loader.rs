@@ -203,7 +203,8 @@ impl Loader {
     /// The old version is then as it was: [`ErrorKind::NotFound`], [`ErrorKind::Busy`],
     /// [`ErrorKind::Permanent`]; all of [`Loader::load`]; [`ErrorKind::HandOver`] where one of the
     /// two refuses the state; [`ErrorKind::NoSymbol`] and its like where the new version lacks what
-    /// handles were asked for; [`ErrorKind::Gone`] where the old version was unloaded meanwhile;
+    /// handles were asked for; [`ErrorKind::ProviderVersion`] where it will not do for a plugin that
+    /// imports functions of it; [`ErrorKind::Gone`] where the old version was unloaded meanwhile;
     /// [`ErrorKind::SelfDeadlock`] from inside a plugin's code or a read section. After the switch
     /// nothing fails but the old version's unload: see [`Replaced::former`].
     pub fn replace(
@@ -219,8 +220,12 @@ impl Loader {
         let replace =
             |source| replace::replace(process, policy, (name, None), source, params, deadline);
         match source.with_providers {
-            true => dependencies::with_providers(process, policy, source, Some(name), replace)
-                .map(|it| it.0),
+            true => {
+                // Before anything is loaded for it.
+                replace::replaceable(process, (name, None))?;
+                dependencies::with_providers(process, policy, source, Some(name), replace)
+                    .map(|it| it.0)
+            }
             false => replace(source),
         }
     }
@@ -248,8 +253,11 @@ impl Loader {
         let (process, policy) = (self.process, trust.policy());
         let begin = |source| Trial::begin(process, policy, name, source, params, deadline);
         match source.with_providers {
-            true => dependencies::with_providers(process, policy, source, Some(name), begin)
-                .map(|it| it.0),
+            true => {
+                replace::replaceable(process, (name, None))?;
+                dependencies::with_providers(process, policy, source, Some(name), begin)
+                    .map(|it| it.0)
+            }
             false => begin(source),
         }
     }

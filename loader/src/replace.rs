@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use plug_readside::state::{self, State};
@@ -15,6 +16,7 @@ use crate::params::Params;
 use crate::plugin::Plugin;
 use crate::policy::Policy;
 use crate::process::Process;
+use crate::record::Record;
 use crate::trust::Source;
 use crate::verdict::Unloaded;
 
@@ -42,6 +44,23 @@ pub(crate) fn replace(
     params: &Params,
     deadline: Deadline,
 ) -> Result<Replaced, Error> {
+    let old = replaceable(process, (name, only))?;
+    let (plugin, leaving) = load::replace(process, policy, &old, source, params, deadline)?;
+    let (old, switched) = (Plugin::new(old), Instant::now());
+    let former = Departure::of_replaced(process, leaving).wait_replaced(deadline);
+    Ok(Replaced {
+        plugin,
+        old,
+        former,
+        switched,
+    })
+}
+
+/// The version that is to be replaced, if it can be.
+pub(crate) fn replaceable(
+    process: &'static Process,
+    (name, only): (&str, Option<u64>),
+) -> Result<Arc<Record>, Error> {
     let of = |error: Error| error.at(Stage::Claim).plugin(name);
     fork::settle(process).map_err(of)?;
     let found = process.registry.record(name);
@@ -62,13 +81,5 @@ pub(crate) fn replace(
         let message = format!("the plugin is {}, not Live", now.name());
         return Err(of(Error::new(ErrorKind::Busy, message)));
     }
-    let (plugin, leaving) = load::replace(process, policy, &old, source, params, deadline)?;
-    let (old, switched) = (Plugin::new(old), Instant::now());
-    let former = Departure::of_replaced(process, leaving).wait_replaced(deadline);
-    Ok(Replaced {
-        plugin,
-        old,
-        former,
-        switched,
-    })
+    Ok(old)
 }

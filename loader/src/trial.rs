@@ -5,18 +5,24 @@
 use std::fmt;
 use std::time::Duration;
 
+use plug_readside::state::State;
+
 use crate::calls;
 use crate::deadline::Deadline;
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Stage};
 use crate::faults::Raised;
 use crate::image::sealed;
+use crate::lineage::Expected;
 use crate::params::Params;
 use crate::policy::Policy;
 use crate::process::Process;
 use crate::record::Record;
 use crate::replace::{self, Replaced};
 use crate::trust::{Source, Trust};
+
+/// How often it is looked whether a version on trial has left.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// A version that took another one's place on trial: see
 /// [`Loader::replace_on_trial`](crate::Loader::replace_on_trial). Dropped, it is kept.
@@ -52,6 +58,8 @@ pub struct Trial {
     bytes: Vec<u8>,
     /// The digests of what it brought.
     brought: Vec<Digest>,
+    /// The plugins that the old version imports functions of: it needs them again.
+    _providers: Vec<Expected>,
 }
 
 /// The first failure of a version on trial.
@@ -89,18 +97,26 @@ impl Trial {
                 let error = Error::new(ErrorKind::Stage, message);
                 error.at(Stage::Stage).plugin(name)
             });
-            kept.map(|kept| (old.generation, kept))
+            kept.map(|kept| (old, kept))
         });
-        let (only, (bytes, brought)) = match kept.transpose()? {
-            Some((generation, kept)) => (Some(generation), kept),
+        let (old, (bytes, brought)) = match kept.transpose()? {
+            Some((old, kept)) => (Some(old), kept),
             None => (None, Default::default()),
         };
+        let only = old.as_ref().map(|old| old.generation);
+        let imports = old.iter().flat_map(|old| &old.imports);
+        let providers = imports.filter_map(|binding| {
+            let provider = &binding.import().plugin;
+            process.registry.expect(provider, name)
+        });
+        let providers: Vec<Expected> = providers.collect();
         let replaced = replace::replace(process, policy, (name, only), source, params, deadline)?;
         Ok(Self {
             process,
             replaced,
             bytes,
             brought,
+            _providers: providers,
         })
     }
 
@@ -117,12 +133,23 @@ impl Trial {
     }
 
     /// Waits on the calling thread until the new version has failed, or has been in force for so
-    /// long: none if it has not failed in that time.
+    /// long, or is not any more: none if it has not failed in that time.
     #[must_use]
     pub fn wait(&self, first: Duration) -> Option<Fault> {
         let rest = first.saturating_sub(self.replaced.switched.elapsed());
-        let fault = self.fault_until(Deadline::after(rest));
-        fault.filter(|fault| fault.after <= first)
+        let deadline = Deadline::after(rest);
+        loop {
+            let fault = self.fault_until(Deadline::after(deadline.remaining().min(LOOK)));
+            if fault.is_some() || deadline.has_passed() || !self.is_in_force() {
+                return fault.filter(|fault| fault.after <= first);
+            }
+        }
+    }
+
+    /// Whether the new version still has the place: it may have been unloaded or replaced since.
+    #[must_use]
+    pub fn is_in_force(&self) -> bool {
+        self.replaced.plugin.state() == State::Live
     }
 
     fn fault_until(&self, deadline: Deadline) -> Option<Fault> {

@@ -44,7 +44,10 @@ pub(crate) fn replace(
     let mut client = hosts::connect(host)?;
     client.send("Replace", &call, Replies::One, wanted.descriptor())?;
     client.long_reply(|seconds| {
-        let what = format!("its replacement is in progress for {seconds} s");
+        let what = match trial {
+            None => format!("its replacement is in progress for {seconds} s"),
+            Some(_) => format!("its replacement and trial are in progress for {seconds} s"),
+        };
         render.waiting(name, &what);
     })
 }
@@ -69,6 +72,14 @@ pub(crate) fn tell(reply: &ReplaceReply, wait: Duration, render: &Render) -> u8 
 fn failed(new: &PluginRow, trial: &TrialRow) -> Option<Failure> {
     let end = match trial.verdict.as_str() {
         "kept" => return None,
+        "left" => {
+            let message = format!(
+                "{}, generation {}, was unloaded or replaced before its trial was over; none of its \
+                 calls failed",
+                new.name, new.generation
+            );
+            return Some(Failure::new(FAILED, "left", message).of(&new.name));
+        }
         "rolled_back" => "it was rolled back".to_owned(),
         _ => format!("it stays, since it was not rolled back: {}", trial.why),
     };

@@ -247,7 +247,12 @@ impl Watch {
         match self.load_or_replace(&file) {
             Ok(()) => false,
             Err(failure) => {
-                let is_busy = &*failure.kind == "busy";
+                // What may be otherwise a moment later: a plugin that leaves just now, and a host that
+                // is started anew.
+                let is_busy = matches!(
+                    &*failure.kind,
+                    "busy" | "already_loaded" | "gone" | "not_found" | "no_host" | "host_gone"
+                );
                 match is_busy {
                     true => self.render.waiting(&self.args.name, &failure.message),
                     false => self.render.failure(&failure.of(&self.args.name)),
@@ -263,6 +268,8 @@ impl Watch {
         let call = NameCall { name: name.clone() };
         let found = hosts::connect(host)?.call::<InfoReply>("Info", &call);
         let in_force = match found {
+            // One that is closed and still mapped is told, too, and has given its name up.
+            Ok(info) if matches!(info.plugin.state.as_str(), "Zombie" | "Pinned") => None,
             Ok(info) => Some(info.sha256),
             Err(failure) if failure.code == NOT_FOUND => None,
             Err(failure) => return Err(failure),

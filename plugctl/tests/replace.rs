@@ -656,3 +656,30 @@ fn a_version_on_trial_is_kept_or_rolled_back_and_the_reason_is_told() {
     wrong.code_is(2);
     host.end().code_is(0);
 }
+
+#[test]
+fn a_version_that_leaves_while_it_is_on_trial_is_not_told_as_kept() {
+    let place = Place::new();
+    let none = place.dir.join("none");
+    let [one, two] = ["1.0.0", "2.0.0"].map(|name| version(&place, name, text(&none), &[]));
+    let _host = place.serve("one", &["--workers", "1", &one]);
+    let trial = place
+        .command(&["replace", "codec", &two, "--roll-back-within", "600s"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("plugctl");
+    eventually(|| (listed(&place) == live("2.0.0", 2)).then_some(()));
+    run(&place, &["unload", "codec", "--wait", "30"]).code_is(0);
+    // Long before the trial would be over.
+    let ended = Ended::of(trial.wait_with_output().expect("ends")).without_waits();
+    ended.code_is(1);
+    assert!(!ended.stdout.contains("it is kept"), "{ended:?}");
+    let told = "plugctl: codec: codec, generation 2, was unloaded or replaced before its trial was over; \
+                none of its calls failed";
+    let last = ended.stderr.lines().last().unwrap_or_default();
+    assert!(
+        told.ends_with(last.trim_start_matches("plugctl: ")),
+        "{ended:?}"
+    );
+}

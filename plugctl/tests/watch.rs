@@ -233,3 +233,27 @@ fn what_cannot_be_watched_is_told_at_once() {
     let failure: serde_json::Value = serde_json::from_str(&json.stderr).expect("JSON");
     assert_eq!(failure["kind"], "watch");
 }
+
+/// One that is closed and stays mapped has given its name up: the next build is loaded, not replaced.
+#[test]
+fn a_build_beside_a_pinned_one_is_loaded() {
+    let place = Place::new();
+    let pinned = place.plugin(
+        "pinned",
+        &SOURCE.replace("@VERSION@", "1.0.0"),
+        &["-Wl,-z,nodelete"],
+    );
+    let pinned = fs::read(pinned).expect("file");
+    let _host = place.serve("watched", &["--workers", "1"]);
+    let path = place.dir.join("libbuild.so");
+    fs::write(&path, &pinned).expect("file");
+    let watching = Watching::start(&place, &path);
+    assert!(watching.out().contains("my-codec 1.0.0 is Live"));
+    place
+        .run(&["unload", "my-codec", "--wait", "30"])
+        .code_is(7);
+    fs::write(&path, version(&place, "2.0.0")).expect("file");
+    assert!(watching.out().contains("my-codec 2.0.0 is Live"));
+    assert_eq!(in_force(&place), "2.0.0");
+    assert_eq!(watching.end("INT"), Some(130));
+}

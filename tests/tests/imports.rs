@@ -1868,8 +1868,7 @@ fn a_failure_through_an_import_counts_on_trial() {
         let scratch = Scratch::new("imports");
         let host = Host::new();
         host.load(provider(&scratch, "1.2.0")).expect("loads");
-        let first = host
-            .load(c_plugin(&scratch, "first", C_USER))
+        host.load(c_plugin(&scratch, "first", C_USER))
             .expect("loads");
         let second = Source::path(c_plugin(&scratch, "second", C_USER));
         let params = Params::new();
@@ -1886,6 +1885,47 @@ fn a_failure_through_an_import_counts_on_trial() {
         assert_eq!(fault.to_string(), "odd failed: 13 is unlucky");
         drop(trial);
         host.unload("user");
+        host.unload("numbers");
+    });
+}
+
+/// A way back needs what the old version used, which stays until the trial is over.
+#[test]
+fn a_trial_keeps_what_the_old_version_used() {
+    isolated!({
+        let scratch = Scratch::new("imports");
+        let host = Host::new();
+        host.load(provider(&scratch, "1.2.0")).expect("loads");
+        host.load(user(&scratch, "^1")).expect("loads");
+        let source = format!(
+            "{PREFACE}\nPLUG_PLUGIN(\"user\", \"2.0.0\", \"x\", \"MIT\", init, stop);\n\
+             PLUG_EXPORT(uint64_t, odd, (uint64_t n)) {{ return n; }}\n"
+        );
+        let file = c_plugin(&scratch, "without", &source);
+        let on_trial = || {
+            let (source, params) = (Source::path(&file), Params::new());
+            let trial =
+                host.loader
+                    .replace_on_trial(&host.trust, "user", source, &params, seconds(30));
+            trial.expect("replaces")
+        };
+        let trial = on_trial();
+        let error = host.loader.unload("numbers", seconds(5)).expect_err("used");
+        assert_eq!(error.kind(), ErrorKind::InUse);
+        let back = trial
+            .roll_back(&host.trust, seconds(30))
+            .expect("rolls back");
+        assert_eq!(call(&back.plugin, "odd", 1), Ok(3));
+        drop(trial);
+        let trial = on_trial();
+        assert!(trial.is_in_force());
+        host.unload("user");
+        // It is not waited for in vain.
+        let began = std::time::Instant::now();
+        assert_eq!(trial.wait(Duration::from_secs(100)), None);
+        assert!(began.elapsed() < Duration::from_secs(50));
+        assert!(!trial.is_in_force());
+        drop(trial);
         host.unload("numbers");
     });
 }

@@ -6,6 +6,7 @@
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use rustix::fs::fstat;
@@ -16,7 +17,7 @@ use super::methods::{Answer, Host, bounded, wait};
 use super::rows;
 use super::wire::{self, Fault, Parameters};
 use crate::deadline::Deadline;
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
 use crate::params::Params;
 use crate::trust::{Accounting, Source};
 
@@ -144,11 +145,22 @@ impl Host {
         let reply = rows::replaced(loader, trial.replaced());
         let fault = trial.wait(time);
         let rolled_back = fault.map(|fault| {
-            let back = trial.roll_back(trust, Deadline::after(wait));
-            (fault, back)
+            let deadline = Deadline::after(wait);
+            loop {
+                let back = trial.roll_back(trust, deadline);
+                // Somebody else is about to replace it, and may fail.
+                let is_busy = back
+                    .as_ref()
+                    .is_err_and(|error| error.kind() == ErrorKind::Busy);
+                if !is_busy || deadline.has_passed() {
+                    break (fault, back);
+                }
+                thread::sleep(Duration::from_millis(20));
+            }
         });
+        let is_in_force = trial.is_in_force();
         Ok(ReplaceReply {
-            trial: Some(rows::trial(loader, rolled_back)),
+            trial: Some(rows::trial(loader, rolled_back, is_in_force)),
             ..reply
         })
     }

@@ -546,7 +546,8 @@ pub struct ReplaceReply {
 /// How the trial of a new version ended: `Trial` of the interface.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TrialRow {
-    /// kept; `rolled_back`; or stayed, of one that failed and could not be rolled back.
+    /// kept; left, of one that did not fail and was unloaded or replaced meanwhile; `rolled_back`; or
+    /// stayed, of one that failed and could not be rolled back.
     pub verdict: String,
     /// What failed; empty where nothing did.
     pub fault: String,

@@ -440,9 +440,10 @@ pub(super) fn replaced(loader: &Loader, replaced: &Replaced) -> ReplaceReply {
 pub(super) fn trial(
     loader: &Loader,
     ended: Option<(TrialFault, Result<Replaced, Error>)>,
+    is_in_force: bool,
 ) -> TrialRow {
     let mut row = TrialRow {
-        verdict: "kept".to_owned(),
+        verdict: if is_in_force { "kept" } else { "left" }.to_owned(),
         fault: String::new(),
         after_micros: 0,
         why: String::new(),
