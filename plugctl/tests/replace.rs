@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::Stdio;
 
 use plug_loader::authority::detached_path;
-use plug_loader::{Params, PluginFn, Source};
+use plug_loader::{Event, EventKind, Params, PluginFn, Source, Vote};
 
 use kit::told::{self, Told, say};
 use kit::{Ended, Place, eventually, hostile};
@@ -152,6 +152,7 @@ type Twice = unsafe extern "C" fn(u64) -> u64;
 /// A host that has a handle to a plugin's function, and calls it when it is told to.
 fn host() {
     let mut twice: Option<PluginFn<Twice>> = None;
+    let mut subscription = None;
     told::host(|loader, trust, words| match words {
         ["load", file] => {
             let loaded = loader.load(trust, Source::path(file), &Params::new());
@@ -161,6 +162,15 @@ fn host() {
             let deadline = plug_loader::Deadline::after(std::time::Duration::from_secs(60));
             let _left = loader.unload(name, deadline).expect("unloads");
         }
+        ["veto", name] => {
+            let name = (*name).to_owned();
+            let guard = move |event: &Event| match event.kind {
+                EventKind::Coming if *event.plugin == *name => Vote::Veto("not on my watch".into()),
+                _ => Vote::Go,
+            };
+            subscription = Some(loader.subscribe("guard", guard).expect("subscribes"));
+        }
+        ["let"] => drop(subscription.take()),
         ["call"] => {
             let twice = twice.expect("exported");
             // SAFETY: the signature that was compared.
@@ -682,4 +692,29 @@ fn a_version_that_leaves_while_it_is_on_trial_is_not_told_as_kept() {
         told.ends_with(last.trim_start_matches("plugctl: ")),
         "{ended:?}"
     );
+}
+
+/// What a subscriber of the host's vetoes is refused, as a load and in another version's place.
+#[test]
+fn a_veto_is_told_by_whom_and_why() {
+    if told::is_host() {
+        return host();
+    }
+    let place = Place::new();
+    let none = place.dir.join("none");
+    let [one, two] = ["1.0.0", "2.0.0"].map(|name| version(&place, name, text(&none), &[]));
+    let mut host = Told::new(&place, "a_veto_is_told_by_whom_and_why");
+    let told = "plugctl: codec: publish: vetoed by the subscriber guard: not on my watch\n";
+    host.tell("veto codec");
+    run(&place, &["load", &one]).is(4, "", told);
+    assert_eq!(listed(&place), []);
+    host.tell("let");
+    run(&place, &["load", &one]).code_is(0);
+    let before = listed(&place);
+    host.tell("veto codec");
+    run(&place, &["replace", "codec", &two]).is(4, "", told);
+    assert_eq!(listed(&place), before);
+    host.tell("let");
+    run(&place, &["replace", "codec", &two]).code_is(0);
+    assert_eq!(listed(&place)[0].0, "2.0.0");
 }
